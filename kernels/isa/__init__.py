@@ -1,0 +1,43 @@
+"""What a CPU can do, as far as kernels care: one small file per instruction set.
+
+To add one: a file with an `ISA` subclass, and its line in `ISAS` (fastest first).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from linnet.kernels.isa.avx2 import AVX2, AVXVNNI
+from linnet.kernels.isa.avx512 import AVX512, AVX512VNNI
+from linnet.kernels.isa.base import ISA, ISAError
+from linnet.kernels.isa.generic import Generic
+from linnet.kernels.jit import host_features
+
+__all__ = ["ISA", "ISAS", "ISAError", "available_isas", "choose_isa"]
+
+ISAS: tuple[ISA, ...] = (AVX512VNNI(), AVX512(), AVXVNNI(), AVX2(), Generic())
+
+
+@cache
+def available_isas() -> tuple[ISA, ...]:
+    """The instruction sets this CPU has by its feature bits, fastest first."""
+    features = host_features()
+    return tuple(isa for isa in ISAS if isa.needs <= features)
+
+
+def choose_isa(name: str | None = None) -> ISA:
+    """The ISA called `name`, else the one LINNET_ISA names, else the fastest this CPU has.
+
+    Raises ISAError for an unknown name, or one this CPU cannot run.
+    """
+    name = name or os.environ.get("LINNET_ISA")
+    if not name:
+        return available_isas()[0]
+    for isa in available_isas():
+        if isa.name == name:
+            return isa
+    known = {isa.name for isa in ISAS}
+    here = ", ".join(isa.name for isa in available_isas())
+    reason = "this CPU lacks it" if name in known else "unknown"
+    raise ISAError(f"instruction set {name!r}: {reason}; available here: {here}")

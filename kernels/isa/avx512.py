@@ -1,0 +1,27 @@
+"""x86 with AVX-512 (F, BW, DQ, VL), and with VNNI: 512-bit vectors, 32 registers."""
+
+from __future__ import annotations
+
+from linnet.kernels.ir import Value
+from linnet.kernels.isa.avx2 import AVX2, vpdpbusd
+from linnet.kernels.isa.base import dot_in_registers
+
+
+class AVX512(AVX2):
+    """Skylake-X and its like."""
+
+    name = "avx512"
+    needs = AVX2.needs | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    attributes = ("-prefer-256-bit",)
+    bits = 512
+    tile = (6, 2)
+
+
+class AVX512VNNI(AVX512):
+    """Cascade Lake, Ice Lake, Sapphire Rapids, Zen 4 and what came after."""
+
+    name = "avx512vnni"
+    needs = AVX512.needs | {"avx512vnni"}
+
+    def dot(self, accumulator: Value, weights: Value, activations: Value, largest: int) -> Value:
+        return dot_in_registers(vpdpbusd, self.bits // 8, accumulator, weights, activations)

@@ -1,0 +1,91 @@
+"""The vocabulary an instruction set gives to kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from linnet.kernels.ir import Value, f16, f32, i16, i32
+
+
+class ISAError(ValueError):
+    """An instruction set that is unknown, or that this CPU cannot run."""
+
+
+class ISA:
+    """An instruction set: plain LLVM IR here; subclasses override what they do better.
+
+    `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told.
+    `bits`: the width of a vector register. `prefetch_bytes`: how far ahead of itself a stream of
+    weights asks for memory. `tile`: tokens and vectors of rows that one register tile of the
+    many-row products covers. The last two change speed, never results.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    attributes: ClassVar[tuple[str, ...]] = ()
+    bits: ClassVar[int] = 128
+    prefetch_bytes: ClassVar[int] = 2304
+    tile: ClassVar[tuple[int, int]] = (4, 1)
+
+    @property
+    def target_attributes(self) -> str:
+        """What LLVM may use, in a fixed order: it is part of the cache key."""
+        return ",".join([*sorted(f"+{name}" for name in self.needs), *self.attributes])
+
+    @property
+    def lanes(self) -> int:
+        """How many f32 a register holds."""
+        return self.bits // 32
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c: one rounding with FMA hardware; without, two (a call to libm is far slower)."""
+        if "fma" in self.needs:
+            lanes = a.type.lanes
+            return a.k.intrinsic(f"llvm.fma.{f'v{lanes}' if lanes else ''}f32", a.type, a, b, c)
+        return a * b + c
+
+    def dot(self, accumulator: Value, weights: Value, activations: Value, largest: int) -> Value:
+        """accumulator + products summed in fours, exactly.
+
+        accumulator i32[n]; weights u8[4n], none above `largest`; activations i8[4n] in -127..127.
+        """
+        products = weights.to(i16) * activations.to(i16)  # 255 * 127 fits an i16
+        total = accumulator
+        for part in range(4):
+            total = total + products.shuffle(range(part, weights.type.lanes, 4)).to(i32)
+        return total
+
+    def f16_to_f32(self, half: Value) -> Value:
+        """Exact, subnormals and infinities included."""
+        wide = f32[half.type.lanes]
+        return Value(half.k, half.k.builder.fpext(half.ir, wide.llvm), wide)
+
+    def f32_to_f16(self, value: Value) -> Value:
+        """Rounded to nearest, ties to even."""
+        narrow = f16[value.type.lanes]
+        return Value(value.k, value.k.builder.fptrunc(value.ir, narrow.llvm), narrow)
+
+
+def dot_in_registers(
+    dot: Callable[[Value, Value, Value], Value],
+    register_bytes: int,
+    accumulator: Value,
+    weights: Value,
+    activations: Value,
+) -> Value:
+    """Apply a `dot` for registers of up to `register_bytes` to vectors of any length."""
+    k, n_bytes = weights.k, weights.type.lanes
+    if n_bytes <= register_bytes:
+        return dot(accumulator, weights, activations)
+    lanes = register_bytes // 4
+    return k.concat(
+        [
+            dot(
+                accumulator[i * lanes : (i + 1) * lanes],
+                weights[i * register_bytes : (i + 1) * register_bytes],
+                activations[i * register_bytes : (i + 1) * register_bytes],
+            )
+            for i in range(n_bytes // register_bytes)
+        ]
+    )

@@ -1,0 +1,44 @@
+"""Normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from linnet.kernels.ir import f32, i64, pointer
+from linnet.kernels.matvec import Accumulators
+from linnet.kernels.op import Op, OpKernel
+
+
+@dataclass(frozen=True)
+class RmsNorm(Op):
+    """out = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+    x, out: f32 (rows, width); weight: f32 (width,); an item is a row.
+
+        for row in items:
+            total = sum of x[row]^2
+            out[row] = x[row] * (1 / sqrt(total / width + eps)) * weight
+    """
+
+    parameters = {"x": pointer, "weight": pointer, "out": pointer, "width": i64, "eps": f32}
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        width, sizes = a["width"], (k.isa.lanes, 1)
+        for row in k.items("row"):
+            x, out = (a[name].at(row * width * 4) for name in ("x", "out"))
+            total = Accumulators(k)
+            for size, i in k.strips(width, sizes):
+                strip = x.load(f32[size], i * 4)
+                total.add(strip, strip)
+            scale = 1.0 / k.square_root(total.sum() / width.to(f32) + a["eps"])
+            for size, i in k.strips(width, sizes):
+                normal = x.load(f32[size], i * 4) * scale
+                out.store(normal * a["weight"].load(f32[size], i * 4), i * 4)
+
+    def reference(self, **a: Any) -> None:
+        x = a["x"].reshape(-1, a["width"]).astype(np.float64)
+        scale = 1 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + a["eps"])
+        a["out"][...] = (x * scale * a["weight"]).reshape(a["out"].shape)

@@ -1,0 +1,68 @@
+"""What every kernel is: an operation with named arguments, native code, and a numpy reference."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, ClassVar
+
+from linnet.kernels.ir import Kernel, Pointer, Type, Value, i64, pointer
+from linnet.kernels.isa import ISA
+
+SIGNATURE = {"arguments": pointer, "first": i64, "last": i64, "scratch": pointer}
+
+
+class Op:
+    """A frozen dataclass whose fields specialise the kernel (quant type, row count, ...).
+
+    `parameters`: the arguments a step gives, as 8-byte slots: `pointer`, i64 or f32.
+    `writes`: which of them are written; the other pointers are only read.
+    `scratch_bytes`: private memory a thread needs while it runs this kernel.
+    """
+
+    parameters: ClassVar[dict[str, Type]]
+    writes: ClassVar[frozenset[str]] = frozenset({"out"})
+
+    @property
+    def symbol(self) -> str:
+        """The native function's name, and the part of the cache key that is the op's own."""
+        values = [str(getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
+        return "_".join([type(self).__name__, *values]).lower()
+
+    def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
+        return 0
+
+    def lowered(self, n_rows: int | None) -> Op:
+        """The op for passes of `n_rows` tokens; of any number, as a prompt has, for None."""
+        return self
+
+    def emit(self, k: OpKernel, **arguments: Any) -> None:
+        """Trace the kernel: work on items `k.first` to `k.last`."""
+        raise NotImplementedError
+
+    def reference(self, **arguments: Any) -> None:
+        """The same in numpy, on whole arrays; what tests hold `emit` against."""
+        raise NotImplementedError
+
+    def ir(self, isa: ISA) -> str:
+        k = OpKernel(self.symbol, isa)
+        slots: Pointer = k.parameters["arguments"]
+        arguments = {
+            name: slots.load_pointer(8 * i) if type == pointer else slots.load(type, 8 * i)
+            for i, (name, type) in enumerate(self.parameters.items())
+        }
+        self.emit(k, **arguments)
+        return k.finish()
+
+
+class OpKernel(Kernel):
+    """The native function of an op: `void op(arguments, first item, last item, scratch)`."""
+
+    def __init__(self, symbol: str, isa: ISA) -> None:
+        super().__init__(symbol, SIGNATURE, isa)
+        self.first: Value = self.parameters["first"]
+        self.last: Value = self.parameters["last"]
+        self.scratch: Pointer = self.parameters["scratch"]
+
+    def items(self, name: str = "item") -> Any:
+        """A loop over the items this call was given."""
+        return self.range(self.last, self.first, name=name)

@@ -1,0 +1,157 @@
+"""What a ggml weight type says of itself; kernels, tests and the quantiser follow from it.
+
+A type describes how a block unpacks, as vector expressions: 8-bit lanes, and for every `group` of
+weights a scale and an offset, so that `weight = scale * (lane - zero) + offset`. From this one
+description come row look-up, the few-row and many-row products, and their tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.ir import Kernel, Pointer, Value, f16, f32, u8
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """`lanes`: u8[32] for each 32 weights in order; `scales`, `offsets`: f32[n_groups]."""
+
+    lanes: Sequence[Value]
+    scales: Value
+    offsets: Value | None = None
+
+
+class WeightType:
+    """A ggml tensor type: `id` in files, `block` weights in `bytes` bytes."""
+
+    name: ClassVar[str]
+    id: ClassVar[int]
+    block: ClassVar[int] = 1
+    fields: ClassVar[dict[str, tuple[str, int]]] = {}
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Weights that kernels take at a time: as many of the first as fit a row, then the next."""
+        return (256,) if self.block == 256 else (256, self.block)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """One block as a numpy record: the fields in file order, without padding."""
+        return np.dtype([(n, d, (c,)) if c > 1 else (n, d) for n, (d, c) in self.fields.items()])
+
+    @property
+    def bytes(self) -> int:
+        return self.dtype.itemsize
+
+    def row_bytes(self, n_columns: int) -> int:
+        """Raises ValueError where a row is not a whole number of blocks."""
+        if n_columns % self.block:
+            raise ValueError(f"{self.name}: {n_columns} columns are not a multiple of {self.block}")
+        return n_columns // self.block * self.bytes
+
+    def dequantize(self, packed: Bytes) -> Floats:
+        """Packed rows (..., row_bytes) -> weights (..., n_columns), bit-exact with gguf-py."""
+        blocks = np.ascontiguousarray(packed).reshape(-1, self.bytes).view(self.dtype)[:, 0]
+        return self.decode(blocks).astype(np.float32, copy=False).reshape(*packed.shape[:-1], -1)
+
+    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+        """Records (n,) -> weights (n, block)."""
+        raise NotImplementedError
+
+    def quantize(self, rows: Floats) -> Bytes:
+        """Weights (n_rows, n_columns) -> packed rows (n_rows, row_bytes)."""
+        raise NotImplementedError(f"linnet does not quantise to {self.name}")
+
+    def floats(self, k: Kernel, packed: Pointer, n_weights: int) -> list[Value]:
+        """The next `n_weights` weights as f32 vectors of the CPU's width, in order."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class FloatType(WeightType):
+    """Weights stored as floating-point numbers; a block is one weight."""
+
+    def load(self, packed: Pointer, lanes: int) -> Value:
+        """f32[lanes] from `lanes` stored weights."""
+        raise NotImplementedError
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        return (64, 8, 1)
+
+    def floats(self, k: Kernel, packed: Pointer, n_weights: int) -> list[Value]:
+        lanes = min(k.isa.lanes, n_weights)
+        return [
+            self.load(packed.at(i * self.bytes), lanes) for i in range(0, n_weights, lanes)
+        ]
+
+
+class QuantType(WeightType):
+    """Weights packed in blocks. `group`: weights that share a scale; `largest`: no lane is above;
+    `zero`: the lane that stands for a weight of no scale."""
+
+    group: ClassVar[int] = 32
+    largest: ClassVar[int]
+    zero: ClassVar[int] = 0
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        """The blocks as IR values."""
+        raise NotImplementedError
+
+    def unpack_chunk(self, k: Kernel, packed: Pointer, n_weights: int) -> Unpacked:
+        return self.unpack(Blocks(k, packed, self, n_weights // self.block))
+
+    def floats(self, k: Kernel, packed: Pointer, n_weights: int) -> list[Value]:
+        """Rounded as `dequantize` rounds: scale times lane, then the offset."""
+        chunk, lanes = self.unpack_chunk(k, packed, n_weights), min(k.isa.lanes, 16)
+        floats = []
+        for start in range(0, n_weights, lanes):
+            within = chunk.lanes[start // 32][start % 32 : start % 32 + lanes]
+            weight = (within.to(f32) - self.zero) * chunk.scales[start // self.group]
+            if chunk.offsets is not None:
+                weight = weight + chunk.offsets[start // self.group]
+            floats.append(weight)
+        return floats
+
+
+class Blocks:
+    """A few blocks side by side, read by field name as IR values."""
+
+    def __init__(self, k: Kernel, packed: Pointer, type: WeightType, n_blocks: int) -> None:
+        self.k, self.n_blocks = k, n_blocks
+        self._packed, self._type = packed, type
+
+    def _offset(self, field: str, block: int) -> int:
+        _, offset = (self._type.dtype.fields or {})[field][:2]
+        return int(block * self._type.bytes + offset)
+
+    def halves(self, field: str) -> Value:
+        """An f16 of every block, as f32[n_blocks]."""
+        halves = [self._packed.load(f16, self._offset(field, i)) for i in range(self.n_blocks)]
+        return self.k.vector(halves).to(f32)
+
+    def bytes(self, field: str, start: int = 0, count: int = 0, *, block: int = 0) -> Value:
+        """`count` bytes of a field (all of it by default) from its byte `start`, as u8[count]."""
+        count = count or math.prod(self._type.dtype[field].shape)
+        return self._packed.load(u8[count], self._offset(field, block) + start)
+
+
+def nibbles(q: Value) -> Value:
+    """u8[n] -> u8[2n]: the low halves, then the high ones."""
+    return q.k.concat([q & 15, q >> 4])
+
+
+def nibbles_of(q: Bytes) -> Bytes:
+    """(n, m) -> (n, 2m): the low halves, then the high ones."""
+    return np.concatenate([q & 15, q >> 4], axis=-1)

@@ -1,0 +1,42 @@
+"""Q4_0 and Q4_1: 32 weights of four bits under one scale, without and with an offset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked, nibbles, nibbles_of
+
+
+class Q4_0(QuantType):
+    """32 weights in 18 bytes; w = d * (q - 8) (ggml block_q4_0)."""
+
+    name, id, block = "Q4_0", 2, 32
+    fields = {"d": ("<f2", 1), "qs": ("u1", 16)}
+    largest, zero = 15, 8
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        lanes = [nibbles(b.bytes("qs", block=i)) for i in range(b.n_blocks)]
+        return Unpacked(lanes, b.halves("d"))
+
+    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+        q = nibbles_of(blocks["qs"]).astype(np.float32) - 8
+        return blocks["d"].astype(np.float32)[:, None] * q  # type: ignore[no-any-return]
+
+
+class Q4_1(QuantType):
+    """32 weights in 20 bytes; w = d * q + m (ggml block_q4_1)."""
+
+    name, id, block = "Q4_1", 3, 32
+    fields = {"d": ("<f2", 1), "m": ("<f2", 1), "qs": ("u1", 16)}
+    largest = 15
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        lanes = [nibbles(b.bytes("qs", block=i)) for i in range(b.n_blocks)]
+        return Unpacked(lanes, b.halves("d"), b.halves("m"))
+
+    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+        d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
+        return d * nibbles_of(blocks["qs"]).astype(np.float32) + m  # type: ignore[no-any-return]

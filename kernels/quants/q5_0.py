@@ -1,0 +1,54 @@
+"""Q5_0 and Q5_1: 32 weights of five bits; the fifth bits stand together in 32 bits of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.ir import Value, u1, u8
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked, nibbles, nibbles_of
+
+
+class Q5_0(QuantType):
+    """32 weights in 22 bytes; w = d * (q - 16) (ggml block_q5_0)."""
+
+    name, id, block = "Q5_0", 6, 32
+    fields = {"d": ("<f2", 1), "qh": ("u1", 4), "qs": ("u1", 16)}
+    largest, zero = 31, 16
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        return Unpacked([five_bits(b, i) for i in range(b.n_blocks)], b.halves("d"))
+
+    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+        d = blocks["d"].astype(np.float32)[:, None]
+        return d * (five_bits_of(blocks) - 16)
+
+
+class Q5_1(QuantType):
+    """32 weights in 24 bytes; w = d * q + m (ggml block_q5_1)."""
+
+    name, id, block = "Q5_1", 7, 32
+    fields = {"d": ("<f2", 1), "m": ("<f2", 1), "qh": ("u1", 4), "qs": ("u1", 16)}
+    largest = 31
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        lanes = [five_bits(b, i) for i in range(b.n_blocks)]
+        return Unpacked(lanes, b.halves("d"), b.halves("m"))
+
+    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+        d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
+        return d * five_bits_of(blocks) + m
+
+
+def five_bits(b: Blocks, block: int) -> Value:
+    """u8[32]: nibbles, and 16 more where the lane's bit of qh is set."""
+    fifth = b.bytes("qh", block=block).bits(u1[32]).to(u8) << 4
+    return nibbles(b.bytes("qs", block=block)) | fifth
+
+
+def five_bits_of(blocks: npt.NDArray[Any]) -> Floats:
+    """(n, 32) numbers 0..31 from `qs` and `qh`."""
+    fifth = np.unpackbits(blocks["qh"], axis=-1, bitorder="little") << 4
+    return (nibbles_of(blocks["qs"]) | fifth).astype(np.float32)

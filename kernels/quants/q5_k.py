@@ -1,0 +1,45 @@
+"""Q5_K: Q4_K with a fifth bit for every weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked
+from linnet.kernels.quants.q4_k import scales_and_minimums_of, scales_and_offsets
+
+
+class Q5_K(QuantType):
+    """256 weights in 176 bytes; w = d * scale * q - dmin * minimum (ggml block_q5_K).
+
+    Bit g of byte j of qh is the fifth bit of weight j of group g.
+    """
+
+    name, id, block = "Q5_K", 13, 256
+    fields = {
+        "d": ("<f2", 1),
+        "dmin": ("<f2", 1),
+        "scales": ("u1", 12),
+        "qh": ("u1", 32),
+        "qs": ("u1", 128),
+    }
+    largest = 31
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        qh, lanes = b.bytes("qh"), []
+        for pair in range(4):
+            q = b.bytes("qs", 32 * pair, 32)
+            for group, four_bits in ((2 * pair, q & 15), (2 * pair + 1, q >> 4)):
+                fifth = qh << (4 - group) if group < 4 else qh >> (group - 4)
+                lanes.append(four_bits | (fifth & 16))
+        return Unpacked(lanes, *scales_and_offsets(b))
+
+    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+        qs = blocks["qs"].reshape(-1, 4, 1, 32) >> np.uint8([0, 4]).reshape(1, 1, 2, 1) & 15
+        groups = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
+        fifth = (blocks["qh"].reshape(-1, 1, 32) >> groups & 1) << 4
+        q = (qs.reshape(-1, 8, 32) | fifth).astype(np.float32)
+        scales, minimums = scales_and_minimums_of(blocks)
+        return (scales[..., None] * q - minimums[..., None]).reshape(-1, 256)

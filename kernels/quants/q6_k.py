@@ -1,0 +1,47 @@
+"""Q6_K: 256 weights of six bits; every 16 have a scale of eight bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.ir import f32, i8
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked
+
+
+class Q6_K(QuantType):
+    """256 weights in 210 bytes; w = d * scale * (q - 32) (ggml block_q6_K).
+
+    Each half of the block holds 128 weights: four runs of 32, whose low four bits are the low
+    halves, then the high halves, of 64 bytes of ql, and whose high bits are pairs of bits of the
+    same 32 bytes of qh.
+    """
+
+    name, id, block, group = "Q6_K", 14, 256, 16
+    fields = {"ql": ("u1", 128), "qh": ("u1", 64), "scales": ("u1", 16), "d": ("<f2", 1)}
+    largest, zero = 63, 32
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        lanes = []
+        for half in range(2):
+            low = [b.bytes("ql", 64 * half + 32 * i, 32) for i in range(2)]
+            high = b.bytes("qh", 32 * half, 32)
+            lanes += [
+                (low[0] & 15) | ((high << 4) & 48),
+                (low[1] & 15) | ((high << 2) & 48),
+                (low[0] >> 4) | (high & 48),
+                (low[1] >> 4) | ((high >> 2) & 48),
+            ]
+        scales = b.bytes("scales").bits(i8[16]).to(f32) * b.halves("d")[0]
+        return Unpacked(lanes, scales)
+
+    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+        shifts = np.uint8([0, 2, 4, 6]).reshape(1, 1, 4, 1)
+        ql = blocks["ql"].reshape(-1, 2, 1, 64) >> shifts[:, :, ::2] & 15
+        qh = blocks["qh"].reshape(-1, 2, 1, 32) >> shifts & 3
+        q = (ql.reshape(-1, 16, 16) | (qh << 4).reshape(-1, 16, 16)).astype(np.float32) - 32
+        scales = blocks["scales"].view(np.int8).astype(np.float32)
+        d = blocks["d"].astype(np.float32)[:, None] * scales
+        return (d[..., None] * q).reshape(-1, 256)  # type: ignore[no-any-return]

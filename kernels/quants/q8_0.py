@@ -1,0 +1,25 @@
+"""Q8_0: 32 signed bytes under one scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked
+
+
+class Q8_0(QuantType):
+    """32 weights in 34 bytes; w = d * q (ggml block_q8_0). Lanes hold q + 128."""
+
+    name, id, block = "Q8_0", 8, 32
+    fields = {"d": ("<f2", 1), "qs": ("u1", 32)}
+    largest, zero = 255, 128
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        return Unpacked([b.bytes("qs", block=i) ^ 128 for i in range(b.n_blocks)], b.halves("d"))
+
+    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+        d = blocks["d"].astype(np.float32)[:, None]
+        return blocks["qs"].view(np.int8).astype(np.float32) * d  # type: ignore[no-any-return]
