@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.ir import f32, i8, i32, pointer, u32
+from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
 # Adding 1.5 * 2^23 leaves a small number's nearest integer, ties to even, in the low bits.
@@ -35,6 +36,12 @@ class Quantize(Op):
         "sums": pointer,
     }
     writes = frozenset({"lanes", "scales", "sums"})
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 0, sizes["x"] // 32
+
+    def chunk(self, **sizes: Any) -> int:
+        return 16
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         for group in k.items("group"):

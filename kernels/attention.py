@@ -36,6 +36,9 @@ class StoreCache(Op):
     }
     writes = frozenset({"cache"})
 
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 0, 1
+
     def emit(self, k: OpKernel, **a: Any) -> None:
         n_heads, head_dim = a["n_heads"], a["head_dim"]
         for token in k.items("token"):
@@ -86,6 +89,9 @@ class Attend(Op):
         "n_ctx": i64,
         "scale": f32,
     }
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 0, sizes["n_kv_heads"]
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
         return 4 * self.group * (RUN + self.head_dim)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import Kernel, Value, f32, i32, i64, pointer
+from linnet.kernels.ir import Kernel, Type, Value, f32, i32, i64, pointer
+from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
 RUN = 256
@@ -20,16 +21,26 @@ class Elementwise(Op):
 
     parameters = {"x": pointer, "y": pointer, "out": pointer, "width": i64}
 
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 0, -(-sizes["width"] // RUN)
+
+    def chunk(self, **sizes: Any) -> int:
+        return 4
+
     def emit(self, k: OpKernel, **a: Any) -> None:
         runs = (a["width"] + (RUN - 1)) // RUN
         for item in k.items("run"):
-            first = item % runs * RUN
-            start = item // runs * a["width"] + first
+            token, first = item // runs, item % runs * RUN
             count = k.minimum(a["width"] - first, RUN)
             for size, i in k.strips(count, (k.isa.lanes, 1)):
-                at = (start + i) * 4
-                x, y = a["x"].load(f32[size], at), a["y"].load(f32[size], at)
-                a["out"].store(self.apply(k, x, y), at)
+                column = first + i
+                at = (token * a["width"] + column) * 4
+                x = a["x"].load(f32[size], at)
+                a["out"].store(self.apply(k, x, self.second(a, f32[size], at, column)), at)
+
+    def second(self, a: dict[str, Any], type: Type, at: Value, column: Value) -> Value:
+        """The other operand, where x is `at` bytes into its array and in `column` of its row."""
+        return a["y"].load(type, at)  # type: ignore[no-any-return]
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
         raise NotImplementedError
@@ -44,6 +55,30 @@ class Add(Elementwise):
 
     def reference(self, **a: Any) -> None:
         a["out"][...] = a["x"] + a["y"]
+
+
+@dataclass(frozen=True)
+class AddRow(Add):
+    """x + y, with one y (width,) for all tokens: a bias"""
+
+    def second(self, a: dict[str, Any], type: Type, at: Value, column: Value) -> Value:
+        return a["y"].load(type, column * 4)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Scale(Elementwise):
+    """x * y, with one number y for everything"""
+
+    parameters = {"x": pointer, "y": f32, "out": pointer, "width": i64}
+
+    def second(self, a: dict[str, Any], type: Type, at: Value, column: Value) -> Value:
+        return a["y"]  # type: ignore[no-any-return]
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return x * y
+
+    def reference(self, **a: Any) -> None:
+        a["out"][...] = a["x"] * np.float32(a["y"])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ multiply-add happens where a kernel says `k.fma`, and only on CPUs that have one
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -329,11 +330,17 @@ class Kernel:
         function = self.declare(name, type.llvm, [a.type.llvm for a in arguments])
         return Value(self, self.builder.call(function, [a.ir for a in arguments]), type)
 
+    def pause(self) -> None:
+        """Tell the CPU that this is a loop that waits."""
+        if platform.machine() in {"x86_64", "AMD64"}:
+            function = self.declare("llvm.x86.sse2.pause", ir.VoidType(), [])
+            self.builder.call(function, [])
+
     def call(self, function: Pointer, *arguments: Value | Pointer) -> None:
         """Call `void function(arguments)` by address."""
         kinds = [a.type.llvm if isinstance(a, Value) else ir.PointerType() for a in arguments]
-        function.ir.function_type = ir.FunctionType(ir.VoidType(), kinds)  # all llvmlite asks of it
-        self.builder.call(function.ir, [a.ir for a in arguments])
+        callee = _Callee(function.ir, ir.FunctionType(ir.VoidType(), kinds))
+        self.builder.call(callee, [a.ir for a in arguments])
 
     # -- values ---------------------------------------------------------------------------------
     def constant(self, type: Type, value: Number | Sequence[Number]) -> Value:
@@ -479,6 +486,17 @@ class Loop:
         stay = self.k.function.append_basic_block("stay")
         self.k.builder.cbranch(condition.ir, self.done, stay)
         self.k.builder.position_at_end(stay)
+
+
+@dataclass(frozen=True)
+class _Callee:
+    """A function known by its address: as much of one as llvmlite's `call` looks at."""
+
+    address: Any
+    function_type: Any
+
+    def get_reference(self) -> str:
+        return str(self.address.get_reference())
 
 
 def _suffix(type: Type) -> str:

@@ -28,6 +28,13 @@ from linnet.kernels.quants import QuantType, WeightType
 CHUNK = 256  # the most columns unpacked at a time
 
 
+class PanelsOfWeights(Op):
+    """An op whose items are panels of rows of a packed matrix."""
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return -(-sizes["n_out"] // panel_rows(isa)), 0
+
+
 class Panel:
     """A panel's scratch memory and the loops that both products share."""
 
@@ -36,7 +43,7 @@ class Panel:
         self.k, self.a = k, a
         self.lanes, (self.tile, self.vectors) = k.isa.lanes, k.isa.tile
         self.width = self.lanes * self.vectors
-        self.n_tokens = a["state"].load(i64)
+        self.n_tokens = a["n_rows"].load(i64)
         self.row_bytes = CHUNK * element_bytes  # of one unpacked row
         self.rows = k.scratch
         self.panel = k.scratch.at(self.width * self.row_bytes)
@@ -87,7 +94,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class MatMul(Op):
+class MatMul(PanelsOfWeights):
     """out[t] = weights @ x[t] for all tokens t quantised to int8; an item is a panel of rows.
 
     The register tile, for the groups of 32 columns in a chunk:
@@ -109,7 +116,7 @@ class MatMul(Op):
         "out": pointer,
         "n_columns": i64,
         "n_out": i64,
-        "state": pointer,
+        "n_rows": pointer,
     }
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
@@ -196,7 +203,7 @@ class MatMul(Op):
 
 
 @dataclass(frozen=True)
-class FloatMatMul(Op):
+class FloatMatMul(PanelsOfWeights):
     """out[t] = weights @ x[t] for all tokens t in f32; an item is a panel of rows.
 
     The register tile:
@@ -212,7 +219,7 @@ class FloatMatMul(Op):
         "out": pointer,
         "n_columns": i64,
         "n_out": i64,
-        "state": pointer,
+        "n_rows": pointer,
     }
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:

@@ -10,14 +10,28 @@ import numpy as np
 
 from linnet.kernels.activations import dequantized
 from linnet.kernels.ir import Cell, Pointer, Value, f32, i8, i32, i64, pointer
+from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 from linnet.kernels.quants import QuantType, WeightType
 
 CACHE_LINE = 64
+CHUNK_BYTES = 64 * 1024  # of weights that a thread takes at a time
+
+
+class RowsOfWeights(Op):
+    """An op whose items are the rows of a packed matrix."""
+
+    type: WeightType
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return sizes["n_out"], 0
+
+    def chunk(self, **sizes: Any) -> int:
+        return max(1, CHUNK_BYTES // self.type.row_bytes(sizes["n_columns"]))
 
 
 @dataclass(frozen=True)
-class MatVec(Op):
+class MatVec(RowsOfWeights):
     """out[t] = weights @ x[t] for `n_rows` tokens t quantised to int8; an item is a weight row.
 
         for row in items:
@@ -87,7 +101,7 @@ class MatVec(Op):
 
 
 @dataclass(frozen=True)
-class FloatMatVec(Op):
+class FloatMatVec(RowsOfWeights):
     """out[t] = weights @ x[t] for `n_rows` tokens t in f32; an item is a weight row.
 
         for row in items:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from linnet.kernels.ir import f32, i64, pointer
+from linnet.kernels.isa import ISA
 from linnet.kernels.matvec import Accumulators
 from linnet.kernels.op import Op, OpKernel
 
@@ -24,6 +25,9 @@ class RmsNorm(Op):
     """
 
     parameters = {"x": pointer, "weight": pointer, "out": pointer, "width": i64, "eps": f32}
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 0, sizes["out"] // sizes["width"]
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         width, sizes = a["width"], (k.isa.lanes, 1)

@@ -31,8 +31,19 @@ class Op:
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
         return 0
 
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        """How many items there are: a fixed number, and so many more for each row of the pass.
+
+        `sizes`: the arguments, with buffers given as their widths.
+        """
+        raise NotImplementedError
+
+    def chunk(self, **sizes: Any) -> int:
+        """How many items a thread takes at a time."""
+        return 1
+
     def lowered(self, n_rows: int | None) -> Op:
-        """The op for passes of `n_rows` tokens; of any number, as a prompt has, for None."""
+        """The op for passes of exactly `n_rows` rows; of any number, as a prompt has, for None."""
         return self
 
     def emit(self, k: OpKernel, **arguments: Any) -> None:

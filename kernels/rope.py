@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.ir import f32, i32, i64, pointer
+from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
 
@@ -36,6 +37,9 @@ class Rope(Op):
         "n_pairs": i64,
     }
     writes = frozenset({"x"})
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 0, 1
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         n_pairs = a["n_pairs"]

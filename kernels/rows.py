@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from linnet.kernels.ir import f32, i32, i64, pointer
+from linnet.kernels.isa import ISA
 from linnet.kernels.matvec import chunks, row_stride
 from linnet.kernels.op import Op, OpKernel
 from linnet.kernels.quants import WeightType
@@ -25,6 +28,9 @@ class PickRows(Op):
 
     parameters = {"table": pointer, "rows": pointer, "out": pointer, "width": i64}
 
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 0, 1
+
     def emit(self, k: OpKernel, **a: Any) -> None:
         for item in k.items():
             row = a["rows"].load(i32, item * 4).to(i64)
@@ -37,4 +43,4 @@ class PickRows(Op):
                     start += floats.type.bytes
 
     def reference(self, **a: Any) -> None:
-        a["out"][...] = self.type.dequantize(a["table"][a["rows"]])
+        a["out"][...] = self.type.dequantize(a["table"][a["rows"]].view(np.uint8))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from linnet.kernels.ir import Pointer, Value, f16, f32, u16, u32
 from linnet.kernels.quants.base import Bytes, Floats, FloatType
+from linnet.kernels.quants.search import HALF_MAX, check_range
 
 
 class F32(FloatType):
@@ -40,6 +41,7 @@ class F16(FloatType):
         return blocks["w"].astype(np.float32)  # type: ignore[no-any-return]
 
     def quantize(self, rows: Floats) -> Bytes:
+        check_range(rows, self.name, HALF_MAX)
         return rows.astype("<f2").view(np.uint8)
 
 
@@ -54,3 +56,9 @@ class BF16(FloatType):
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
         return (blocks["w"].astype(np.uint32) << 16).view(np.float32)  # type: ignore[no-any-return]
+
+    def quantize(self, rows: Floats) -> Bytes:
+        """To the nearest, and of two as near to the even one."""
+        check_range(rows, self.name, 3.38e38)
+        bits = np.ascontiguousarray(rows, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").view(np.uint8)

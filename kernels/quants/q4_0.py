@@ -7,7 +7,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked, nibbles, nibbles_of
+from linnet.kernels.quants.base import (
+    Blocks,
+    Bytes,
+    Floats,
+    QuantType,
+    Unpacked,
+    nibbles,
+    nibbles_of,
+)
+from linnet.kernels.quants.search import (
+    Records,
+    best_line,
+    best_scale,
+    blocks_of,
+    by_blocks,
+    columns,
+    nearest,
+    nibble_pairs,
+    to_half,
+)
 
 
 class Q4_0(QuantType):
@@ -25,6 +44,18 @@ class Q4_0(QuantType):
         q = nibbles_of(blocks["qs"]).astype(np.float32) - 8
         return blocks["d"].astype(np.float32)[:, None] * q  # type: ignore[no-any-return]
 
+    def quantize(self, rows: Floats) -> Bytes:
+        return by_blocks(self, rows, self.encode)
+
+    def encode(self, weights: Floats) -> Records:
+        records = np.empty(len(weights), self.dtype)
+        w = columns(weights, 32)
+        d = to_half(best_scale(w, -8, 7))
+        q = blocks_of(nearest(w, d, 0, -8, 7) + 8)[:, 0]
+        records["d"] = d[0]
+        records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
+        return records
+
 
 class Q4_1(QuantType):
     """32 weights in 20 bytes; w = d * q + m (ggml block_q4_1)."""
@@ -40,3 +71,15 @@ class Q4_1(QuantType):
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
         return d * nibbles_of(blocks["qs"]).astype(np.float32) + m  # type: ignore[no-any-return]
+
+    def quantize(self, rows: Floats) -> Bytes:
+        return by_blocks(self, rows, self.encode)
+
+    def encode(self, weights: Floats) -> Records:
+        records = np.empty(len(weights), self.dtype)
+        w = columns(weights, 32)
+        d, m = map(to_half, best_line(w, 15))
+        q = blocks_of(nearest(w, d, m, 0, 15))[:, 0]
+        records["d"], records["m"] = d[0], m[0]
+        records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
+        return records

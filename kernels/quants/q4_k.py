@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,21 @@ import numpy.typing as npt
 
 from linnet.kernels.ir import Value, f32
 from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
+from linnet.kernels.quants.search import (
+    Records,
+    best_line,
+    blocks_of,
+    by_blocks,
+    columns,
+    nearest,
+    nibble_pairs,
+    reciprocal,
+    squared_error,
+    to_half,
+)
+
+SIX_BITS = np.float32(63)
+NEIGHBOURS = sorted(product((-1, 0, 1), repeat=2), key=lambda step: abs(step[0]) + abs(step[1]))
 
 
 class Q4_K(QuantType):
@@ -30,6 +46,14 @@ class Q4_K(QuantType):
         scales, minimums = scales_and_minimums_of(blocks)
         weights = scales[..., None] * qs.reshape(-1, 8, 32).astype(np.float32)
         return (weights - minimums[..., None]).reshape(-1, 256)
+
+    def quantize(self, rows: Floats) -> Bytes:
+        return by_blocks(self, rows, self.encode)
+
+    def encode(self, weights: Floats) -> Records:
+        records, q = with_scales(self, weights)
+        records["qs"] = nibbles_by_pair(q)
+        return records
 
 
 def scales_and_offsets(b: Blocks) -> tuple[Value, Value]:
@@ -55,3 +79,49 @@ def scales_and_minimums_of(blocks: npt.NDArray[Any]) -> tuple[Floats, Floats]:
     minimums = np.concatenate([first[:, 4:] & 63, high[:, 4:]], axis=1).astype(np.float32)
     d, dmin = (blocks[name].astype(np.float32)[:, None] for name in ("d", "dmin"))
     return d * scales, dmin * minimums
+
+
+def with_scales(type: QuantType, weights: Floats) -> tuple[Records, Bytes]:
+    """Records of weights (n, 256) that lack their levels, and these: (n, 8, 32)."""
+    w = columns(weights, 32)
+    scale, offset = best_line(w, type.largest, ceiling=0)
+    d, scales = in_six_bits(scale)
+    dmin, minimums = in_six_bits(-offset)
+    scales, minimums = look_again(w, type.largest, d, dmin, scales, minimums)
+    records = np.empty(len(weights), type.dtype)
+    records["d"], records["dmin"] = d, dmin
+    records["scales"] = packed_scales(*(x.astype(np.uint8).T for x in (scales, minimums)))
+    return records, blocks_of(nearest(w, d * scales, -dmin * minimums, 0, type.largest))
+
+
+def in_six_bits(x: Floats) -> tuple[Floats, Floats]:
+    """(8, n) -> an F16 number (n,), and what it is to be multiplied by, 0..63: (8, n)."""
+    d = to_half(x.max(axis=0) / SIX_BITS)
+    return d, np.clip(np.rint(x * reciprocal(d)), 0, SIX_BITS)
+
+
+def look_again(
+    w: Floats, highest: int, d: Floats, dmin: Floats, scales: Floats, minimums: Floats
+) -> tuple[Floats, Floats]:
+    """Scales and minimums of least squared error, at most one step of their six bits away."""
+    pairs = [
+        (np.clip(scales + i, 0, SIX_BITS), np.clip(minimums + j, 0, SIX_BITS))
+        for i, j in NEIGHBOURS
+    ]
+    errors = [squared_error(w, d * scale, -dmin * m, 0, highest) for scale, m in pairs]
+    best = np.argmin(errors, axis=0)
+    return np.choose(best, [scale for scale, _ in pairs]), np.choose(best, [m for _, m in pairs])
+
+
+def packed_scales(scales: Bytes, minimums: Bytes) -> Bytes:
+    """(n, 8) each -> (n, 12), as `scales_and_offsets` reads them."""
+    low = np.concatenate([scales[:, :4], minimums[:, :4]], axis=1)
+    high = np.concatenate([scales[:, 4:], minimums[:, 4:]], axis=1)
+    last = nibble_pairs(scales[:, 4:], minimums[:, 4:])
+    return np.concatenate([low | 64 * (high // 16), last], axis=1)
+
+
+def nibbles_by_pair(q: Bytes) -> Bytes:
+    """(n, 8, 32) levels -> `qs` (n, 128): the low four bits of group 2i below those of 2i + 1."""
+    pairs = q.reshape(-1, 4, 2, 32)
+    return nibble_pairs(pairs[:, :, 0], pairs[:, :, 1]).reshape(-1, 128)

@@ -8,7 +8,26 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.ir import Value, u1, u8
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked, nibbles, nibbles_of
+from linnet.kernels.quants.base import (
+    Blocks,
+    Bytes,
+    Floats,
+    QuantType,
+    Unpacked,
+    nibbles,
+    nibbles_of,
+)
+from linnet.kernels.quants.search import (
+    Records,
+    best_line,
+    best_scale,
+    blocks_of,
+    by_blocks,
+    columns,
+    nearest,
+    nibble_pairs,
+    to_half,
+)
 
 
 class Q5_0(QuantType):
@@ -24,6 +43,19 @@ class Q5_0(QuantType):
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
         d = blocks["d"].astype(np.float32)[:, None]
         return d * (five_bits_of(blocks) - 16)
+
+    def quantize(self, rows: Floats) -> Bytes:
+        return by_blocks(self, rows, self.encode)
+
+    def encode(self, weights: Floats) -> Records:
+        records = np.empty(len(weights), self.dtype)
+        w = columns(weights, 32)
+        d = to_half(best_scale(w, -16, 15))
+        q = blocks_of(nearest(w, d, 0, -16, 15) + 16)[:, 0]
+        records["d"] = d[0]
+        records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
+        records["qh"] = fifth_bits(q)
+        return records
 
 
 class Q5_1(QuantType):
@@ -41,6 +73,19 @@ class Q5_1(QuantType):
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
         return d * five_bits_of(blocks) + m
 
+    def quantize(self, rows: Floats) -> Bytes:
+        return by_blocks(self, rows, self.encode)
+
+    def encode(self, weights: Floats) -> Records:
+        records = np.empty(len(weights), self.dtype)
+        w = columns(weights, 32)
+        d, m = map(to_half, best_line(w, 31))
+        q = blocks_of(nearest(w, d, m, 0, 31))[:, 0]
+        records["d"], records["m"] = d[0], m[0]
+        records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
+        records["qh"] = fifth_bits(q)
+        return records
+
 
 def five_bits(b: Blocks, block: int) -> Value:
     """u8[32]: nibbles, and 16 more where the lane's bit of qh is set."""
@@ -52,3 +97,8 @@ def five_bits_of(blocks: npt.NDArray[Any]) -> Floats:
     """(n, 32) numbers 0..31 from `qs` and `qh`."""
     fifth = np.unpackbits(blocks["qh"], axis=-1, bitorder="little") << 4
     return (nibbles_of(blocks["qs"]) | fifth).astype(np.float32)
+
+
+def fifth_bits(q: Bytes) -> Bytes:
+    """(n, 32) numbers 0..31 -> `qh` (n, 4)."""
+    return np.packbits(q // 16, axis=-1, bitorder="little")

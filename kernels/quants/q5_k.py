@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked
-from linnet.kernels.quants.q4_k import scales_and_minimums_of, scales_and_offsets
+from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
+from linnet.kernels.quants.q4_k import (
+    nibbles_by_pair,
+    scales_and_minimums_of,
+    scales_and_offsets,
+    with_scales,
+)
+from linnet.kernels.quants.search import Records, by_blocks
 
 
 class Q5_K(QuantType):
@@ -43,3 +49,12 @@ class Q5_K(QuantType):
         q = (qs.reshape(-1, 8, 32) | fifth).astype(np.float32)
         scales, minimums = scales_and_minimums_of(blocks)
         return (scales[..., None] * q - minimums[..., None]).reshape(-1, 256)
+
+    def quantize(self, rows: Floats) -> Bytes:
+        return by_blocks(self, rows, self.encode)
+
+    def encode(self, weights: Floats) -> Records:
+        records, q = with_scales(self, weights)
+        records["qs"] = nibbles_by_pair(q)
+        records["qh"] = np.packbits(q // 16, axis=1, bitorder="little")[:, 0]
+        return records

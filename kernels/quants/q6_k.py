@@ -8,7 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.ir import f32, i8
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked
+from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
+from linnet.kernels.quants.search import (
+    Records,
+    best_scale,
+    blocks_of,
+    by_blocks,
+    columns,
+    extreme,
+    nearest,
+    nibble_pairs,
+    reciprocal,
+    to_half,
+)
 
 
 class Q6_K(QuantType):
@@ -45,3 +57,22 @@ class Q6_K(QuantType):
         scales = blocks["scales"].view(np.int8).astype(np.float32)
         d = blocks["d"].astype(np.float32)[:, None] * scales
         return (d[..., None] * q).reshape(-1, 256)  # type: ignore[no-any-return]
+
+    def quantize(self, rows: Floats) -> Bytes:
+        return by_blocks(self, rows, self.encode)
+
+    def encode(self, weights: Floats) -> Records:
+        """The scale of largest size becomes -128."""
+        w = columns(weights, 16)
+        scale = best_scale(w, -32, 31)
+        d = to_half(extreme(scale) / np.float32(-128))
+        scales = np.clip(np.rint(scale * reciprocal(d)), -128, 127)
+        q = blocks_of(nearest(w, d * scales, 0, -32, 31) + 32).reshape(-1, 2, 4, 32)
+        records = np.empty(len(weights), self.dtype)
+        records["d"] = d
+        records["scales"] = scales.astype(np.int8).T.view(np.uint8)
+        records["ql"] = nibble_pairs(q[:, :, :2], q[:, :, 2:]).reshape(-1, 128)
+        high = q // 16
+        high = high[:, :, 0] | 4 * high[:, :, 1] | 16 * high[:, :, 2] | 64 * high[:, :, 3]
+        records["qh"] = high.reshape(-1, 64)
+        return records

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Unpacked
+from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
+from linnet.kernels.quants.search import (
+    Records,
+    blocks_of,
+    by_blocks,
+    columns,
+    extreme,
+    nearest,
+    to_half,
+)
 
 
 class Q8_0(QuantType):
@@ -23,3 +32,15 @@ class Q8_0(QuantType):
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
         d = blocks["d"].astype(np.float32)[:, None]
         return blocks["qs"].view(np.int8).astype(np.float32) * d  # type: ignore[no-any-return]
+
+    def quantize(self, rows: Floats) -> Bytes:
+        return by_blocks(self, rows, self.encode)
+
+    def encode(self, weights: Floats) -> Records:
+        """The weight of largest size becomes -128; 256 levels need no search."""
+        records = np.empty(len(weights), self.dtype)
+        w = columns(weights, 32)
+        d = to_half(extreme(w) / np.float32(-128))
+        records["d"] = d[0]
+        records["qs"] = blocks_of(nearest(w, d, 0, -128, 127) + 128)[:, 0] ^ 128
+        return records

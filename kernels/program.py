@@ -1,0 +1,230 @@
+"""A model's forward pass as a list of steps: recorded once, run natively or, as reference, in numpy.
+
+Recording names buffers and steps. `Program.lower` then fills an array of step records, one native
+function and its arguments each, which a `Team` of threads walks once per pass. What changes from
+pass to pass (how many tokens, their ids, positions, cache slots) lies in input buffers that the
+steps read, so a lowered program serves every pass.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.ir import pointer
+from linnet.kernels.jit import Library
+from linnet.kernels.op import Op
+
+Array = npt.NDArray[Any]
+ALIGNMENT = 64
+RECORD_WORDS = 16  # of 8 bytes: a cache line the threads read, and one for the shared counter
+
+
+class Rows(enum.IntEnum):
+    """What a buffer has a row for; the value is the index of their number in `Program.state`."""
+
+    TOKENS = 0
+    OUTPUTS = 1
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """An array (rows, width), or (rows,) where width is 0, placed when the program is laid out."""
+
+    name: str
+    rows: Rows
+    width: int
+    dtype: np.dtype[Any]
+    array: Array | None = None
+
+    def shape(self, n_rows: int) -> tuple[int, ...]:
+        return (n_rows, self.width) if self.width else (n_rows,)
+
+
+Argument = Buffer | Array | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One op with its arguments; `name` is for people."""
+
+    name: str
+    op: Op
+    arguments: dict[str, Argument]
+
+    @property
+    def rows(self) -> Rows:
+        """What the op's items count: rows of what it writes, or of what it reads into a cache."""
+        written = [self.arguments[name] for name in self.op.writes]
+        buffers = [a for a in (*written, *self.arguments.values()) if isinstance(a, Buffer)]
+        return buffers[0].rows
+
+    def sizes(self) -> dict[str, Any]:
+        """Buffers as their widths, arrays and numbers as they are: what item counts depend on."""
+        return {n: a.width if isinstance(a, Buffer) else a for n, a in self.arguments.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """Native step records (n_steps, RECORD_WORDS) u64, and what must live as long as they do."""
+
+    records: npt.NDArray[np.uint64]
+    steps: Sequence[Step]
+    scratch_bytes: int
+    owned: Sequence[Any]
+
+
+@dataclass(slots=True)
+class Program:
+    """The steps of one forward pass of up to `max_tokens` tokens and `max_outputs` outputs.
+
+    Inputs: `tokens`, `positions`, `slots` i32 (one a token), `outputs` i32 (rows whose logits are
+    wanted), and `state` i64: the number of tokens and of outputs in this pass.
+    """
+
+    max_tokens: int
+    max_outputs: int
+    steps: list[Step] = field(default_factory=list)
+    state: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(8, np.int64))
+    tokens: Buffer = field(init=False)
+    positions: Buffer = field(init=False)
+    slots: Buffer = field(init=False)
+    outputs: Buffer = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "positions", "slots", "outputs"):
+            rows = Rows.OUTPUTS if name == "outputs" else Rows.TOKENS
+            size = self.max_outputs if name == "outputs" else self.max_tokens
+            buffer = Buffer(name, rows, 0, np.dtype(np.int32), np.zeros(size, np.int32))
+            setattr(self, name, buffer)
+
+    # -- recording ------------------------------------------------------------------------------
+    def buffer(
+        self, name: str, width: int, *, rows: Rows = Rows.TOKENS, dtype: Any = np.float32
+    ) -> Buffer:
+        """A new array (rows, width), whose memory others share when no step needs it."""
+        return Buffer(name, rows, width, np.dtype(dtype))
+
+    def step(self, name: str, op: Op, **arguments: Argument) -> None:
+        """Record an op. Raises TypeError unless the arguments are exactly its parameters."""
+        if arguments.keys() != op.parameters.keys():
+            raise TypeError(f"{name}: takes {sorted(op.parameters)}, given {sorted(arguments)}")
+        self.steps.append(Step(name, op, arguments))
+
+    def lay_out(self, keep: Sequence[Buffer]) -> None:
+        """Give every buffer its memory; `keep`: those that must still hold after the last step."""
+        lives: dict[Buffer, list[int]] = {}
+        for i, step in enumerate(self.steps):
+            for argument in step.arguments.values():
+                if isinstance(argument, Buffer) and argument.array is None:
+                    lives.setdefault(argument, [i, i])[1] = i
+        for buffer in keep:
+            lives[buffer][1] = len(self.steps)
+        placed: list[tuple[int, int, list[int]]] = []  # (start, end, life)
+        for buffer, life in lives.items():
+            size = -(-self._n_bytes(buffer) // ALIGNMENT) * ALIGNMENT
+            start = 0
+            for other_start, other_end, other in sorted(placed, key=lambda place: place[0]):
+                overlaps_in_time = life[0] <= other[1] and other[0] <= life[1]
+                if overlaps_in_time and start < other_end and other_start < start + size:
+                    start = other_end
+            placed.append((start, start + size, life))
+        arena = aligned(max((end for _, end, _ in placed), default=0))
+        for buffer, (start, _, _) in zip(lives, placed, strict=True):
+            shape = buffer.shape(self._most(buffer.rows))
+            view = arena[start : start + self._n_bytes(buffer)]
+            buffer.array = view.view(buffer.dtype).reshape(shape)
+
+    def _most(self, rows: Rows) -> int:
+        return self.max_tokens if rows == Rows.TOKENS else self.max_outputs
+
+    def _n_bytes(self, buffer: Buffer) -> int:
+        return self._most(buffer.rows) * max(buffer.width, 1) * buffer.dtype.itemsize
+
+    # -- running --------------------------------------------------------------------------------
+    def lower(
+        self, library: Library, *, n_tokens: int | None = None, n_outputs: int | None = None
+    ) -> Lowered:
+        """Native records for passes of exactly so many tokens and outputs; of any number for None.
+
+        Raises CompileError.
+        """
+        n_rows = {Rows.TOKENS: n_tokens, Rows.OUTPUTS: n_outputs}
+        records = aligned(len(self.steps) * RECORD_WORDS * 8).view(np.uint64)
+        records = records.reshape(-1, RECORD_WORDS)
+        owned: list[Any] = [records, library]
+        scratch_bytes = 0
+        since_barrier: list[tuple[int, int, bool]] = []
+        for record, step in zip(records, self.steps, strict=True):
+            op = step.op.lowered(n_rows[step.rows])
+            fixed, per_row = op.items(library.isa, **step.sizes())
+            arguments = self._native_arguments(op, step)
+            accesses = list(_accesses(op, step))
+            barrier = any(_conflict(a, b) for a in accesses for b in since_barrier)
+            since_barrier = accesses if barrier else since_barrier + accesses
+            record[:8] = (
+                library.address(op), arguments.ctypes.data, fixed, per_row,
+                self.state.ctypes.data + 8 * step.rows, op.chunk(**step.sizes()), barrier, 0,
+            )  # fmt: skip
+            scratch_bytes = max(scratch_bytes, op.scratch_bytes(library.isa, self.max_tokens))
+            owned.append(arguments)
+        return Lowered(records, self.steps, -(-scratch_bytes // ALIGNMENT) * ALIGNMENT, owned)
+
+    def _native_arguments(self, op: Op, step: Step) -> npt.NDArray[np.uint64]:
+        """One 8-byte slot a parameter; `n_rows` is where the rows of this pass are counted."""
+        slots = np.zeros(len(op.parameters), np.uint64)
+        for i, (name, type) in enumerate(op.parameters.items()):
+            argument: Any = self.state[step.rows :] if name == "n_rows" else step.arguments[name]
+            if type == pointer:
+                slots[i] = _array(argument).ctypes.data
+            elif type.kind == "f":
+                slots[i : i + 1].view(np.float32)[0] = argument
+            else:
+                slots[i] = argument
+        return slots
+
+    def reference(self, after: Callable[[Step, dict[str, Any]], None] | None = None) -> None:
+        """Run the steps in numpy on the same buffers; `after` sees each with its arguments."""
+        for step in self.steps:
+            arguments = {name: self._current(a) for name, a in step.arguments.items()}
+            step.op.reference(**arguments)
+            if after:
+                after(step, arguments)
+
+    def _current(self, argument: Argument) -> Any:
+        """A buffer's array, cut to the rows of this pass."""
+        if isinstance(argument, Buffer):
+            return _array(argument)[: int(self.state[argument.rows])]
+        return argument
+
+
+def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
+    """Zeroed memory on a cache-line boundary; pages are taken from the system when touched."""
+    memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + n_bytes]
+
+
+def _array(argument: Any) -> Array:
+    array = argument.array if isinstance(argument, Buffer) else argument
+    if array is None:
+        raise RuntimeError(f"buffer {argument.name!r} is not laid out")
+    return array  # type: ignore[no-any-return]
+
+
+def _accesses(op: Op, step: Step) -> Iterator[tuple[int, int, bool]]:
+    """(first address, end, whether written) of every array the step touches."""
+    for name, argument in step.arguments.items():
+        if isinstance(argument, Buffer | np.ndarray):
+            array = _array(argument)
+            start = array.ctypes.data
+            yield start, start + array.nbytes, name in op.writes
+
+
+def _conflict(a: tuple[int, int, bool], b: tuple[int, int, bool]) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and (a[2] or b[2])

@@ -1,0 +1,124 @@
+"""A transformer's hyper-parameters, from GGUF metadata."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from linnet.models.errors import ModelError
+
+MAX_LAYERS = 1024
+MAX_HEADS = 1024
+MAX_WIDTH = 1 << 20
+MAX_CONTEXT = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Sizes and constants that every architecture has, each checked against its range."""
+
+    architecture: str
+    n_layers: int
+    n_embd: int
+    n_ff: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_rot: int  # how much of a head is rotated by position
+    n_ctx_train: int
+    n_vocab: int
+    norm_eps: float
+    rope_theta: float
+    rope_scale: float  # positions are divided by this
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, object], n_vocab: int) -> Config:
+        """Read `<architecture>.*`. Raises ModelError naming the key, its value and the limits."""
+        keys = Keys(metadata)
+        heads = keys.integer("attention.head_count", 1, MAX_HEADS)
+        kv_heads = keys.integer("attention.head_count_kv", 1, MAX_HEADS, default=heads)
+        if heads % kv_heads:
+            raise keys.error("attention.head_count_kv", kv_heads, f"a divisor of {heads} heads")
+        n_embd = keys.integer("embedding_length", 1, MAX_WIDTH)
+        if not keys.has("attention.key_length") and n_embd % heads:
+            raise keys.error("embedding_length", n_embd, f"a multiple of {heads} heads")
+        head_dim = keys.integer("attention.key_length", 1, MAX_WIDTH, default=n_embd // heads)
+        value_dim = keys.integer("attention.value_length", 1, MAX_WIDTH, default=head_dim)
+        if value_dim != head_dim:
+            raise keys.error("attention.value_length", value_dim, f"the key length, {head_dim}")
+        n_rot = keys.integer("rope.dimension_count", 2, head_dim, default=head_dim)
+        if n_rot % 2:
+            raise keys.error("rope.dimension_count", n_rot, "even")
+        stated_vocab = keys.integer("vocab_size", 1, MAX_CONTEXT, default=n_vocab)
+        if stated_vocab != n_vocab:
+            raise keys.error("vocab_size", stated_vocab, f"{n_vocab}, the rows of token_embd.weight")
+        return cls(
+            architecture=keys.architecture,
+            n_layers=keys.integer("block_count", 1, MAX_LAYERS),
+            n_embd=n_embd,
+            n_ff=keys.integer("feed_forward_length", 1, MAX_WIDTH),
+            n_heads=heads,
+            n_kv_heads=kv_heads,
+            head_dim=head_dim,
+            n_rot=n_rot,
+            n_ctx_train=keys.integer("context_length", 1, MAX_CONTEXT),
+            n_vocab=n_vocab,
+            norm_eps=keys.number("attention.layer_norm_rms_epsilon", 0.0, 1.0),
+            rope_theta=keys.number("rope.freq_base", 1.0, 1e12, default=10000.0),
+            rope_scale=_linear_scale(keys),
+        )
+
+
+def _linear_scale(keys: Keys) -> float:
+    """Linear position scaling; a factor of 0 in a file means none."""
+    kind = keys.text("rope.scaling.type", default="linear")
+    if kind not in ("none", "linear"):
+        raise keys.error("rope.scaling.type", kind, "'none' or 'linear'")
+    factor = keys.number("rope.scaling.factor", 0.0, 1e6, default=0.0)
+    return factor if kind == "linear" and factor else 1.0
+
+
+class Keys:
+    """Typed, range-checked access to the keys of one architecture."""
+
+    def __init__(self, metadata: Mapping[str, object]) -> None:
+        self._metadata = metadata
+        architecture = metadata.get("general.architecture")
+        if not isinstance(architecture, str):
+            raise ModelError("general.architecture is missing: this file does not hold a model")
+        self.architecture = architecture
+
+    def has(self, key: str) -> bool:
+        return f"{self.architecture}.{key}" in self._metadata
+
+    def integer(self, key: str, low: int, high: int, *, default: int | None = None) -> int:
+        """An int within low..high; the default where the key is missing."""
+        value = self._value(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.error(key, value, f"a whole number from {low} to {high}")
+        return value
+
+    def number(self, key: str, low: float, high: float, *, default: float | None = None) -> float:
+        """A finite number within low..high; the default where the key is missing."""
+        value = self._value(key, default)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise self.error(key, value, "a finite number")
+        if not low <= value <= high:
+            raise self.error(key, value, f"from {low:g} to {high:g}")
+        return float(value)
+
+    def text(self, key: str, *, default: str) -> str:
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            raise self.error(key, value, "text")
+        return value
+
+    def error(self, key: str, value: object, wanted: str) -> ModelError:
+        return ModelError(f"{self.architecture}.{key} is {str(value)[:80]!r}; it must be {wanted}")
+
+    def _value(self, key: str, default: object) -> object:
+        value = self._metadata.get(f"{self.architecture}.{key}", default)
+        if value is None:
+            raise ModelError(f"{self.architecture}.{key} is missing")
+        return value

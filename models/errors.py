@@ -1,0 +1,5 @@
+"""What is wrong with a model file as a model."""
+
+
+class ModelError(ValueError):
+    """A hyper-parameter or tensor that is missing, malformed or out of range; the message names it."""

@@ -1,0 +1,151 @@
+"""The words that architectures are written in; each records a step of a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.activations import Quantize
+from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply
+from linnet.kernels.ir import Type, f16, f32
+from linnet.kernels.linear import FloatLinear, Linear
+from linnet.kernels.norm import RmsNorm
+from linnet.kernels.program import Buffer, Program, Rows
+from linnet.kernels.quants import WEIGHT_TYPES, QuantType
+from linnet.kernels.rope import Rope
+from linnet.kernels.rows import PickRows
+from linnet.models.weights import Floats, Matrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cache:
+    """Keys and values of one layer: (n_slots, n_kv_heads, n_ctx, head_dim) each."""
+
+    type: Type
+    keys: npt.NDArray[np.floating]
+    values: npt.NDArray[np.floating]
+
+
+class Graph:
+    """A program under recording, for `n_slots` sequences of up to `n_ctx` positions each.
+
+    `exact`: multiply packed weights by f32 activations and keep keys and values in f32, instead of
+    int8 activations and an f16 cache.
+    """
+
+    def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
+        self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
+        self._quantized: dict[Buffer, tuple[Buffer, Buffer, Buffer]] = {}
+
+    # -- rows in, rows out ----------------------------------------------------------------------
+    def embed(self, table: Matrix) -> Buffer:
+        """The embeddings of this pass's tokens (n_tokens, n_embd)."""
+        out = self._buffer("embedding", table.n_columns)
+        self.program.step(
+            "embed", PickRows(table.type),
+            table=table.packed, rows=self.program.tokens, out=out, width=table.n_columns,
+        )  # fmt: skip
+        return out
+
+    def outputs(self, x: Buffer) -> Buffer:
+        """The rows of x whose logits are wanted (n_outputs, width)."""
+        out = self._buffer("outputs", x.width, Rows.OUTPUTS)
+        self.program.step(
+            "outputs", PickRows(WEIGHT_TYPES["F32"]),
+            table=x, rows=self.program.outputs, out=out, width=x.width,
+        )  # fmt: skip
+        return out
+
+    # -- layers ---------------------------------------------------------------------------------
+    def linear(self, x: Buffer, *matrices: Matrix) -> tuple[Buffer, ...]:
+        """x @ matrix.T for each matrix; x is quantised once for all of them."""
+        return tuple(self._linear(x, matrix) for matrix in matrices)
+
+    def rms_norm(self, x: Buffer, weight: Floats, eps: float) -> Buffer:
+        """Over runs of as many columns as `weight` has: a whole row, or each head."""
+        out = self._buffer("norm", x.width, x.rows)
+        self.program.step("norm", RmsNorm(), x=x, weight=weight, out=out, width=weight.size, eps=eps)
+        return out
+
+    def rope(self, x: Buffer, table: Floats, *, head_dim: int, adjacent: bool) -> Buffer:
+        """Rotate the first 2 * n_pairs columns of every head by position, in place."""
+        self.program.step(
+            "rope", Rope(adjacent),
+            x=x, positions=self.program.positions, table=table,
+            n_heads=x.width // head_dim, head_dim=head_dim, n_pairs=table.shape[2],
+        )  # fmt: skip
+        return x
+
+    def cache(self, n_kv_heads: int, head_dim: int) -> Cache:
+        """Room for the keys and values of one layer; pages are taken as positions are filled."""
+        type = f32 if self.exact else f16
+        shape = self.n_slots, n_kv_heads, self.n_ctx, head_dim
+        keys, values = (np.zeros(shape, NUMPY_TYPES[type]) for _ in range(2))
+        return Cache(type, keys, values)
+
+    def attend(self, q: Buffer, k: Buffer, v: Buffer, cache: Cache, *, scale: float) -> Buffer:
+        """Store k and v, then softmax(scale * q @ keys) @ values for each token's own past."""
+        _, n_kv_heads, _, head_dim = cache.keys.shape
+        place = {"slots": self.program.slots, "positions": self.program.positions}
+        for x, store in ((k, cache.keys), (v, cache.values)):
+            self.program.step(
+                "store", StoreCache(cache.type),
+                x=x, cache=store, n_heads=n_kv_heads, n_ctx=self.n_ctx, head_dim=head_dim, **place,
+            )  # fmt: skip
+        out = self._buffer("attention", q.width)
+        group = q.width // head_dim // n_kv_heads
+        self.program.step(
+            "attend", Attend(cache.type, head_dim, group),
+            q=q, keys=cache.keys, values=cache.values, out=out,
+            n_kv_heads=n_kv_heads, n_ctx=self.n_ctx, scale=scale, **place,
+        )  # fmt: skip
+        return out
+
+    def silu_multiply(self, gate: Buffer, up: Buffer) -> Buffer:
+        """silu(gate) * up."""
+        return self._elementwise("silu", SiluMultiply(), gate, up)
+
+    def add(self, x: Buffer, y: Buffer) -> Buffer:
+        return self._elementwise("add", Add(), x, y)
+
+    # -- how ------------------------------------------------------------------------------------
+    def _buffer(self, name: str, width: int, rows: Rows = Rows.TOKENS) -> Buffer:
+        return self.program.buffer(name, width, rows=rows)
+
+    def _elementwise(
+        self, name: str, op: Add | Scale | SiluMultiply, x: Buffer, y: Buffer | Floats | float
+    ) -> Buffer:
+        out = self._buffer(name, x.width, x.rows)
+        self.program.step(name, op, x=x, y=y, out=out, width=x.width)
+        return out
+
+    def _linear(self, x: Buffer, matrix: Matrix) -> Buffer:
+        out = self._buffer(matrix.name, matrix.n_out, x.rows)
+        sizes = {"out": out, "n_columns": matrix.n_columns, "n_out": matrix.n_out}
+        if isinstance(matrix.type, QuantType) and not self.exact:
+            lanes, scales, sums = self._quantize(x)
+            self.program.step(
+                matrix.name, Linear(matrix.type),
+                weights=matrix.packed, lanes=lanes, scales=scales, sums=sums, **sizes,
+            )  # fmt: skip
+        else:
+            op = FloatLinear(matrix.type)
+            self.program.step(matrix.name, op, weights=matrix.packed, x=x, **sizes)
+        if matrix.scale != 1.0:
+            out = self._elementwise("scale", Scale(), out, matrix.scale)
+        if matrix.bias is not None:
+            out = self._elementwise("bias", AddRow(), out, matrix.bias)
+        return out
+
+    def _quantize(self, x: Buffer) -> tuple[Buffer, Buffer, Buffer]:
+        """x as int8 lanes, scales and sums; once for every product that takes it."""
+        if x not in self._quantized:
+            lanes = self.program.buffer("lanes", x.width, rows=x.rows, dtype=np.int8)
+            scales = self._buffer("scales", x.width // 32, x.rows)
+            sums = self._buffer("sums", x.width // 16, x.rows)
+            self.program.step("quantize", Quantize(), x=x, lanes=lanes, scales=scales, sums=sums)
+            self._quantized[x] = lanes, scales, sums
+        return self._quantized[x]
