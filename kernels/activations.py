@@ -22,11 +22,11 @@ class Quantize(Op):
     """x f32 (n,) -> lanes i8 (n,), scales f32 (n/32,), sums f32 (n/16,); an item is 32 numbers.
 
         for group of 32 in items:
-            scale = max |x| / 127
-            lanes = round(x / scale)                     # to nearest, ties to even
+            lanes = round(x * 127 / max |x|)             # to nearest, ties to even
+            scale = sum(x * lanes) / sum(lanes * lanes)  # least squares: a little off max |x| / 127
             sums  = scale * (sum of each 16 lanes)       # what a type's offset is multiplied by
 
-    A NaN or infinity in a group makes its scale one, and so every product with it.
+    A NaN or infinity in a group makes its scale NaN, and so every product with it.
     """
 
     parameters = {
@@ -49,9 +49,10 @@ class Quantize(Op):
             x = a["x"].load(f32[32], at * 4)
             # As integers, magnitudes order like the floats, and NaN is above them all.
             largest = (x.bits(u32[32]) & 0x7FFFFFFF).bits(i32[32]).max().bits(f32)
-            scale = largest / 127.0
             inverse = (largest > 0.0).select(127.0 / largest, 0.0)
             rounded = (x * inverse + ROUNDING).bits(i32[32]) - ROUNDING_BITS
+            lanes = rounded.to(f32)
+            scale = (x * lanes).sum() / k.maximum((lanes * lanes).sum(), 1.0)
             a["lanes"].store(rounded.to(i8), at)
             a["scales"].store(scale, group * 4)
             for half in range(2):
@@ -61,10 +62,11 @@ class Quantize(Op):
     def reference(self, **a: Any) -> None:
         groups = a["x"].reshape(*a["scales"].shape, 32)
         largest = np.abs(groups).max(axis=-1)
-        a["scales"][...] = largest / np.float32(127)
         inverse = np.zeros_like(largest)
         np.divide(np.float32(127), largest, out=inverse, where=largest > 0)
         lanes = np.rint(groups * inverse[..., None])
+        squares = np.maximum((lanes * lanes).sum(axis=-1), 1)
+        a["scales"][...] = (groups * lanes).sum(axis=-1) / squares
         a["lanes"][...] = lanes.reshape(a["lanes"].shape)
         totals = lanes.reshape(*a["scales"].shape, 2, 16).sum(axis=-1) * a["scales"][..., None]
         a["sums"][...] = totals.reshape(a["sums"].shape)
