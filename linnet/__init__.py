@@ -1,3 +1,31 @@
-"""linnet: a small, fast LLM inference engine."""
+"""linnet: a small, fast LLM inference engine.
+
+    from linnet import LLM, SamplingParams
+    llm = LLM("model.gguf")
+    print(llm.generate("Once upon a time", SamplingParams(max_tokens=64)).text)
+"""
+
+from linnet.engine.gguf import GGUFError
+from linnet.engine.llm import LLM, Chunk, Output, Stats
+from linnet.engine.sampling import NonFiniteLogits
+from linnet.engine.sampling_params import SamplingParams
+from linnet.engine.session import ContextOverflow
+from linnet.engine.tokenizer import Tokenizer, TokenizerError
+from linnet.kernels.isa import ISAError
+from linnet.models.errors import ModelError
 
 __version__ = "0.1.0"
+__all__ = [
+    "LLM",
+    "Chunk",
+    "ContextOverflow",
+    "GGUFError",
+    "ISAError",
+    "ModelError",
+    "NonFiniteLogits",
+    "Output",
+    "SamplingParams",
+    "Stats",
+    "Tokenizer",
+    "TokenizerError",
+]

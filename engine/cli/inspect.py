@@ -1,0 +1,67 @@
+"""Show what is in a GGUF file: metadata, tensors, types and sizes."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from linnet.engine.gguf import GGUFFile
+from linnet.kernels.quants import WEIGHT_TYPES
+
+SHOWN_CHARACTERS = 60
+SHOWN_ELEMENTS = 3
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a GGUF file, or the first of a split one")
+    parser.add_argument("--no-tensors", action="store_true", help="leave out the table of tensors")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Tables on stdout."""
+    with GGUFFile(arguments.file) as file:
+        print(f"{file.path.name}: GGUF version {file.version}, alignment {file.alignment}\n")
+        rows = [(key, _shown(file.metadata[key])) for key in file.metadata]
+        _table(("metadata", "value"), rows)
+        tensors = file.tensors.values()
+        if not arguments.no_tensors:
+            print()
+            rows = [
+                (t.name, t.type.name, " x ".join(map(str, t.shape)), f"{t.data.nbytes:,}")
+                for t in tensors
+            ]
+            _table(("tensor", "type", "shape", "bytes"), rows)
+        print()
+        count = Counter(t.type.name for t in tensors)
+        n_bytes = Counter[str]()
+        for t in tensors:
+            n_bytes[t.type.name] += t.data.nbytes
+        types = [
+            (name, str(count[name]), f"{size:,}", "yes" if name in WEIGHT_TYPES else "no")
+            for name, size in n_bytes.most_common()
+        ]
+        total = (str(len(tensors)), f"{n_bytes.total():,}", "")
+        _table(("type", "tensors", "bytes", "kernels"), [*types, ("all", *total)])
+    return 0
+
+
+def _shown(value: object) -> str:
+    """A value on one line, cut where it is long."""
+    if isinstance(value, str | bytes | int | float):
+        text = repr(value)
+        return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text)})"
+    items = list(value) if isinstance(value, Iterable) else [value]
+    first = ", ".join(_shown(getattr(item, "item", lambda item=item: item)()) for item in items[:SHOWN_ELEMENTS])
+    return f"[{first}, ...] ({len(items)})" if len(items) > SHOWN_ELEMENTS else f"[{first}]"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell; `bytes` and counts to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.rjust(width) if name in ("bytes", "tensors") else cell.ljust(width)
+            for cell, width, name in zip(row, widths, header, strict=True)
+        ]
+        print("  ".join(cells).rstrip())

@@ -1,0 +1,36 @@
+"""Print a text's token ids, one list a line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from linnet.engine.tokenizer import Tokenizer
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-m", "--model", metavar="FILE", required=True, help="a GGUF file")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("-p", "--prompt", metavar="TEXT", help="the text; without it, stdin")
+    source.add_argument("-f", "--file", metavar="FILE", help="a file of texts, one a line")
+    parser.add_argument("--no-special", action="store_true", help="add no bos or eos token")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The text of -p is one text, line breaks and all; of a file or stdin each line is one."""
+    tokenizer = Tokenizer.from_gguf(arguments.model)
+    if arguments.prompt is not None:
+        texts = [arguments.prompt]
+    elif arguments.file is not None:
+        texts = _lines(Path(arguments.file).read_bytes().decode())
+    else:
+        texts = _lines(sys.stdin.buffer.read().decode())
+    for text in texts:
+        print(tokenizer.encode(text, add_special=not arguments.no_special))
+    return 0
+
+
+def _lines(text: str) -> list[str]:
+    """Cut at line feeds alone: other separators are text."""
+    return text.removesuffix("\n").split("\n")

@@ -1,0 +1,66 @@
+"""What this process may really use of the machine: CPUs and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+CPUS = Path("/sys/devices/system/cpu")
+
+
+def usable_threads() -> int:
+    """Physical cores among the CPUs this process may run on, and no more than its CPU quota."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+    cores = {_core_of(cpu) for cpu in allowed}
+    quota = _cpu_quota()
+    return max(1, len(cores) if quota is None else min(len(cores), int(quota)))
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be taken without swapping, within the cgroup's limit; None if unknown."""
+    figures = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        figures.append(int(line.split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((CGROUP / "memory.max").read_text())  # "max" where there is none
+        figures.append(limit - int((CGROUP / "memory.current").read_text()))
+    return min(figures) if figures else None
+
+
+def peak_memory() -> int | None:
+    """The most bytes this process has held in memory, mapped files included; None if unknown."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _core_of(cpu: int) -> str:
+    """What a CPU shares with its hyperthreads and no other; itself where that is unknown."""
+    try:
+        return (CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)
+
+
+def _cpu_quota() -> float | None:
+    """CPUs' worth of time the cgroup (version 2, then 1) grants; None for no limit."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        quota_us, period_us = (
+            int((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
+        )
+        return None if quota_us <= 0 else quota_us / period_us
+    return None

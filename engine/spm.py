@@ -1,0 +1,149 @@
+"""The byte-pair encoding of SentencePiece ("llama" in GGUF, SPM in llama.cpp), by that library.
+
+A GGUF file holds the tokens, scores and types of a SentencePiece model, from which the model is
+rebuilt in memory. Where llama.cpp and SentencePiece differ, the types are changed so that the ids
+are llama.cpp's: unused and user-defined tokens can be merged like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+
+from linnet.engine.vocabulary import PREFIX, TokenizerError, TokenType, Vocabulary, read_vocabulary
+
+_SPACE: Final = "\u2581"  # "▁", how a token writes a space
+
+
+class SentencePiece:
+    """Text without special tokens to ids, and ids to bytes."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Raises `TokenizerError` if the vocabulary is not one of SentencePiece."""
+        from sentencepiece import SentencePieceProcessor  # slow to import, and not always needed
+
+        self.vocabulary: Final = vocabulary
+        self._byte_values: Final = _byte_values(vocabulary)
+        self._processor = SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(_model_proto(vocabulary))
+        except RuntimeError as error:
+            raise TokenizerError(f"SentencePiece does not take the vocabulary: {error}") from error
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, object]) -> SentencePiece:
+        """Read from a model's metadata, with llama.cpp's defaults for what is missing."""
+        vocabulary = read_vocabulary(
+            metadata, bos_id=1, eos_id=2, add_bos=True, add_space_prefix=True
+        )
+        return cls(vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, which must be free of surrogates.
+
+        Raises `TokenizerError` for a character without a token, if the vocabulary has neither byte
+        tokens nor an unknown token. (llama.cpp ends there; a run of such characters is one unknown
+        token here, as in SentencePiece.)
+        """
+        ids: list[int] = self._processor.encode(text, out_type=int)
+        unknown = len(self.vocabulary.texts)  # the piece that _model_proto adds
+        if unknown not in ids:
+            return ids
+        if self.vocabulary.unk_id is None:
+            raise TokenizerError(
+                f"{text[:40]!r} has a character without a token, and there are no byte tokens to "
+                f"write it with; {PREFIX}unknown_token_id could name a token to stand for it"
+            )
+        return [self.vocabulary.unk_id if i == unknown else i for i in ids]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; `token_id` must be in range."""
+        if token_id in self._byte_values:
+            return self._byte_values[token_id]
+        text = self.vocabulary.texts[token_id]
+        if self.vocabulary.types[token_id] in (TokenType.NORMAL, TokenType.UNUSED):
+            text = text.replace(_SPACE, " ")
+        return text.encode()
+
+
+def _byte_values(vocabulary: Vocabulary) -> dict[int, bytes]:
+    """The byte that each BYTE token stands for, by id: all 256, or none."""
+    bytes_by_text = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
+    values: dict[int, bytes] = {}
+    for token_id, type in enumerate(vocabulary.types):
+        if type == TokenType.BYTE:
+            text = vocabulary.texts[token_id]
+            if text not in bytes_by_text:
+                raise TokenizerError(
+                    f"{PREFIX}tokens[{token_id}] is {text!r}; it must be one of '<0x00>' to "
+                    f"'<0xFF>', as its type is {TokenType.BYTE} (byte)"
+                )
+            values[token_id] = bytes_by_text[text]
+    if len(values) not in (0, 256):
+        raise TokenizerError(f"{PREFIX}tokens has {len(values)} byte tokens; it must be 0 or 256")
+    return values
+
+
+# ---- the model, as sentencepiece reads it --------------------------------------------------------
+#
+# sentencepiece takes a model as a Protocol Buffers message (its src/sentencepiece_model.proto). Of
+# that we need a few fields, and write them by hand: the protobuf package is large, slow to import,
+# and refuses to load sentencepiece's bundled description unless their versions fit.
+
+_BPE: Final = 2  # TrainerSpec.ModelType
+_UNKNOWN: Final = 2  # SentencePiece.Type
+_PIECE_TYPES: Final = {  # SentencePiece.Type, by TokenType
+    TokenType.NORMAL: 1,
+    TokenType.UNKNOWN: 3,  # control, as there can be only one unknown piece, and we add it
+    TokenType.CONTROL: 3,
+    TokenType.USER_DEFINED: 1,  # matched before we see the text; llama.cpp also merges to them
+    TokenType.UNUSED: 1,
+    TokenType.BYTE: 6,
+}
+
+
+def _model_proto(vocabulary: Vocabulary) -> bytes:
+    """The ModelProto of a vocabulary, with one more piece at the end, of type UNKNOWN."""
+    has_bytes = TokenType.BYTE in vocabulary.types
+    unknown = _field(1, b"\xff") + _field(3, _UNKNOWN)  # no text in UTF-8 is this piece
+    trainer = _field(3, _BPE) + _field(35, has_bytes)  # model_type, byte_fallback
+    normalizer = _field(3, False) + _field(4, False)  # add_dummy_prefix, remove_extra_whitespaces
+    last = [_field(1, unknown), _field(2, trainer), _field(3, normalizer)]
+    return b"".join([*_pieces(vocabulary), *last])
+
+
+def _pieces(vocabulary: Vocabulary) -> Iterator[bytes]:
+    """ModelProto.pieces: of each token, the piece (1), score (2) and type (3)."""
+    n_tokens = len(vocabulary.texts)
+    codes = np.array([0, *(_PIECE_TYPES[type] for type in TokenType)])  # by TokenType, from 0
+    tail = np.empty(n_tokens, np.dtype("u1, <f4, u1, u1"))  # score and type, each after its tag
+    tail["f0"], tail["f1"] = 2 << 3 | 5, vocabulary.scores
+    tail["f2"], tail["f3"] = 3 << 3, codes[np.array(vocabulary.types)]
+    tails = tail.tobytes()
+    texts = [text.encode() for text in vocabulary.texts]
+    heads = {
+        n: _length(1, len(_length(1, n)) + n + 7) + _length(1, n) for n in set(map(len, texts))
+    }
+    for i, text in enumerate(texts):
+        yield heads[len(text)] + text + tails[7 * i : 7 * i + 7]
+
+
+def _field(number: int, value: bytes | int) -> bytes:
+    """A field as it is written: its number and wire type, and the value."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _length(number, len(value)) + value
+
+
+def _length(number: int, n_bytes: int) -> bytes:
+    """What is written before the bytes of a field."""
+    return _varint(number << 3 | 2) + _varint(n_bytes)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first, and the eighth bit set in all bytes but the last."""
+    if number < 128:
+        return bytes((number,))
+    return bytes((number & 127 | 128,)) + _varint(number >> 7)

@@ -1,0 +1,242 @@
+"""Text to token ids and back, as llama.cpp does it, from nothing but a model file's metadata.
+
+A text is cut at its special tokens, and what lies between is handed to the algorithm that
+`tokenizer.ggml.model` names; `ALGORITHMS`, at the end, has one class for each.
+
+What a user types is text: control tokens such as "</s>" are looked for only with
+`parse_special=True`, and without it no text is encoded as one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import Final, Protocol, Self
+
+from linnet.engine.gguf import GGUFFile
+from linnet.engine.spm import SentencePiece
+from linnet.engine.vocabulary import PREFIX, TokenizerError, TokenType, Vocabulary
+
+__all__ = ["ALGORITHMS", "StreamDetokenizer", "Tokenizer", "TokenizerError"]
+
+_WHITE_SPACE: Final = " \t\n\v\f\r"
+_HIDDEN: Final = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
+_SPECIAL: Final = _HIDDEN | {TokenType.USER_DEFINED}
+
+
+class Algorithm(Protocol):
+    """How a kind of tokenizer turns text without special tokens into ids, and ids into bytes."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, object]) -> Self: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def token_bytes(self, token_id: int) -> bytes: ...
+
+
+class Tokenizer:
+    """Text to token ids and back, for one model. Built by `from_gguf` or `from_metadata`.
+
+    It holds no state between calls: one can serve any number of threads.
+    """
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._algorithm = algorithm
+        self.vocabulary: Final = algorithm.vocabulary
+        self.n_vocab: Final = len(self.vocabulary.texts)
+        self.bos_id: Final = self.vocabulary.bos_id
+        self.eos_id: Final = self.vocabulary.eos_id
+        self.eog_ids: Final = self.vocabulary.eog_ids
+
+    @classmethod
+    def from_gguf(cls, path_or_file: str | os.PathLike[str] | GGUFFile) -> Tokenizer:
+        """The tokenizer of a model file, given by its path or already open.
+
+        Raises `TokenizerError` if the file has no usable tokenizer, and what opening it raises.
+        """
+        if isinstance(path_or_file, GGUFFile):
+            return cls.from_metadata(path_or_file.metadata)
+        with GGUFFile(path_or_file) as file:
+            return cls.from_metadata(file.metadata)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, object]) -> Tokenizer:
+        """The tokenizer that `metadata` describes; raises `TokenizerError` if it is not usable."""
+        model = metadata.get(PREFIX + "model")
+        if not isinstance(model, str) or model not in ALGORITHMS:
+            known = ", ".join(map(repr, ALGORITHMS))
+            raise TokenizerError(
+                f"{PREFIX}model is {reprlib.repr(model)}; it must be one of {known}"
+            )
+        return cls(ALGORITHMS[model].from_metadata(metadata))
+
+    def encode(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """The ids of `text`.
+
+        With `add_special`, the tokens that the model wants around a text are added: its bos token
+        in front, its eos token at the end. With `parse_special`, control tokens that are written
+        out in the text become tokens; user-defined tokens always do. Half a surrogate pair, which
+        is no character, is read as U+FFFD. Raises `TokenizerError` for a character that the
+        vocabulary has no way to write.
+        """
+        vocabulary = self.vocabulary
+        ids: list[int] = []
+        if add_special and vocabulary.add_bos and vocabulary.bos_id is not None:
+            ids.append(vocabulary.bos_id)
+        after_special = True
+        for part in self._split(_well_formed(text), parse_special=parse_special):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                space = " " if after_special and vocabulary.add_space_prefix else ""
+                ids += self._algorithm.encode(space + part)
+            after_special = isinstance(part, int)
+        if add_special and vocabulary.add_eos and vocabulary.eos_id is not None:
+            ids.append(vocabulary.eos_id)
+        return ids
+
+    def decode(
+        self, ids: Iterable[int], *, skip_special: bool = True, continues: bool = False
+    ) -> str:
+        """The text of `ids`; bytes that are not UTF-8 become U+FFFD.
+
+        With `skip_special`, control tokens give no text. The space that encoding puts in front of
+        a text is left out, unless `continues` says that these ids go on from others. Raises
+        `TokenizerError` for an id that the vocabulary does not have.
+        """
+        detokenizer = self.detokenizer(skip_special=skip_special, continues=continues)
+        return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
+
+    def detokenizer(
+        self, *, skip_special: bool = True, continues: bool = False
+    ) -> StreamDetokenizer:
+        """What `decode` does, token by token; for the keywords, see there."""
+        drop_space = self.vocabulary.add_space_prefix and not continues
+        return StreamDetokenizer(self, skip_special=skip_special, drop_space=drop_space)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; of a special token, those of its name.
+
+        One token can be part of a character. Raises `TokenizerError` for an id out of range.
+        """
+        return self._algorithm.token_bytes(self._check(token_id))
+
+    def is_hidden(self, token_id: int) -> bool:
+        """Whether the token is one for the model alone, which `skip_special` leaves out."""
+        return self.vocabulary.types[self._check(token_id)] in _HIDDEN
+
+    def _check(self, token_id: int) -> int:
+        if not 0 <= token_id < self.n_vocab:
+            raise TokenizerError(f"token id is {token_id}; it must be 0 to {self.n_vocab - 1}")
+        return token_id
+
+    def _split(self, text: str, *, parse_special: bool) -> Iterator[str | int]:
+        """Cut `text` at its special tokens: pieces of text, and the ids of those between them."""
+        at = 0
+        for start, end, token_id in self._find_specials(text, parse_special=parse_special):
+            if at < start:
+                yield text[at:start]
+            yield token_id
+            at = end
+        if at < len(text):
+            yield text[at:]
+
+    def _find_specials(self, text: str, *, parse_special: bool) -> list[tuple[int, int, int]]:
+        """Start, end and id of the special tokens in `text`, from left to right.
+
+        A longer token wins over a shorter one wherever it stands, as in llama.cpp; of two as long,
+        the one with the lower id.
+        """
+        taken = bytearray(len(text))  # 1 for every character that belongs to a special token
+        found: list[tuple[int, int, int]] = []
+        for token_id, special in self._specials_in(text, parse_special=parse_special):
+            start = text.find(special)
+            while start >= 0:
+                end = start + len(special)
+                overlap = taken.rfind(1, start, end)
+                if overlap >= 0:
+                    end = overlap + 1
+                else:
+                    if token_id in self.vocabulary.strips_right:
+                        while end < len(text) and text[end] in _WHITE_SPACE and not taken[end]:
+                            end += 1
+                    taken[start:end] = b"\1" * (end - start)
+                    found.append((start, end, token_id))
+                start = text.find(special, end)
+        return sorted(found)
+
+    def _specials_in(self, text: str, *, parse_special: bool) -> Iterator[tuple[int, str]]:
+        """The special tokens that `text` may hold, in the order in which they are matched."""
+        types, texts = self.vocabulary.types, self.vocabulary.texts
+        ranks = (
+            rank
+            for prefix, ranks in self._specials_by_prefix.items()
+            if prefix in text
+            for rank in ranks
+        )
+        for _, token_id in sorted(ranks):
+            if parse_special or types[token_id] == TokenType.USER_DEFINED:
+                yield token_id, texts[token_id]
+
+    @cached_property
+    def _specials_by_prefix(self) -> Mapping[str, Sequence[tuple[int, int]]]:
+        """(-length in bytes, id) of each special token, by the first characters of its text.
+
+        A vocabulary can have thousands, most of which begin alike ("<unused0>"): a glance at the
+        few ways to begin rules nearly all of them out.
+        """
+        by_prefix: dict[str, list[tuple[int, int]]] = {}
+        for token_id, type in enumerate(self.vocabulary.types):
+            if type in _SPECIAL:
+                text = self.vocabulary.texts[token_id]
+                by_prefix.setdefault(text[:4], []).append((-len(text.encode()), token_id))
+        return by_prefix
+
+
+class StreamDetokenizer:
+    """Ids to text one at a time, with a character given out once its last byte is there."""
+
+    __slots__ = ("_decoder", "_drop_space", "_skip_special", "_tokenizer")
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool, drop_space: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._drop_space = drop_space
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that is complete with this token; raises `TokenizerError` for a wrong id."""
+        if self._skip_special and self._tokenizer.is_hidden(token_id):
+            return ""
+        piece = self._tokenizer.token_bytes(token_id)
+        if self._drop_space:
+            piece = piece.removeprefix(b" ")
+        self._drop_space = False
+        return self._decoder.decode(piece)
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for a character whose last bytes never came, or nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _well_formed(text: str) -> str:
+    """`text` with surrogate pairs joined, and each half without the other replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+# `tokenizer.ggml.model` -> what encodes. The BPE of GPT-2 ("gpt2") will be the next line.
+ALGORITHMS: Final[Mapping[str, type[Algorithm]]] = MappingProxyType({"llama": SentencePiece})

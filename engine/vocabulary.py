@@ -1,0 +1,226 @@
+"""The vocabulary of a model file: its tokens, their types and scores, and the special ones.
+
+Read from the metadata keys `tokenizer.ggml.*` (ggml docs/gguf.md) and checked as it is read, so
+that what comes after can index without fear: every id is in range, every token is text, and each
+array has as many entries as there are tokens.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+PREFIX: Final = "tokenizer.ggml."
+
+# Tokens that end a generation, known by their text: a file's metadata often names only one of
+# them. These are the ones llama.cpp knows (src/llama-vocab.cpp).
+# fmt: off
+_END_TEXTS: Final = frozenset({
+    "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "[e~[", "<|eot_id|>", "<|eom_id|>",
+    "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<|endoftext|>",
+    "<|end_of_text|>", "<end_of_turn>", "<end_of_utterance>", "<turn|>", "<|tool_response>",
+    "<\uff5cend▁of▁sentence\uff5c>", "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
+    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+})
+# fmt: on
+# Where all on the left are in the vocabulary, the one on the right ends a message, not the turn.
+_NOT_AN_END: Final = (
+    (frozenset({"<|return|>", "<|call|>"}), "<|end|>"),
+    (frozenset({"<|calls|>", "<|flush|>"}), "<|end|>"),
+    (frozenset({"<|tool_response>"}), "</s>"),
+)
+_END_KEYS: Final = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+
+
+class TokenizerError(ValueError):
+    """A tokenizer that cannot be built, or an id it does not have; says what, and the limit."""
+
+
+class TokenType(IntEnum):
+    """What a token is, as `tokenizer.ggml.token_type` numbers it."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3  # begins, ends, separates: no text, and never made of a user's text
+    USER_DEFINED = 4  # text that is always one token
+    UNUSED = 5
+    BYTE = 6  # "<0x00>" to "<0xFF>": one byte of a character that has no token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Vocabulary:
+    """The tokens of a model. The index into `texts`, `types` and `scores` is the token id."""
+
+    texts: Sequence[str]
+    ids: Mapping[str, int]  # the reverse of texts
+    types: Sequence[int]  # TokenType values
+    scores: NDArray[np.float32]  # (n_tokens,) the higher, the sooner it is merged
+    bos_id: int | None
+    eos_id: int | None
+    unk_id: int | None
+    eog_ids: frozenset[int]  # all that end a generation
+    add_bos: bool
+    add_eos: bool
+    add_space_prefix: bool
+    strips_right: frozenset[int]  # special tokens that take the white space after them along
+
+
+def read_vocabulary(
+    metadata: Mapping[str, object],
+    *,
+    bos_id: int | None,
+    eos_id: int | None,
+    add_bos: bool,
+    add_space_prefix: bool,
+) -> Vocabulary:
+    """Read and check the vocabulary in a model's metadata.
+
+    The keywords are what holds for keys that are missing; a default id that the vocabulary does
+    not reach becomes None. Raises `TokenizerError` naming the key, its value and the limit.
+    """
+    texts = _read_texts(metadata)
+    ids = _index(texts)
+    n_tokens = len(texts)
+    bos_id = _read_id(metadata, "bos", n_tokens, default=bos_id)
+    eos_id = _read_id(metadata, "eos", n_tokens, default=eos_id)
+    add_bos = _read_flag(metadata, "add_bos_token", default=add_bos, needs=bos_id)
+    add_eos = _read_flag(metadata, "add_eos_token", default=False, needs=eos_id)
+    end_ids = {eos_id} | {_read_id(metadata, name, n_tokens) for name in _END_KEYS}
+    end_ids_by_text = {ids[text] for text in _end_texts(ids)}
+    types = _read_types(metadata, n_tokens, control=end_ids_by_text)
+    return Vocabulary(
+        texts=texts,
+        ids=ids,
+        types=types,
+        scores=_read_scores(metadata, n_tokens),
+        bos_id=bos_id,
+        eos_id=eos_id,
+        unk_id=_read_id(metadata, "unknown", n_tokens),
+        eog_ids=frozenset(i for i in end_ids | end_ids_by_text if i is not None),
+        add_bos=add_bos,
+        add_eos=add_eos,
+        add_space_prefix=_read_flag(metadata, "add_space_prefix", default=add_space_prefix),
+        strips_right=_strips_right(metadata, ids, types),
+    )
+
+
+def _read_texts(metadata: Mapping[str, object]) -> list[str]:
+    """The tokens; an empty one becomes "[EMPTY_<id>]", as in llama.cpp."""
+    texts = metadata.get(PREFIX + "tokens")
+    if not isinstance(texts, list):
+        raise _error("tokens", texts, "an array of strings")
+    if not texts:
+        raise TokenizerError(f"{PREFIX}tokens has 0 entries; at least 1 is needed")
+    if set(map(type, texts)) != {str}:
+        number, text = next((i, text) for i, text in enumerate(texts) if type(text) is not str)
+        raise _error(f"tokens[{number}]", text, "text in UTF-8")
+    return texts if all(texts) else [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)]
+
+
+def _index(texts: list[str]) -> dict[str, int]:
+    ids = {text: i for i, text in enumerate(texts)}
+    if len(ids) != len(texts):
+        first, text = next((i, text) for i, text in enumerate(texts) if ids[text] != i)
+        limit = f"in the array once (it is also token {ids[text]})"
+        raise _error(f"tokens[{first}]", text, limit)
+    return ids
+
+
+def _read_id(
+    metadata: Mapping[str, object], name: str, n_tokens: int, *, default: int | None = None
+) -> int | None:
+    key = f"{name}_token_id"
+    if PREFIX + key not in metadata:
+        return default if default is not None and default < n_tokens else None
+    value = metadata[PREFIX + key]
+    if not _is_integer(value) or not 0 <= value < n_tokens:
+        raise _error(key, value, f"0 to {n_tokens - 1}, as there are {n_tokens} tokens")
+    return int(value)
+
+
+def _read_flag(
+    metadata: Mapping[str, object], key: str, *, default: bool, needs: int | None = 0
+) -> bool:
+    value = metadata.get(PREFIX + key, default)
+    if not isinstance(value, bool | np.bool_):
+        raise _error(key, value, "true or false")
+    if value and needs is None:
+        raise _error(key, value, "false where the vocabulary has no such token")
+    return bool(value)
+
+
+def _read_types(
+    metadata: Mapping[str, object], n_tokens: int, *, control: Collection[int]
+) -> list[int]:
+    """The token types; all NORMAL if the file has none. Those in `control` are CONTROL anyway."""
+    types = [int(TokenType.NORMAL)] * n_tokens
+    if PREFIX + "token_type" in metadata:
+        numbers = _read_numbers(metadata, "token_type", n_tokens, kinds="iu")
+        smallest, largest = min(TokenType), max(TokenType)
+        for i in np.flatnonzero((numbers < smallest) | (numbers > largest))[:1]:
+            raise _error(f"token_type[{i}]", int(numbers[i]), f"{smallest} to {largest}")
+        types = numbers.tolist()
+    for token_id in control:
+        types[token_id] = TokenType.CONTROL
+    return types
+
+
+def _read_scores(metadata: Mapping[str, object], n_tokens: int) -> NDArray[np.float32]:
+    """The scores; all zero if the file has none."""
+    if PREFIX + "scores" not in metadata:
+        return np.zeros(n_tokens, np.float32)
+    with np.errstate(over="ignore"):
+        scores = _read_numbers(metadata, "scores", n_tokens, kinds="iuf").astype(np.float32)
+    for i in np.flatnonzero(~np.isfinite(scores))[:1]:
+        raise _error(f"scores[{i}]", float(scores[i]), "a finite number")
+    return scores
+
+
+def _read_numbers(
+    metadata: Mapping[str, object], key: str, n_tokens: int, *, kinds: str
+) -> NDArray[Any]:
+    numbers = metadata[PREFIX + key]
+    if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in kinds:
+        raise _error(key, numbers, "an array of " + ("numbers" if "f" in kinds else "integers"))
+    if numbers.shape != (n_tokens,):
+        raise TokenizerError(
+            f"{PREFIX}{key} has {numbers.size} entries; it must have {n_tokens}, "
+            f"one for each of {PREFIX}tokens"
+        )
+    return numbers
+
+
+def _end_texts(ids: Mapping[str, int]) -> set[str]:
+    """The texts of the vocabulary's tokens that are known to end a generation."""
+    messages_end = {text for signs, text in _NOT_AN_END if signs <= ids.keys()}
+    return {text for text in _END_TEXTS - messages_end if text in ids}
+
+
+def _strips_right(
+    metadata: Mapping[str, object], ids: Mapping[str, int], types: Sequence[int]
+) -> frozenset[int]:
+    """The special tokens that take white space after them along: those of Phi-3, by its name.
+
+    A GGUF file cannot say this of a token, so llama.cpp goes by the model's name; so do we.
+    """
+    name = metadata.get("general.name")
+    if not isinstance(name, str) or not any(n in name.lower() for n in ("phi-3", "phi3")):
+        return frozenset()
+    special = TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED
+    exceptions = {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
+    return frozenset(i for i, type in enumerate(types) if type in special) - exceptions
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _error(key: str, value: object, limit: str) -> TokenizerError:
+    found = "missing" if value is None else reprlib.repr(value)
+    return TokenizerError(f"{PREFIX}{key} is {found}; it must be {limit}")
