@@ -81,10 +81,12 @@ class LLM:
     """A model ready to generate.
 
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
-    `n_threads`: None for one a CPU core this process may use, fewer for models of some MB. `n_ctx`: how many tokens
-    a sequence can have; None for what the model was trained on, at most 8192. `isa`: see
-    `linnet.kernels.isa`; None for the best this CPU has. `activations`: "int8", or "f32" for the
-    exact mode, which multiplies the same packed weights by f32 activations and caches f32.
+    `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
+    `n_ctx`: the most tokens in a sequence; None for what the model was trained on, at most 8192.
+    `isa`: see `linnet.kernels.isa`; None for the best this CPU has.
+    `activations`: "int8", or "f32" for the exact mode, which multiplies the same packed weights by
+    f32 activations and keeps keys and values in f32.
+    `mmap`: whether to map the file, or to read it into memory.
 
     Raises GGUFError or ModelError for a file that is malformed or of an unknown architecture,
     ISAError, OSError, MemoryError, and ValueError for arguments out of range.
@@ -244,6 +246,7 @@ class _Generation:
         logits = session.prompt(self.ids)
         stats.prompt_seconds = time.perf_counter() - started
         started = time.perf_counter()
+        token_id = -1
         # The last token of a full context needs no place in the cache, but nothing can follow it.
         for n in range(room + 1 if limit is None else min(limit, room + 1)):
             if n:

@@ -23,7 +23,7 @@ def usable_threads() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can still be taken without swapping, within the cgroup's limit; None if unknown."""
+    """Bytes that can be taken without swapping, within the cgroup's limit; None if unknown."""
     figures = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()

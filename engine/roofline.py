@@ -17,8 +17,8 @@ PASSES = 3
 
 def weights_read(session: Session) -> list[npt.NDArray[np.uint8]]:
     """The packed matrices that one token multiplies; of the embedding only a row is read."""
-    arguments = [step.arguments for step in session.program.steps]
-    return [a["weights"] for a in arguments if isinstance(a.get("weights"), np.ndarray)]
+    given = [step.arguments.get("weights") for step in session.program.steps]
+    return [weights for weights in given if isinstance(weights, np.ndarray)]
 
 
 def read_bandwidth(session: Session, arrays: Sequence[npt.NDArray[np.uint8]]) -> float:

@@ -21,7 +21,7 @@ from linnet.engine.sampling_params import SamplingParams
 __all__ = ["SAMPLERS", "Candidates", "NonFiniteLogits", "Sampler", "SamplingParams", "make_chain"]
 
 
-class NonFiniteLogits(RuntimeError):  # noqa: N818 (it names what was found)
+class NonFiniteLogits(RuntimeError):
     """Logits that give no probabilities: one is NaN or +Inf, or all are -Inf."""
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from linnet.engine.machine import available_memory
 from linnet.kernels.jit import Library
-from linnet.kernels.program import Buffer, Lowered, Program
+from linnet.kernels.program import Lowered, Program
 from linnet.kernels.team import Team
 from linnet.models import Model
 from linnet.models.graph import Graph
@@ -21,12 +21,12 @@ PROMPT_TOKENS = 512  # in one pass
 OUTPUTS = 32  # rows of logits one pass makes
 
 
-class ContextOverflow(ValueError):  # noqa: N818 (it names what happened)
+class ContextOverflow(ValueError):
     """More tokens than the context holds; raised before anything is computed."""
 
     def __init__(self, n_tokens: int, n_ctx: int) -> None:
         super().__init__(
-            f"{n_tokens} tokens do not fit the context of {n_ctx}; a larger n_ctx (-c) would hold them"
+            f"{n_tokens} tokens do not fit the context of {n_ctx}: give a larger n_ctx (-c)"
         )
         self.n_tokens, self.n_ctx = n_tokens, n_ctx
 
@@ -75,7 +75,7 @@ class Session:
                 last = first + len(part) == len(ids)
                 self._pass(part, outputs=[len(part) - 1] if last else [], lowered=(None, 1))
                 self._n_from_prompts = len(self.ids)
-            return _array(self._logits)[0]
+            return self._row()
 
     def extend(self, token_id: int) -> Floats:
         """Append one token; returns its logits (n_vocab,), a view until the next call.
@@ -87,7 +87,7 @@ class Session:
             if len(self.ids) >= self.n_ctx:
                 raise ContextOverflow(len(self.ids) + 1, self.n_ctx)
             self._pass([token_id], outputs=[0], lowered=(1, 1))
-            return _array(self._logits)[0]
+            return self._row()
 
     def all_logits(self, ids: Sequence[int]) -> Floats:
         """Make `ids` the sequence; returns every token's logits (len(ids), n_vocab)."""
@@ -99,9 +99,14 @@ class Session:
             for first in range(0, len(ids), step):
                 part = ids[first : first + step]
                 self._pass(part, outputs=range(len(part)), lowered=(None, None))
-                logits[first : first + len(part)] = _array(self._logits)[: len(part)]
+                logits[first : first + len(part)] = self._logits.data[: len(part)]
                 self._n_from_prompts = len(self.ids)
             return logits
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        with self._exclusively():
+            self._truncate(0)
 
     def close(self) -> None:
         """End the threads."""
@@ -115,6 +120,11 @@ class Session:
             yield
         finally:
             self._busy.release()
+
+    def _row(self) -> Floats:
+        """The first row of logits."""
+        logits: Floats = self._logits.data[0]
+        return logits
 
     def _check(self, ids: Sequence[int]) -> None:
         if not len(ids):
@@ -149,15 +159,11 @@ class Session:
                 self.library, n_tokens=n_tokens, n_outputs=n_outputs
             )
         program.state[:2] = n, len(outputs)
-        _array(program.tokens)[:n] = ids
-        _array(program.positions)[:n] = range(start, start + n)
-        _array(program.outputs)[: len(outputs)] = outputs
+        program.tokens.data[:n] = ids
+        program.positions.data[:n] = range(start, start + n)
+        program.outputs.data[: len(outputs)] = outputs
         self.team.run(self._lowered[lowered])
         self.ids.extend(int(token_id) for token_id in ids)
-
-
-def _array(buffer: Buffer) -> npt.NDArray[np.generic]:
-    return buffer.array  # type: ignore[return-value]
 
 
 def _check_memory(n_bytes: int, n_ctx: int) -> None:

@@ -122,7 +122,9 @@ class Value:
 
     def __neg__(self) -> Value:
         b = self.k.builder
-        return Value(self.k, b.fneg(self.ir) if self.type.kind == "f" else b.neg(self.ir), self.type)
+        return Value(
+            self.k, b.fneg(self.ir) if self.type.kind == "f" else b.neg(self.ir), self.type
+        )
 
     __radd__, __rmul__, __ror__, __rand__ = __add__, __mul__, __or__, __and__
 
@@ -396,7 +398,7 @@ class Kernel:
         return turned
 
     def cell(self, initial: Value | Type, name: str = "cell", mark: Any = None) -> Cell:
-        """A mutable register, set here (or at the end of the code marked) to a value, or to zero."""
+        """A mutable register, set here (or after the code marked) to a value, or to zero."""
         if isinstance(initial, Type):
             initial = self.constant(initial, 0)
         cell = Cell(self, initial.type, name)
@@ -432,7 +434,9 @@ class Kernel:
             v if isinstance(v, Value) else self.constant(i64, v) for v in (start, stop, step)
         )
         index = self.cell(first, name)
-        body, done = (self.function.append_basic_block(f"{name}.{part}") for part in ("body", "end"))
+        body, done = (
+            self.function.append_basic_block(f"{name}.{part}") for part in ("body", "end")
+        )
         self.builder.cbranch((first < last).ir, body, done)
         self.builder.position_at_end(body)
         yield index.get()
@@ -466,7 +470,9 @@ class Kernel:
     @contextmanager
     def loop(self, name: str = "loop") -> Iterator[Loop]:
         """`with k.loop() as loop`: repeat until `loop.leave(condition)`."""
-        body, done = (self.function.append_basic_block(f"{name}.{part}") for part in ("body", "end"))
+        body, done = (
+            self.function.append_basic_block(f"{name}.{part}") for part in ("body", "end")
+        )
         self.builder.branch(body)
         self.builder.position_at_end(body)
         yield Loop(self, done)
@@ -501,4 +507,6 @@ class _Callee:
 
 def _suffix(type: Type) -> str:
     """How LLVM names a type in an intrinsic: v16f32, i64."""
-    return (f"v{type.lanes}" if type.lanes else "") + f"{'f' if type.kind == 'f' else 'i'}{type.bits}"
+    return (
+        f"v{type.lanes}" if type.lanes else ""
+    ) + f"{'f' if type.kind == 'f' else 'i'}{type.bits}"

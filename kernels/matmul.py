@@ -55,7 +55,7 @@ class Panel:
             yield i, self.k.minimum(first + i, self.a["n_out"] - 1)
 
     def turn(self, source: Pointer, stride: int, target: Pointer, n_words: int, type: Type) -> None:
-        """Words [width rows at `stride`][n_words] -> [n_words][width]; n_words rounds up to lanes."""
+        """Words [width rows at `stride`][n_words] -> [n_words][width], rounding n_words up."""
         k, lanes = self.k, self.lanes
         for block in k.range(-(-n_words // lanes), name="turn"):
             for vector in range(self.vectors):
@@ -148,7 +148,14 @@ class MatMul(PanelsOfWeights):
                     panel.turn(row_offsets, 64, offsets, size // type.group, f32)
                 for n, token in panel.tiles():
                     self._tile(
-                        panel, n, token, size, column, scales, offsets if has_offsets else None, sums
+                        panel,
+                        n,
+                        token,
+                        size,
+                        column,
+                        scales,
+                        offsets if has_offsets else None,
+                        sums,
                     )
             panel.finish(sums, first)
 

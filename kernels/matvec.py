@@ -34,14 +34,14 @@ class RowsOfWeights(Op):
 class MatVec(RowsOfWeights):
     """out[t] = weights @ x[t] for `n_rows` tokens t quantised to int8; an item is a weight row.
 
-        for row in items:
-            for chunk in row:                            # a k-quant block, or blocks of 32
-                lanes, scales, offsets = unpack(chunk)   # once, for all tokens
-                for t in tokens:
-                    for register in lanes:               # 64 weights where vectors have 512 bits
-                        sums[t] += dot(register, x[t].lanes) * (scales * x[t].scales)
-                    constants[t] += offsets * x[t].sums
-            out[t][row] = sum of sums[t] and constants[t]
+    for row in items:
+        for chunk in row:                            # a k-quant block, or blocks of 32
+            lanes, scales, offsets = unpack(chunk)   # once, for all tokens
+            for t in tokens:
+                for register in lanes:               # 64 weights where vectors have 512 bits
+                    sums[t] += dot(register, x[t].lanes) * (scales * x[t].scales)
+                constants[t] += offsets * x[t].sums
+        out[t][row] = sum of sums[t] and constants[t]
     """
 
     type: QuantType
@@ -80,9 +80,7 @@ class MatVec(RowsOfWeights):
             for token, total in enumerate(totals):
                 a["out"].store(total.sum(), (row + a["n_out"] * token) * 4)
 
-    def _dots(
-        self, k: OpKernel, lanes: Sequence[Value], x: Pointer
-    ) -> Iterator[tuple[int, Value]]:
+    def _dots(self, k: OpKernel, lanes: Sequence[Value], x: Pointer) -> Iterator[tuple[int, Value]]:
         """Products summed in fours, a register at a time: (its first weight, f32[n])."""
         n_weights, register = 32 * len(lanes), k.isa.bits // 8
         for start in range(0, n_weights, register):
@@ -104,12 +102,12 @@ class MatVec(RowsOfWeights):
 class FloatMatVec(RowsOfWeights):
     """out[t] = weights @ x[t] for `n_rows` tokens t in f32; an item is a weight row.
 
-        for row in items:
-            for chunk in row:
-                for register in floats(chunk):           # unpacked once, for all tokens
-                    for t in tokens:
-                        sums[t] += register * x[t]
-            out[t][row] = sum of sums[t]
+    for row in items:
+        for chunk in row:
+            for register in floats(chunk):           # unpacked once, for all tokens
+                for t in tokens:
+                    sums[t] += register * x[t]
+        out[t][row] = sum of sums[t]
     """
 
     type: WeightType

@@ -1,4 +1,4 @@
-"""A model's forward pass as a list of steps: recorded once, run natively or, as reference, in numpy.
+"""A forward pass as a list of steps: recorded once, run natively or, as reference, in numpy.
 
 Recording names buffers and steps. `Program.lower` then fills an array of step records, one native
 function and its arguments each, which a `Team` of threads walks once per pass. What changes from
@@ -41,6 +41,13 @@ class Buffer:
     width: int
     dtype: np.dtype[Any]
     array: Array | None = None
+
+    @property
+    def data(self) -> Array:
+        """The array (most rows, width). Raises RuntimeError before the program is laid out."""
+        if self.array is None:
+            raise RuntimeError(f"buffer {self.name!r} is not laid out")
+        return self.array
 
     def shape(self, n_rows: int) -> tuple[int, ...]:
         return (n_rows, self.width) if self.width else (n_rows,)
@@ -181,7 +188,8 @@ class Program:
         for i, (name, type) in enumerate(op.parameters.items()):
             argument: Any = self.state[step.rows :] if name == "n_rows" else step.arguments[name]
             if type == pointer:
-                slots[i] = _array(argument).ctypes.data
+                array = argument.data if isinstance(argument, Buffer) else argument
+                slots[i] = array.ctypes.data
             elif type.kind == "f":
                 slots[i : i + 1].view(np.float32)[0] = argument
             else:
@@ -199,7 +207,7 @@ class Program:
     def _current(self, argument: Argument) -> Any:
         """A buffer's array, cut to the rows of this pass."""
         if isinstance(argument, Buffer):
-            return _array(argument)[: int(self.state[argument.rows])]
+            return argument.data[: int(self.state[argument.rows])]
         return argument
 
 
@@ -210,18 +218,11 @@ def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
     return memory[start : start + n_bytes]
 
 
-def _array(argument: Any) -> Array:
-    array = argument.array if isinstance(argument, Buffer) else argument
-    if array is None:
-        raise RuntimeError(f"buffer {argument.name!r} is not laid out")
-    return array  # type: ignore[no-any-return]
-
-
 def _accesses(op: Op, step: Step) -> Iterator[tuple[int, int, bool]]:
     """(first address, end, whether written) of every array the step touches."""
     for name, argument in step.arguments.items():
         if isinstance(argument, Buffer | np.ndarray):
-            array = _array(argument)
+            array = argument.data if isinstance(argument, Buffer) else argument
             start = array.ctypes.data
             yield start, start + array.nbytes, name in op.writes
 

@@ -55,7 +55,10 @@ class Rope(Op):
                         pairs = x.load(f32[2 * size], i * 8)
                         first, second = (pairs.shuffle(range(j, 2 * size, 2)) for j in (0, 1))
                     else:
-                        first, second = x.load(f32[size], i * 4), x.load(f32[size], (i + n_pairs) * 4)
+                        first, second = (
+                            x.load(f32[size], i * 4),
+                            x.load(f32[size], (i + n_pairs) * 4),
+                        )
                     turned = first * cos - second * sin, first * sin + second * cos
                     if self.adjacent:
                         order = [j // 2 + size * (j % 2) for j in range(2 * size)]

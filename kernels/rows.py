@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import f32, i32, i64, pointer
+from linnet.kernels.ir import i32, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.matvec import chunks, row_stride
 from linnet.kernels.op import Op, OpKernel

@@ -204,6 +204,7 @@ def emit_pass(k: Kernel, team: Pointer, thread: Value) -> None:
         walk.leave(team.load(u64, HALTED).equals(1))
         n_rows = step.load_pointer(N_ROWS).load(i64)
         items = step.load(i64, FIXED_ITEMS) + step.load(i64, ITEMS_PER_ROW) * n_rows
+        items = (n_rows > 0).select(items, 0)
         chunk = step.load(i64, CHUNK)
         with k.loop("work") as work:
             first = step.atomic_add(chunk, COUNTER)
@@ -240,4 +241,3 @@ def emit_wait(k: Kernel, team: Pointer, waited: Any) -> None:
         k.call(team.load_pointer(YIELD))
     with k.when(n >= SPINS + YIELDS):
         k.call(team.load_pointer(SLEEPING), k.constant(i32, SLEEP))
-

@@ -1,8 +1,8 @@
 """linnet: a small, fast LLM inference engine.
 
-    from linnet import LLM, SamplingParams
-    llm = LLM("model.gguf")
-    print(llm.generate("Once upon a time", SamplingParams(max_tokens=64)).text)
+from linnet import LLM, SamplingParams
+llm = LLM("model.gguf")
+print(llm.generate("Once upon a time", SamplingParams(max_tokens=64)).text)
 """
 
 from linnet.engine.gguf import GGUFError

@@ -52,7 +52,7 @@ class Config:
             raise keys.error("rope.dimension_count", n_rot, "even")
         stated_vocab = keys.integer("vocab_size", 1, MAX_CONTEXT, default=n_vocab)
         if stated_vocab != n_vocab:
-            raise keys.error("vocab_size", stated_vocab, f"{n_vocab}, the rows of token_embd.weight")
+            raise keys.error("vocab_size", stated_vocab, f"{n_vocab}, as token_embd.weight")
         return cls(
             architecture=keys.architecture,
             n_layers=keys.integer("block_count", 1, MAX_LAYERS),

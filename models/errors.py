@@ -2,4 +2,4 @@
 
 
 class ModelError(ValueError):
-    """A hyper-parameter or tensor that is missing, malformed or out of range; the message names it."""
+    """A hyper-parameter or tensor that is missing, malformed or out of range, by name."""

@@ -13,7 +13,7 @@ from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import FloatLinear, Linear
 from linnet.kernels.norm import RmsNorm
-from linnet.kernels.program import Buffer, Program, Rows
+from linnet.kernels.program import Argument, Buffer, Program, Rows
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import PickRows
@@ -67,7 +67,9 @@ class Graph:
     def rms_norm(self, x: Buffer, weight: Floats, eps: float) -> Buffer:
         """Over runs of as many columns as `weight` has: a whole row, or each head."""
         out = self._buffer("norm", x.width, x.rows)
-        self.program.step("norm", RmsNorm(), x=x, weight=weight, out=out, width=weight.size, eps=eps)
+        self.program.step(
+            "norm", RmsNorm(), x=x, weight=weight, out=out, width=weight.size, eps=eps
+        )
         return out
 
     def rope(self, x: Buffer, table: Floats, *, head_dim: int, adjacent: bool) -> Buffer:
@@ -124,7 +126,9 @@ class Graph:
 
     def _linear(self, x: Buffer, matrix: Matrix) -> Buffer:
         out = self._buffer(matrix.name, matrix.n_out, x.rows)
-        sizes = {"out": out, "n_columns": matrix.n_columns, "n_out": matrix.n_out}
+        sizes: dict[str, Argument] = {
+            "out": out, "n_columns": matrix.n_columns, "n_out": matrix.n_out,
+        }  # fmt: skip
         if isinstance(matrix.type, QuantType) and not self.exact:
             lanes, scales, sums = self._quantize(x)
             self.program.step(

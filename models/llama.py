@@ -34,9 +34,7 @@ class Llama:
         self.layers = [self._layer(weights, f"blk.{i}") for i in range(config.n_layers)]
         self.output_norm = weights.vector("output_norm.weight", config.n_embd)
         tied = "output.weight" not in weights
-        self.output = (
-            self.token_embd if tied else weights.linear("output", n_vocab, config.n_embd)
-        )
+        self.output = self.token_embd if tied else weights.linear("output", n_vocab, config.n_embd)
         factors = "rope_freqs.weight"
         self.rope_factors = (
             weights.vector(factors, config.n_rot // 2) if factors in weights else None

@@ -41,7 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
     add("--no-mmap", action="store_true", help="read the file into memory instead of mapping it")
     add("-q", "--quiet", action="store_true", help="the text alone: no closing line")
-    add("-o", "--output", choices=("text", "json"), default="text", help="json: one object, at the end")
+    add(
+        "-o",
+        "--output",
+        choices=("text", "json"),
+        default="text",
+        help="json: one object, at the end",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

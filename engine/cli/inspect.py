@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+import numpy as np
 
 from linnet.engine.gguf import GGUFFile
 from linnet.kernels.quants import WEIGHT_TYPES
@@ -27,11 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
         tensors = file.tensors.values()
         if not arguments.no_tensors:
             print()
-            rows = [
+            described = [
                 (t.name, t.type.name, " x ".join(map(str, t.shape)), f"{t.data.nbytes:,}")
                 for t in tensors
             ]
-            _table(("tensor", "type", "shape", "bytes"), rows)
+            _table(("tensor", "type", "shape", "bytes"), described)
         print()
         count = Counter(t.type.name for t in tensors)
         n_bytes = Counter[str]()
@@ -50,9 +52,13 @@ def _shown(value: object) -> str:
     """A value on one line, cut where it is long."""
     if isinstance(value, str | bytes | int | float):
         text = repr(value)
-        return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}... ({len(text)})"
-    items = list(value) if isinstance(value, Iterable) else [value]
-    first = ", ".join(_shown(getattr(item, "item", lambda item=item: item)()) for item in items[:SHOWN_ELEMENTS])
+        if len(text) > SHOWN_CHARACTERS:
+            text = f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
+        return text
+    items = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(items, list):
+        return repr(items)
+    first = ", ".join(map(_shown, items[:SHOWN_ELEMENTS]))
     return f"[{first}, ...] ({len(items)})" if len(items) > SHOWN_ELEMENTS else f"[{first}]"
 
 

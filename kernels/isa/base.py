@@ -39,7 +39,7 @@ class ISA:
         return self.bits // 32
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """a * b + c: one rounding with FMA hardware; without, two (a call to libm is far slower)."""
+        """a * b + c: rounded once with FMA hardware; without, twice (libm's is far slower)."""
         if "fma" in self.needs:
             lanes = a.type.lanes
             return a.k.intrinsic(f"llvm.fma.{f'v{lanes}' if lanes else ''}f32", a.type, a, b, c)

@@ -92,9 +92,7 @@ class FloatType(WeightType):
 
     def floats(self, k: Kernel, packed: Pointer, n_weights: int) -> list[Value]:
         lanes = min(k.isa.lanes, n_weights)
-        return [
-            self.load(packed.at(i * self.bytes), lanes) for i in range(0, n_weights, lanes)
-        ]
+        return [self.load(packed.at(i * self.bytes), lanes) for i in range(0, n_weights, lanes)]
 
 
 class QuantType(WeightType):
@@ -133,8 +131,8 @@ class Blocks:
         self._packed, self._type = packed, type
 
     def _offset(self, field: str, block: int) -> int:
-        _, offset = (self._type.dtype.fields or {})[field][:2]
-        return int(block * self._type.bytes + offset)
+        fields: Any = self._type.dtype.fields
+        return int(block * self._type.bytes + fields[field][1])
 
     def halves(self, field: str) -> Value:
         """An f16 of every block, as f32[n_blocks]."""

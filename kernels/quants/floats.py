@@ -22,7 +22,7 @@ class F32(FloatType):
         return packed.load(f32[lanes])
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
-        return blocks["w"]  # type: ignore[no-any-return]
+        return blocks["w"]
 
     def quantize(self, rows: Floats) -> Bytes:
         return np.ascontiguousarray(rows, np.float32).view(np.uint8)
@@ -38,7 +38,7 @@ class F16(FloatType):
         return packed.load(f16[lanes]).to(f32)
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
-        return blocks["w"].astype(np.float32)  # type: ignore[no-any-return]
+        return blocks["w"].astype(np.float32)
 
     def quantize(self, rows: Floats) -> Bytes:
         check_range(rows, self.name, HALF_MAX)
@@ -55,7 +55,7 @@ class BF16(FloatType):
         return (packed.load(u16[lanes]).to(u32) << 16).bits(f32[lanes])
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
-        return (blocks["w"].astype(np.uint32) << 16).view(np.float32)  # type: ignore[no-any-return]
+        return (blocks["w"].astype(np.uint32) << 16).view(np.float32)
 
     def quantize(self, rows: Floats) -> Bytes:
         """To the nearest, and of two as near to the even one."""

@@ -42,7 +42,7 @@ class Q4_0(QuantType):
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
         q = nibbles_of(blocks["qs"]).astype(np.float32) - 8
-        return blocks["d"].astype(np.float32)[:, None] * q  # type: ignore[no-any-return]
+        return blocks["d"].astype(np.float32)[:, None] * q
 
     def quantize(self, rows: Floats) -> Bytes:
         return by_blocks(self, rows, self.encode)
@@ -70,7 +70,7 @@ class Q4_1(QuantType):
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
-        return d * nibbles_of(blocks["qs"]).astype(np.float32) + m  # type: ignore[no-any-return]
+        return d * nibbles_of(blocks["qs"]).astype(np.float32) + m
 
     def quantize(self, rows: Floats) -> Bytes:
         return by_blocks(self, rows, self.encode)

@@ -26,6 +26,8 @@ from linnet.kernels.quants.search import (
 SIX_BITS = np.float32(63)
 NEIGHBOURS = sorted(product((-1, 0, 1), repeat=2), key=lambda step: abs(step[0]) + abs(step[1]))
 
+NIBBLE_SHIFTS = np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
+
 
 class Q4_K(QuantType):
     """256 weights in 144 bytes; w = d * scale * q - dmin * minimum (ggml block_q4_K)."""
@@ -42,10 +44,11 @@ class Q4_K(QuantType):
         return Unpacked(lanes, *scales_and_offsets(b))
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
-        qs = blocks["qs"].reshape(-1, 4, 1, 32) >> np.uint8([0, 4]).reshape(1, 1, 2, 1) & 15
+        qs = blocks["qs"].reshape(-1, 4, 1, 32) >> NIBBLE_SHIFTS & 15
         scales, minimums = scales_and_minimums_of(blocks)
         weights = scales[..., None] * qs.reshape(-1, 8, 32).astype(np.float32)
-        return (weights - minimums[..., None]).reshape(-1, 256)
+        floats: Floats = (weights - minimums[..., None]).reshape(-1, 256)
+        return floats
 
     def quantize(self, rows: Floats) -> Bytes:
         return by_blocks(self, rows, self.encode)

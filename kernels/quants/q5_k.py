@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
 from linnet.kernels.quants.q4_k import (
+    NIBBLE_SHIFTS,
     nibbles_by_pair,
     scales_and_minimums_of,
     scales_and_offsets,
@@ -43,12 +44,13 @@ class Q5_K(QuantType):
         return Unpacked(lanes, *scales_and_offsets(b))
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
-        qs = blocks["qs"].reshape(-1, 4, 1, 32) >> np.uint8([0, 4]).reshape(1, 1, 2, 1) & 15
+        qs = blocks["qs"].reshape(-1, 4, 1, 32) >> NIBBLE_SHIFTS & 15
         groups = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
         fifth = (blocks["qh"].reshape(-1, 1, 32) >> groups & 1) << 4
         q = (qs.reshape(-1, 8, 32) | fifth).astype(np.float32)
         scales, minimums = scales_and_minimums_of(blocks)
-        return (scales[..., None] * q - minimums[..., None]).reshape(-1, 256)
+        floats: Floats = (scales[..., None] * q - minimums[..., None]).reshape(-1, 256)
+        return floats
 
     def quantize(self, rows: Floats) -> Bytes:
         return by_blocks(self, rows, self.encode)

@@ -50,13 +50,13 @@ class Q6_K(QuantType):
         return Unpacked(lanes, scales)
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
-        shifts = np.uint8([0, 2, 4, 6]).reshape(1, 1, 4, 1)
+        shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
         ql = blocks["ql"].reshape(-1, 2, 1, 64) >> shifts[:, :, ::2] & 15
         qh = blocks["qh"].reshape(-1, 2, 1, 32) >> shifts & 3
         q = (ql.reshape(-1, 16, 16) | (qh << 4).reshape(-1, 16, 16)).astype(np.float32) - 32
         scales = blocks["scales"].view(np.int8).astype(np.float32)
         d = blocks["d"].astype(np.float32)[:, None] * scales
-        return (d[..., None] * q).reshape(-1, 256)  # type: ignore[no-any-return]
+        return (d[..., None] * q).reshape(-1, 256)
 
     def quantize(self, rows: Floats) -> Bytes:
         return by_blocks(self, rows, self.encode)

@@ -31,7 +31,7 @@ class Q8_0(QuantType):
 
     def decode(self, blocks: npt.NDArray[Any]) -> Floats:
         d = blocks["d"].astype(np.float32)[:, None]
-        return blocks["qs"].view(np.int8).astype(np.float32) * d  # type: ignore[no-any-return]
+        return blocks["qs"].view(np.int8).astype(np.float32) * d
 
     def quantize(self, rows: Floats) -> Bytes:
         return by_blocks(self, rows, self.encode)
