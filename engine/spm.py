@@ -93,10 +93,12 @@ def _byte_values(vocabulary: Vocabulary) -> dict[int, bytes]:
 # and refuses to load sentencepiece's bundled description unless their versions fit.
 
 _BPE: Final = 2  # TrainerSpec.ModelType
+_MAX_PIECE_BYTES: Final = 7_999
+_NOT_TEXT: Final = frozenset({TokenType.UNKNOWN, TokenType.CONTROL})
 _UNKNOWN: Final = 2  # SentencePiece.Type
 _PIECE_TYPES: Final = {  # SentencePiece.Type, by TokenType
     TokenType.NORMAL: 1,
-    TokenType.UNKNOWN: 3,  # control, as there can be only one unknown piece, and we add it
+    TokenType.UNKNOWN: 3,  # control, as there can be only one unknown piece, and we add that
     TokenType.CONTROL: 3,
     TokenType.USER_DEFINED: 1,  # matched before we see the text; llama.cpp also merges to them
     TokenType.UNUSED: 1,
@@ -107,7 +109,7 @@ _PIECE_TYPES: Final = {  # SentencePiece.Type, by TokenType
 def _model_proto(vocabulary: Vocabulary) -> bytes:
     """The ModelProto of a vocabulary, with one more piece at the end, of type UNKNOWN."""
     has_bytes = TokenType.BYTE in vocabulary.types
-    unknown = _field(1, b"\xff") + _field(3, _UNKNOWN)  # no text in UTF-8 is this piece
+    unknown = _field(1, b"\xff") + _field(3, _UNKNOWN)
     trainer = _field(3, _BPE) + _field(35, has_bytes)  # model_type, byte_fallback
     normalizer = _field(3, False) + _field(4, False)  # add_dummy_prefix, remove_extra_whitespaces
     last = [_field(1, unknown), _field(2, trainer), _field(3, normalizer)]
@@ -116,18 +118,33 @@ def _model_proto(vocabulary: Vocabulary) -> bytes:
 
 def _pieces(vocabulary: Vocabulary) -> Iterator[bytes]:
     """ModelProto.pieces: of each token, the piece (1), score (2) and type (3)."""
-    n_tokens = len(vocabulary.texts)
     codes = np.array([0, *(_PIECE_TYPES[type] for type in TokenType)])  # by TokenType, from 0
-    tail = np.empty(n_tokens, np.dtype("u1, <f4, u1, u1"))  # score and type, each after its tag
+    tail = np.empty(len(vocabulary.texts), np.dtype("u1, <f4, u1, u1"))  # tag, score, tag, type
     tail["f0"], tail["f1"] = 2 << 3 | 5, vocabulary.scores
     tail["f2"], tail["f3"] = 3 << 3, codes[np.array(vocabulary.types)]
     tails = tail.tobytes()
-    texts = [text.encode() for text in vocabulary.texts]
+    names = _names(vocabulary)
     heads = {
-        n: _length(1, len(_length(1, n)) + n + 7) + _length(1, n) for n in set(map(len, texts))
+        n: _length(1, len(_length(1, n)) + n + 7) + _length(1, n) for n in set(map(len, names))
     }
-    for i, text in enumerate(texts):
-        yield heads[len(text)] + text + tails[7 * i : 7 * i + 7]
+    for i, name in enumerate(names):
+        yield heads[len(name)] + name + tails[7 * i : 7 * i + 7]
+
+
+def _names(vocabulary: Vocabulary) -> list[bytes]:
+    """What the pieces are called: as the tokens, but for tokens that are not text. Those are given
+    a name that no text in UTF-8 can hold, so that none is encoded as one of them."""
+    names = [
+        b"\xff%d" % i if type in _NOT_TEXT else text.encode()
+        for i, (text, type) in enumerate(zip(vocabulary.texts, vocabulary.types, strict=True))
+    ]
+    longest = max(range(len(names)), key=lambda i: len(names[i]))
+    if len(names[longest]) > _MAX_PIECE_BYTES:
+        raise TokenizerError(
+            f"{PREFIX}tokens[{longest}] has {len(names[longest])} bytes; it must have at most "
+            f"{_MAX_PIECE_BYTES}"
+        )
+    return names
 
 
 def _field(number: int, value: bytes | int) -> bytes:

@@ -1,7 +1,8 @@
 """Text to token ids and back, as llama.cpp does it, from nothing but a model file's metadata.
 
-A text is cut at its special tokens, and what lies between is handed to the algorithm that
-`tokenizer.ggml.model` names; `ALGORITHMS`, at the end, has one class for each.
+A text is cut at its special tokens, and the pieces between them, each with a space in front if the
+model wants it, are handed to the algorithm that `tokenizer.ggml.model` names; `ALGORITHMS`, at the
+end, has one class for each.
 
 What a user types is text: control tokens such as "</s>" are looked for only with
 `parse_special=True`, and without it no text is encoded as one.
@@ -93,14 +94,9 @@ class Tokenizer:
         ids: list[int] = []
         if add_special and vocabulary.add_bos and vocabulary.bos_id is not None:
             ids.append(vocabulary.bos_id)
-        after_special = True
+        space = " " if vocabulary.add_space_prefix else ""
         for part in self._split(_well_formed(text), parse_special=parse_special):
-            if isinstance(part, int):
-                ids.append(part)
-            else:
-                space = " " if after_special and vocabulary.add_space_prefix else ""
-                ids += self._algorithm.encode(space + part)
-            after_special = isinstance(part, int)
+            ids += [part] if isinstance(part, int) else self._algorithm.encode(space + part)
         if add_special and vocabulary.add_eos and vocabulary.eos_id is not None:
             ids.append(vocabulary.eos_id)
         return ids

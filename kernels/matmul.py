@@ -108,16 +108,7 @@ class MatMul(PanelsOfWeights):
 
     type: QuantType
 
-    parameters = {
-        "weights": pointer,
-        "lanes": pointer,
-        "scales": pointer,
-        "sums": pointer,
-        "out": pointer,
-        "n_columns": i64,
-        "n_out": i64,
-        "n_rows": pointer,
-    }
+    parameters = {**MatVec.parameters, "n_rows": pointer}
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
         return panel_rows(isa) * (2 * CHUNK + 4 * 4 * 16 + 4 * n_tokens)
@@ -220,14 +211,7 @@ class FloatMatMul(PanelsOfWeights):
 
     type: WeightType
 
-    parameters = {
-        "weights": pointer,
-        "x": pointer,
-        "out": pointer,
-        "n_columns": i64,
-        "n_out": i64,
-        "n_rows": pointer,
-    }
+    parameters = {**FloatMatVec.parameters, "n_rows": pointer}
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
         return panel_rows(isa) * (2 * 4 * CHUNK + 4 * n_tokens)

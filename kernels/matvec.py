@@ -142,23 +142,34 @@ class FloatMatVec(RowsOfWeights):
 
 
 class Accumulators:
-    """Running sums of products in registers, one for every vector length met; zero where made."""
+    """Running sums of products in registers, zero where this is made.
+
+    Products are dealt out to two sums in turn, so that one multiply-add need not wait for the last;
+    to two for any number of tokens, which keeps each token's result the same.
+    """
+
+    CHAINS = 2
 
     def __init__(self, k: OpKernel) -> None:
         self._k, self._start = k, k.here()
-        self._cells: dict[int, Cell] = {}
+        self._cells: dict[tuple[int, int], Cell] = {}
+        self._n_added = 0
 
     def add(self, a: Value, b: Value) -> None:
         """Add a * b, lane by lane."""
-        lanes = a.type.lanes
-        if lanes not in self._cells:
-            self._cells[lanes] = self._k.cell(a.type, "sum", self._start)
-        cell = self._cells[lanes]
+        place = a.type.lanes, self._n_added % self.CHAINS
+        self._n_added += 1
+        if place not in self._cells:
+            self._cells[place] = self._k.cell(a.type, "sum", self._start)
+        cell = self._cells[place]
         cell.set(self._k.fma(a, b, cell.get()))
 
     def sum(self) -> Value:
-        totals = [cell.get().sum() for cell in self._cells.values()]
-        return sum(totals[1:], totals[0])
+        by_lanes: dict[int, Value] = {}
+        for (lanes, _), cell in self._cells.items():
+            by_lanes[lanes] = by_lanes[lanes] + cell.get() if lanes in by_lanes else cell.get()
+        first, *others = (total.sum() for total in by_lanes.values())
+        return sum(others, first)
 
 
 def row_stride(type: WeightType, n_columns: Value) -> Value:

@@ -42,7 +42,7 @@ class F16(FloatType):
 
     def quantize(self, rows: Floats) -> Bytes:
         check_range(rows, self.name, HALF_MAX)
-        return rows.astype("<f2").view(np.uint8)
+        return rows.astype("<f2", order="C").view(np.uint8)
 
 
 class BF16(FloatType):

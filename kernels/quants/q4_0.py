@@ -16,17 +16,7 @@ from linnet.kernels.quants.base import (
     nibbles,
     nibbles_of,
 )
-from linnet.kernels.quants.search import (
-    Records,
-    best_line,
-    best_scale,
-    blocks_of,
-    by_blocks,
-    columns,
-    nearest,
-    nibble_pairs,
-    to_half,
-)
+from linnet.kernels.quants.search import Records, by_blocks, nibble_pairs, with_line, with_scale
 
 
 class Q4_0(QuantType):
@@ -49,10 +39,7 @@ class Q4_0(QuantType):
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)
-        w = columns(weights, 32)
-        d = to_half(best_scale(w, -8, 7))
-        q = blocks_of(nearest(w, d, 0, -8, 7) + 8)[:, 0]
-        records["d"] = d[0]
+        records["d"], q = with_scale(weights, -8, 7)
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         return records
 
@@ -77,9 +64,6 @@ class Q4_1(QuantType):
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)
-        w = columns(weights, 32)
-        d, m = map(to_half, best_line(w, 15))
-        q = blocks_of(nearest(w, d, m, 0, 15))[:, 0]
-        records["d"], records["m"] = d[0], m[0]
+        records["d"], records["m"], q = with_line(weights, 15)
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         return records

@@ -19,8 +19,8 @@ from linnet.kernels.quants.search import (
     nearest,
     nibble_pairs,
     reciprocal,
+    scale_to_half,
     squared_error,
-    to_half,
 )
 
 SIX_BITS = np.float32(63)
@@ -99,7 +99,7 @@ def with_scales(type: QuantType, weights: Floats) -> tuple[Records, Bytes]:
 
 def in_six_bits(x: Floats) -> tuple[Floats, Floats]:
     """(8, n) -> an F16 number (n,), and what it is to be multiplied by, 0..63: (8, n)."""
-    d = to_half(x.max(axis=0) / SIX_BITS)
+    d = scale_to_half(x.max(axis=0) / SIX_BITS)
     return d, np.clip(np.rint(x * reciprocal(d)), 0, SIX_BITS)
 
 

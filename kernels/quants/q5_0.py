@@ -17,17 +17,7 @@ from linnet.kernels.quants.base import (
     nibbles,
     nibbles_of,
 )
-from linnet.kernels.quants.search import (
-    Records,
-    best_line,
-    best_scale,
-    blocks_of,
-    by_blocks,
-    columns,
-    nearest,
-    nibble_pairs,
-    to_half,
-)
+from linnet.kernels.quants.search import Records, by_blocks, nibble_pairs, with_line, with_scale
 
 
 class Q5_0(QuantType):
@@ -49,10 +39,7 @@ class Q5_0(QuantType):
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)
-        w = columns(weights, 32)
-        d = to_half(best_scale(w, -16, 15))
-        q = blocks_of(nearest(w, d, 0, -16, 15) + 16)[:, 0]
-        records["d"] = d[0]
+        records["d"], q = with_scale(weights, -16, 15)
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         records["qh"] = fifth_bits(q)
         return records
@@ -78,10 +65,7 @@ class Q5_1(QuantType):
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)
-        w = columns(weights, 32)
-        d, m = map(to_half, best_line(w, 31))
-        q = blocks_of(nearest(w, d, m, 0, 31))[:, 0]
-        records["d"], records["m"] = d[0], m[0]
+        records["d"], records["m"], q = with_line(weights, 31)
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         records["qh"] = fifth_bits(q)
         return records

@@ -19,7 +19,8 @@ from linnet.kernels.quants.search import (
     nearest,
     nibble_pairs,
     reciprocal,
-    to_half,
+    scale_to_half,
+    squared_error,
 )
 
 
@@ -65,8 +66,8 @@ class Q6_K(QuantType):
         """The scale of largest size becomes -128."""
         w = columns(weights, 16)
         scale = best_scale(w, -32, 31)
-        d = to_half(extreme(scale) / np.float32(-128))
-        scales = np.clip(np.rint(scale * reciprocal(d)), -128, 127)
+        d = scale_to_half(extreme(scale) / np.float32(-128))
+        scales = look_again(w, d, np.rint(scale * reciprocal(d)))
         q = blocks_of(nearest(w, d * scales, 0, -32, 31) + 32).reshape(-1, 2, 4, 32)
         records = np.empty(len(weights), self.dtype)
         records["d"] = d
@@ -76,3 +77,10 @@ class Q6_K(QuantType):
         high = high[:, :, 0] | 4 * high[:, :, 1] | 16 * high[:, :, 2] | 64 * high[:, :, 3]
         records["qh"] = high.reshape(-1, 64)
         return records
+
+
+def look_again(w: Floats, d: Floats, scales: Floats) -> Floats:
+    """The scales of least squared error, at most one step of their eight bits away."""
+    candidates = [np.clip(scales + step, -128, 127) for step in (0, -1, 1)]
+    errors = [squared_error(w, d * scale, 0, -32, 31) for scale in candidates]
+    return np.choose(np.argmin(errors, axis=0), candidates)

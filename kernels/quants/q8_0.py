@@ -8,15 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
-from linnet.kernels.quants.search import (
-    Records,
-    blocks_of,
-    by_blocks,
-    columns,
-    extreme,
-    nearest,
-    to_half,
-)
+from linnet.kernels.quants.search import Records, by_blocks, with_scale
 
 
 class Q8_0(QuantType):
@@ -37,10 +29,7 @@ class Q8_0(QuantType):
         return by_blocks(self, rows, self.encode)
 
     def encode(self, weights: Floats) -> Records:
-        """The weight of largest size becomes -128; 256 levels need no search."""
         records = np.empty(len(weights), self.dtype)
-        w = columns(weights, 32)
-        d = to_half(extreme(w) / np.float32(-128))
-        records["d"] = d[0]
-        records["qs"] = blocks_of(nearest(w, d, 0, -128, 127) + 128)[:, 0] ^ 128
+        records["d"], q = with_scale(weights, -128, 127)
+        records["qs"] = q ^ np.uint8(128)
         return records

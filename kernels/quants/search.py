@@ -21,7 +21,7 @@ from linnet.kernels.quants.base import Bytes, Floats, WeightType
 
 Records = npt.NDArray[Any]  # (n,) blocks
 
-BATCH: Final = 1 << 16  # weights that are worked on at a time: they stay in the cache
+BATCH: Final = 1 << 17  # weights that are worked on at a time: they stay in the cache
 STRETCHES: Final = np.linspace(-2, 2, 9, dtype=np.float32)  # levels more or less over the range
 ROUNDS: Final = 1  # of finding levels and line in turn, behind the guesses
 HALF_MAX: Final = 65504.0  # the largest F16 number
@@ -63,6 +63,21 @@ def columns(weights: Floats, group: int) -> Floats:
 def blocks_of(levels: Floats) -> Bytes:
     """Levels (group, n_groups, n), none below zero -> (n, n_groups, group)."""
     return levels.astype(np.uint8).transpose(2, 1, 0)
+
+
+def with_scale(weights: Floats, lowest: int, highest: int) -> tuple[Floats, Bytes]:
+    """F16 scales (n,) of blocks (n, 32), and their levels (n, 32), counted from the lowest."""
+    w = columns(weights, 32)
+    d = scale_to_half(best_scale(w, lowest, highest))
+    return d[0], blocks_of(nearest(w, d, 0, lowest, highest) - lowest)[:, 0]
+
+
+def with_line(weights: Floats, highest: int) -> tuple[Floats, Floats, Bytes]:
+    """F16 scales and offsets (n,) of blocks (n, 32), and their levels (n, 32)."""
+    w = columns(weights, 32)
+    scale, offset = best_line(w, highest)
+    d, m = scale_to_half(scale), to_half(offset)
+    return d[0], m[0], blocks_of(nearest(w, d, m, 0, highest))[:, 0]
 
 
 # ---- the search ----------------------------------------------------------------------------------
@@ -163,7 +178,8 @@ def dot(a: Floats, b: Floats) -> Floats:
 def extreme(x: Floats) -> Floats:
     """(n, ...) -> (...): the number of the largest size, with its sign."""
     low, high = x.min(axis=0), x.max(axis=0)
-    return np.where(-low > high, low, high)
+    result: Floats = np.where(-low > high, low, high)
+    return result
 
 
 def reciprocal(x: Floats) -> Floats:
@@ -174,10 +190,15 @@ def reciprocal(x: Floats) -> Floats:
 
 
 def to_half(x: Floats) -> Floats:
-    """Rounded to an F16 number: never to infinity, and to zero only from zero."""
-    tiny = np.copysign(np.float32(HALF_TINY), x)
-    rounded = np.where(np.abs(x) < HALF_TINY, tiny, np.clip(x, -HALF_MAX, HALF_MAX))
-    return np.where(x == 0, 0, rounded).astype(np.float16).astype(np.float32)
+    """Rounded to F16 numbers, never to infinity."""
+    halves = np.clip(x, -HALF_MAX, HALF_MAX).astype(np.float16)
+    return halves.astype(np.float32)
+
+
+def scale_to_half(x: Floats) -> Floats:
+    """The same, but to zero only from zero: a scale that is too large still stores something."""
+    is_lost = (np.abs(x) < HALF_TINY) & (x != 0)
+    return to_half(np.where(is_lost, np.copysign(np.float32(HALF_TINY), x), x))
 
 
 def nibble_pairs(low: Bytes, high: Bytes) -> Bytes:

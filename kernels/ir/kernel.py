@@ -1,0 +1,228 @@
+"""A native function under construction: constants, vectors, calls, loops."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import ir
+
+from linnet.kernels.ir.types import Type, i64, pointer
+from linnet.kernels.ir.values import Cell, Number, Pointer, Value
+
+if TYPE_CHECKING:
+    from linnet.kernels.isa import ISA
+
+
+class Kernel:
+    """One native function under construction: `void name(parameters)`."""
+
+    def __init__(self, name: str, parameters: dict[str, Type], isa: ISA) -> None:
+        """`parameters`: names and types (`pointer` for an address), in calling order."""
+        self.name, self.isa = name, isa
+        self.module = ir.Module(name)
+        kinds = [ir.PointerType() if t == pointer else t.llvm for t in parameters.values()]
+        self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.parameters: dict[str, Any] = {}
+        for argument, (key, type) in zip(self.function.args, parameters.items(), strict=True):
+            argument.name = key
+            self.parameters[key] = (
+                Pointer(self, argument) if type == pointer else Value(self, argument, type)
+            )
+
+    def finish(self) -> str:
+        """Close the function and return the module's IR as text."""
+        self.builder.ret_void()
+        return str(self.module)
+
+    def declare(self, name: str, result: Any, kinds: Sequence[Any]) -> Any:
+        known = self.module.globals.get(name)
+        return known or ir.Function(self.module, ir.FunctionType(result, kinds), name)
+
+    def intrinsic(self, name: str, type: Type, *arguments: Value) -> Value:
+        """Call an LLVM intrinsic by its full name."""
+        function = self.declare(name, type.llvm, [a.type.llvm for a in arguments])
+        return Value(self, self.builder.call(function, [a.ir for a in arguments]), type)
+
+    def pause(self) -> None:
+        """Tell the CPU that this is a loop that waits."""
+        if platform.machine() in {"x86_64", "AMD64"}:
+            function = self.declare("llvm.x86.sse2.pause", ir.VoidType(), [])
+            self.builder.call(function, [])
+
+    def call(self, function: Pointer, *arguments: Value | Pointer) -> None:
+        """Call `void function(arguments)` by address."""
+        kinds = [a.type.llvm if isinstance(a, Value) else ir.PointerType() for a in arguments]
+        callee = _Callee(function.ir, ir.FunctionType(ir.VoidType(), kinds))
+        self.builder.call(callee, [a.ir for a in arguments])
+
+    # -- values ---------------------------------------------------------------------------------
+    def constant(self, type: Type, value: Number | Sequence[Number]) -> Value:
+        """A number in every lane, or a list of one number a lane."""
+        convert = float if type.kind == "f" else int
+        if isinstance(value, int | float):
+            value = convert(value)
+            return Value(self, ir.Constant(type.llvm, [value] * type.lanes or value), type)
+        return Value(self, ir.Constant(type.llvm, [convert(v) for v in value]), type)
+
+    def match(self, left: Value, right: Value | Number) -> tuple[Value, Value]:
+        """Both as values of one type: numbers become constants, scalars spread over lanes."""
+        if not isinstance(right, Value):
+            return left, self.constant(left.type, right)
+        if left.type.lanes and not right.type.lanes:
+            right = right.splat(left.type.lanes)
+        elif right.type.lanes and not left.type.lanes:
+            left = left.splat(right.type.lanes)
+        if left.type != right.type:
+            raise TypeError(f"{self.name}: {left.type} and {right.type} do not mix")
+        return left, right
+
+    def vector(self, scalars: Sequence[Value]) -> Value:
+        """Scalars side by side."""
+        type = scalars[0].type[len(scalars)]
+        value: Any = ir.Constant(type.llvm, ir.Undefined)
+        for lane, scalar in enumerate(scalars):
+            value = self.builder.insert_element(value, scalar.ir, ir.Constant(ir.IntType(32), lane))
+        return Value(self, value, type)
+
+    def concat(self, parts: Sequence[Value]) -> Value:
+        """Vectors end to end; joined in pairs, so their number is a power of two."""
+        joined = list(parts)
+        while len(joined) > 1:
+            joined = [
+                a.shuffle(range(2 * a.type.lanes), b)
+                for a, b in zip(joined[::2], joined[1::2], strict=True)
+            ]
+        return joined[0]
+
+    def transpose(self, rows: Sequence[Value]) -> list[Value]:
+        """n vectors of n lanes (a power of two) -> vector i holds lane i of each."""
+        n, turned = len(rows), list(rows)
+        distance = 1
+        while distance < n:
+            # Swap the off-diagonal blocks of every square of 2 x `distance` rows and lanes.
+            for i in (i for i in range(n) if not i & distance):
+                a, b = turned[i], turned[i + distance]
+                low = [j if not j & distance else n + j - distance for j in range(n)]
+                high = [j + distance if not j & distance else n + j for j in range(n)]
+                turned[i], turned[i + distance] = a.shuffle(low, b), a.shuffle(high, b)
+            distance *= 2
+        return turned
+
+    def cell(self, initial: Value | Type, name: str = "cell", mark: Any = None) -> Cell:
+        """A mutable register, set here (or after the code marked) to a value, or to zero."""
+        if isinstance(initial, Type):
+            initial = self.constant(initial, 0)
+        cell = Cell(self, initial.type, name)
+        with self.builder.goto_block(mark or self.here()):
+            cell.set(initial)
+        return cell
+
+    def fma(self, a: Value, b: Value, c: Value) -> Value:
+        """a * b + c, rounded once where the CPU can, twice elsewhere."""
+        a, b = self.match(a, b)
+        a, c = self.match(a, c)
+        return self.isa.fma(a, b, c)
+
+    def maximum(self, a: Value, b: Value | Number) -> Value:
+        """The larger; a where either is NaN."""
+        a, b = self.match(a, b)
+        return (a < b).select(b, a)
+
+    def minimum(self, a: Value, b: Value | Number) -> Value:
+        """The smaller; a where either is NaN."""
+        a, b = self.match(a, b)
+        return (b < a).select(b, a)
+
+    def square_root(self, a: Value) -> Value:
+        return self.intrinsic(f"llvm.sqrt.{_suffix(a.type)}", a.type, a)
+
+    # -- control --------------------------------------------------------------------------------
+    def range(
+        self, stop: Value | int, start: Value | int = 0, step: Value | int = 1, name: str = "loop"
+    ) -> Iterator[Value]:
+        """`for i in k.range(n)`: a native loop over i64; the body is traced once."""
+        first, last, stride = (
+            v if isinstance(v, Value) else self.constant(i64, v) for v in (start, stop, step)
+        )
+        index = self.cell(first, name)
+        body, done = (
+            self.function.append_basic_block(f"{name}.{part}") for part in ("body", "end")
+        )
+        self.builder.cbranch((first < last).ir, body, done)
+        self.builder.position_at_end(body)
+        yield index.get()
+        following = index.get() + stride
+        index.set(following)
+        self.builder.cbranch((following < last).ir, body, done)
+        self.builder.position_at_end(done)
+
+    def here(self) -> Any:
+        """A mark of this place, at which a cell can be zeroed from further on."""
+        return self.builder.block
+
+    def strips(self, count: Value, sizes: Sequence[int]) -> Iterator[tuple[int, Value]]:
+        """Walk `count` elements in strips: as many of the first size as fit, then of the next.
+
+        Yields (size, first element), once for each size. Sizes are powers of two.
+        """
+        done = self.constant(i64, 0)
+        for size in sizes:
+            n_strips = (count - done) >> (size.bit_length() - 1)
+            for i in self.range(n_strips, name=f"strip{size}"):
+                yield size, done + i * size
+            done = done + n_strips * size
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """`with k.when(c)`: run the body where the u1 is set."""
+        with self.builder.if_then(condition.ir):
+            yield
+
+    @contextmanager
+    def loop(self, name: str = "loop") -> Iterator[Loop]:
+        """`with k.loop() as loop`: repeat until `loop.leave(condition)`."""
+        body, done = (
+            self.function.append_basic_block(f"{name}.{part}") for part in ("body", "end")
+        )
+        self.builder.branch(body)
+        self.builder.position_at_end(body)
+        yield Loop(self, done)
+        self.builder.branch(body)
+        self.builder.position_at_end(done)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """An endless loop's way out."""
+
+    k: Kernel
+    done: Any
+
+    def leave(self, condition: Value) -> None:
+        """Leave the loop where the u1 is set."""
+        stay = self.k.function.append_basic_block("stay")
+        self.k.builder.cbranch(condition.ir, self.done, stay)
+        self.k.builder.position_at_end(stay)
+
+
+@dataclass(frozen=True)
+class _Callee:
+    """A function known by its address: as much of one as llvmlite's `call` looks at."""
+
+    address: Any
+    function_type: Any
+
+    def get_reference(self) -> str:
+        return str(self.address.get_reference())
+
+
+def _suffix(type: Type) -> str:
+    """How LLVM names a type in an intrinsic: v16f32, i64."""
+    return (
+        f"v{type.lanes}" if type.lanes else ""
+    ) + f"{'f' if type.kind == 'f' else 'i'}{type.bits}"
