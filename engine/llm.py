@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,9 @@ from linnet.engine.machine import usable_threads
 from linnet.engine.roofline import read_bandwidth, weights_read
 from linnet.engine.sampling import NonFiniteLogits, Sampler
 from linnet.engine.sampling_params import SamplingParams
-from linnet.engine.session import ContextOverflow, Session
+from linnet.engine.session import Session
 from linnet.engine.stopping import StopMatcher
-from linnet.engine.tokenizer import Tokenizer
+from linnet.engine.tokenizer import Tokenizer, TokenizerError, TokenizerError
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
 from linnet.models import load_model
@@ -78,7 +79,7 @@ class Output:
 
 
 class LLM:
-    """A model ready to generate.
+    """A model ready to generate: one sequence at a time, so a later call ends an earlier stream.
 
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
@@ -143,7 +144,11 @@ class LLM:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises TokenizerError where the file has no vocabulary we can use."""
-        return Tokenizer.from_gguf(self._file)
+        tokenizer = Tokenizer.from_gguf(self._file)
+        if tokenizer.n_vocab != self.config.n_vocab:
+            found = f"{tokenizer.n_vocab} tokens, and token_embd.weight {self.config.n_vocab} rows"
+            raise TokenizerError(f"the vocabulary has {found}; they must be as many")
+        return tokenizer
 
     def session(self) -> Session:
         """A sequence of its own over the same weights, with its own cache and threads."""
@@ -160,13 +165,10 @@ class LLM:
 
         Raises ContextOverflow, NonFiniteLogits, and ValueError for ids out of the vocabulary.
         """
-        logits = self._session.all_logits(ids)
-        if not np.isfinite(logits).all():
-            raise NonFiniteLogits("the model's logits are not all finite")
-        return logits
+        return _finite(self._session.all_logits(ids))
 
     @overload
-    def generate(self, prompts: str, params: SamplingParams | None = None) -> Output: ...
+    def generate(self, prompts: Prompt, params: SamplingParams | None = None) -> Output: ...
     @overload
     def generate(
         self, prompts: list[str] | list[Sequence[int]], params: SamplingParams | None = None
@@ -176,7 +178,7 @@ class LLM:
 
         Raises what `stream` raises.
         """
-        if isinstance(prompts, list) and not all(isinstance(p, int) for p in prompts):
+        if isinstance(prompts, list) and any(isinstance(p, Sequence | np.ndarray) for p in prompts):
             return [self.generate(prompt, params) for prompt in prompts]
         texts, token_ids = [], []
         for chunk in self.stream(prompts, params):
@@ -191,7 +193,8 @@ class LLM:
         """Continue a text, or a list of token ids, chunk by chunk; see `Chunk`.
 
         Raises, before anything is computed, ContextOverflow for a prompt longer than the context
-        and ValueError for an empty one; NonFiniteLogits where the model gives NaN or infinity.
+        and ValueError for an empty one or ids out of the vocabulary; later NonFiniteLogits where
+        the model gives NaN or infinity, and RuntimeError where another call has taken over.
         """
         params = params or SamplingParams()
         tokenizer = self.tokenizer
@@ -216,8 +219,7 @@ class _Generation:
     def __init__(
         self, session: Session, tokenizer: Tokenizer, ids: list[int], params: SamplingParams
     ) -> None:
-        if len(ids) > session.n_ctx:
-            raise ContextOverflow(len(ids), session.n_ctx)
+        session.check(ids)
         self.session, self.tokenizer, self.ids, self.params = session, tokenizer, ids, params
         self.sampler = Sampler(params, session.n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids)
         self.stats = Stats(n_prompt=len(ids))
@@ -232,9 +234,10 @@ class _Generation:
                 break
             yield Chunk(matcher.push(detokenizer.push(token_id)), token_id)
             if matcher.matched is not None:
-                finish_reason = "stop"
                 break
         rest = matcher.push(detokenizer.finish()) + matcher.finish()
+        if matcher.matched is not None:
+            finish_reason = "stop"
         yield Chunk(rest, finish_reason=finish_reason, stats=self.stats)
 
     def _token_ids(self) -> Iterator[int | None]:
@@ -242,16 +245,18 @@ class _Generation:
         stats, session = self.stats, self.session
         room = session.n_ctx - len(self.ids)
         limit = self.params.max_tokens
+        owner = object()
         started = time.perf_counter()
-        logits = session.prompt(self.ids)
+        logits = session.prompt(self.ids, owner=owner)
         stats.prompt_seconds = time.perf_counter() - started
         started = time.perf_counter()
         token_id = -1
         # The last token of a full context needs no place in the cache, but nothing can follow it.
         for n in range(room + 1 if limit is None else min(limit, room + 1)):
             if n:
-                logits = session.extend(token_id)
-            token_id = self.sampler.sample(logits)
+                logits = session.extend(token_id, owner=owner)
+            token_id = self.sampler.sample(_finite(logits))
+            session.check_owner(owner)  # what was sampled from were our logits to the end
             if token_id in self.tokenizer.eog_ids and not self.params.ignore_eos:
                 yield None
                 return
@@ -259,6 +264,14 @@ class _Generation:
             stats.n_generated += 1
             stats.generate_seconds = time.perf_counter() - started
             yield token_id
+
+
+def _finite(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same logits. Raises NonFiniteLogits where one is NaN or infinite."""
+    for extreme in (logits.min(), logits.max()):  # of NaN and numbers, both are NaN
+        if not math.isfinite(extreme):
+            raise NonFiniteLogits(f"the model's logits are not all finite: {extreme} is among them")
+    return logits
 
 
 def _whole(name: str, value: int | None, low: int, high: int) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
+CACHED = ("active_file", "inactive_file")  # in a cgroup's memory.stat
 
 
 def usable_threads() -> int:
@@ -29,9 +30,7 @@ def available_memory() -> int | None:
         lines = Path("/proc/meminfo").read_text().splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         figures.append(int(line.split()[1]) * 1024)
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((CGROUP / "memory.max").read_text())  # "max" where there is none
-        figures.append(limit - int((CGROUP / "memory.current").read_text()))
+    figures += _cgroup_memory()
     return min(figures) if figures else None
 
 
@@ -51,6 +50,21 @@ def _core_of(cpu: int) -> str:
         return (CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text()
     except OSError:
         return str(cpu)
+
+
+def _cgroup_memory() -> list[int]:
+    """Bytes that the cgroup (version 2, then 1) still grants; the files it caches can give way."""
+    for folder, limit, used in (
+        (CGROUP, "memory.max", "memory.current"),
+        (CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            with contextlib.suppress(OSError, ValueError):
+                statistics = map(str.split, (folder / "memory.stat").read_text().splitlines())
+                left += sum(int(n) for name, n in statistics if name in CACHED)
+            return [max(0, left)]
+    return []
 
 
 def _cpu_quota() -> float | None:

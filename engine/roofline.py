@@ -33,10 +33,11 @@ def read_bandwidth(session: Session, arrays: Sequence[npt.NDArray[np.uint8]]) ->
         data = array.reshape(-1)
         program.step("read", ReadBytes(), data=data, out=out, n_bytes=data.nbytes)
     program.state[:] = 1
-    lowered = program.lower(session.library)
     seconds = []
-    for _ in range(PASSES):
-        started = time.perf_counter()
-        session.team.run(lowered)
-        seconds.append(time.perf_counter() - started)
+    with session.exclusively():
+        lowered = program.lower(session.library)
+        for _ in range(PASSES):
+            started = time.perf_counter()
+            session.team.run(lowered)
+            seconds.append(time.perf_counter() - started)
     return sum(array.nbytes for array in arrays) / min(seconds)

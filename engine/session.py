@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from linnet.models.graph import Graph
 Floats = npt.NDArray[np.float32]
 PROMPT_TOKENS = 512  # in one pass
 OUTPUTS = 32  # rows of logits one pass makes
+ROPE_BYTES = 24  # what making the table of rotations takes, for each number turned and position
 
 
 class ContextOverflow(ValueError):
@@ -38,7 +40,8 @@ class Session:
     row comes out the same whatever shares its pass; so the same calls give the same bits. Cached
     positions are reused only where a prompt pass filled them, which keeps that true.
 
-    One call at a time: a second one, from another thread, raises RuntimeError.
+    One call at a time: a second one, from another thread, raises RuntimeError. So does any call
+    once the session is closed, or in a process forked from the one that opened it.
     """
 
     def __init__(
@@ -46,15 +49,17 @@ class Session:
     ) -> None:
         """Raises MemoryError, with figures, where the cache and buffers would not fit."""
         config = model.config
-        cache_bytes = (
-            2 * config.n_layers * config.n_kv_heads * config.head_dim * n_ctx * (4 if exact else 2)
-        )
-        _check_memory(cache_bytes, n_ctx)
+        per_layer = 2 * config.n_kv_heads * config.head_dim * (4 if exact else 2)
+        per_token = config.n_layers * per_layer + ROPE_BYTES * config.n_rot
+        _check_memory(per_token * n_ctx, f"a context of {n_ctx} tokens", "n_ctx (-c)")
         self.n_ctx, self.n_vocab = n_ctx, config.n_vocab
         self.library = library
         self.ids: list[int] = []  # the tokens whose keys and values are cached
         self._n_from_prompts = 0  # how many of them, from the first, a prompt pass computed
-        self._busy = threading.Lock()
+        self._owner: object = None
+        self._closed = False
+        self._process = os.getpid()
+        self._busy = threading.RLock()  # not left locked to us where Ctrl-C comes between
         self.program = Program(min(PROMPT_TOKENS, n_ctx), OUTPUTS)
         graph = Graph(self.program, n_ctx=n_ctx, n_slots=1, exact=exact)
         self._logits = model.record(graph)
@@ -62,11 +67,12 @@ class Session:
         self._lowered: dict[tuple[int | None, int | None], Lowered] = {}
         self.team = Team(library, n_threads)
 
-    def prompt(self, ids: Sequence[int]) -> Floats:
+    def prompt(self, ids: Sequence[int], *, owner: object = None) -> Floats:
         """Make `ids` the sequence; returns the last one's logits (n_vocab,), a view until the next
-        call. Raises ContextOverflow, and ValueError for no ids or ids out of the vocabulary."""
-        with self._exclusively():
-            self._check(ids)
+        call. `owner`: who may extend it. Raises what `check` raises."""
+        with self.exclusively():
+            self.check(ids)
+            self._owner = owner
             start = min(self._reusable(ids), len(ids) - 1)
             self._truncate(start)
             step = self.program.max_tokens
@@ -77,22 +83,30 @@ class Session:
                 self._n_from_prompts = len(self.ids)
             return self._row()
 
-    def extend(self, token_id: int) -> Floats:
+    def extend(self, token_id: int, *, owner: object = None) -> Floats:
         """Append one token; returns its logits (n_vocab,), a view until the next call.
 
-        Raises ContextOverflow where the context is full.
+        Raises ContextOverflow where the context is full, and RuntimeError where another owner has
+        begun a sequence since.
         """
-        with self._exclusively():
-            self._check([token_id])
+        with self.exclusively():
+            self.check_owner(owner)
+            self.check([token_id])
             if len(self.ids) >= self.n_ctx:
                 raise ContextOverflow(len(self.ids) + 1, self.n_ctx)
             self._pass([token_id], outputs=[0], lowered=(1, 1))
             return self._row()
 
     def all_logits(self, ids: Sequence[int]) -> Floats:
-        """Make `ids` the sequence; returns every token's logits (len(ids), n_vocab)."""
-        with self._exclusively():
-            self._check(ids)
+        """Make `ids` the sequence; returns every token's logits (len(ids), n_vocab).
+
+        Raises what `check` raises, and MemoryError.
+        """
+        with self.exclusively():
+            self.check(ids)
+            n_bytes = len(ids) * self.n_vocab * 4
+            _check_memory(n_bytes, f"logits of {len(ids)} tokens", "number of tokens")
+            self._owner = None
             self._truncate(0)
             logits = np.empty((len(ids), self.n_vocab), np.float32)
             step = min(self.program.max_tokens, self.program.max_outputs)
@@ -105,18 +119,43 @@ class Session:
 
     def reset(self) -> None:
         """Forget the sequence."""
-        with self._exclusively():
+        with self.exclusively():
+            self._owner = None
             self._truncate(0)
 
     def close(self) -> None:
-        """End the threads."""
-        self.team.close()
+        """End the threads, after the pass that may be under way."""
+        with self._busy:
+            self._closed = True
+            self.team.close()
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Raise ContextOverflow, or ValueError for no ids or ids that the vocabulary lacks."""
+        if not len(ids):
+            raise ValueError("no tokens: a prompt needs at least one")
+        if len(ids) > self.n_ctx:
+            raise ContextOverflow(len(ids), self.n_ctx)
+        for token_id in ids:
+            whole = isinstance(token_id, int | np.integer) and not isinstance(token_id, bool)
+            if not whole or not 0 <= token_id < self.n_vocab:
+                limits = f"a whole number from 0 to {self.n_vocab - 1}"
+                raise ValueError(f"token id is {token_id!r}; it must be {limits}")
+
+    def check_owner(self, owner: object) -> None:
+        """Raise RuntimeError where the sequence is not this owner's any more."""
+        if owner is not self._owner:
+            raise RuntimeError("a later call has begun another sequence in this session")
 
     @contextmanager
-    def _exclusively(self) -> Iterator[None]:
+    def exclusively(self) -> Iterator[None]:
+        """Keep other threads from session and team meanwhile. Raises RuntimeError."""
+        if self._process != os.getpid():
+            raise RuntimeError("this session was opened before the process forked; open one here")
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this session is in use by another thread; open one for each")
         try:
+            if self._closed:
+                raise RuntimeError("this session is closed")
             yield
         finally:
             self._busy.release()
@@ -125,15 +164,6 @@ class Session:
         """The first row of logits."""
         logits: Floats = self._logits.data[0]
         return logits
-
-    def _check(self, ids: Sequence[int]) -> None:
-        if not len(ids):
-            raise ValueError("no tokens: a prompt needs at least one")
-        if len(ids) > self.n_ctx:
-            raise ContextOverflow(len(ids), self.n_ctx)
-        for token_id in ids:
-            if not 0 <= token_id < self.n_vocab:
-                raise ValueError(f"token id {token_id} is not in 0..{self.n_vocab - 1}")
 
     def _reusable(self, ids: Sequence[int]) -> int:
         """How many of `ids`, from the first, are cached as a prompt pass would compute them."""
@@ -166,10 +196,10 @@ class Session:
         self.ids.extend(int(token_id) for token_id in ids)
 
 
-def _check_memory(n_bytes: int, n_ctx: int) -> None:
+def _check_memory(n_bytes: int, what: str, smaller: str) -> None:
     available = available_memory()
     if available is not None and n_bytes > available:
         raise MemoryError(
-            f"a context of {n_ctx} tokens needs {n_bytes / 1e9:.2f} GB for keys and values, and "
-            f"{available / 1e9:.2f} GB are available; a smaller n_ctx (-c) needs less"
+            f"{what} needs {n_bytes / 1e9:.2f} GB of memory, and {available / 1e9:.2f} GB are "
+            f"available; a smaller {smaller} needs less"
         )

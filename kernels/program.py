@@ -8,7 +8,9 @@ steps read, so a lowered program serves every pass.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -212,10 +214,15 @@ class Program:
 
 
 def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
-    """Zeroed memory on a cache-line boundary; pages are taken from the system when touched."""
-    memory = np.zeros(n_bytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + n_bytes]
+    """Zeroed memory that starts on a page; pages are taken from the system when touched.
+
+    Small pages: a huge one would be taken whole where a cache has only begun to fill.
+    """
+    memory = mmap.mmap(-1, max(n_bytes, 1))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.uint8, n_bytes)
 
 
 def _accesses(op: Op, step: Step) -> Iterator[tuple[int, int, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import FloatLinear, Linear
 from linnet.kernels.norm import RmsNorm
-from linnet.kernels.program import Argument, Buffer, Program, Rows
+from linnet.kernels.program import Argument, Buffer, Program, Rows, aligned
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import PickRows
@@ -85,7 +86,8 @@ class Graph:
         """Room for the keys and values of one layer; pages are taken as positions are filled."""
         type = f32 if self.exact else f16
         shape = self.n_slots, n_kv_heads, self.n_ctx, head_dim
-        keys, values = (np.zeros(shape, NUMPY_TYPES[type]) for _ in range(2))
+        n_bytes = math.prod(shape) * type.bytes
+        keys, values = (aligned(n_bytes).view(NUMPY_TYPES[type]).reshape(shape) for _ in range(2))
         return Cache(type, keys, values)
 
     def attend(self, q: Buffer, k: Buffer, v: Buffer, cache: Cache, *, scale: float) -> Buffer:

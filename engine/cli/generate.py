@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
+from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM, Chunk, Stats
 from linnet.engine.machine import peak_memory
 from linnet.engine.sampling_params import SamplingParams
@@ -62,17 +62,17 @@ def run(arguments: argparse.Namespace) -> int:
         activations=arguments.activations,
         mmap=not arguments.no_mmap,
     ) as llm:
-        stream = llm.stream(prompt, params)
         if arguments.output == "json":
             output = llm.generate(prompt, params)
             fields = {"prompt": prompt, **dataclasses.asdict(output), **_figures(llm, output.stats)}
             print(json.dumps(fields))
             return 0
-        _write(prompt)
+        stream = llm.stream(prompt, params)
+        print(prompt, end="", flush=True)
         last = Chunk("")
         for last in stream:
-            _write(last.text)
-        _write("\n")
+            print(last.text, end="", flush=True)
+        print(flush=True)
         if not arguments.quiet and last.stats:
             print(_closing_line(llm, last.stats), file=sys.stderr)
     return 0
@@ -84,15 +84,10 @@ def _prompt(arguments: argparse.Namespace) -> str:
     if sum(source is not None for source in given) != 1:
         raise ValueError("give one prompt: as PROMPT, with -p TEXT, or in a file with -f FILE")
     if arguments.file is not None:
-        data = Path(arguments.file).read_bytes()
-    elif arguments.prompt_text == "-":
-        data = sys.stdin.buffer.read()
-    else:
-        return str(arguments.prompt if arguments.prompt is not None else arguments.prompt_text)
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the prompt is not UTF-8: {error}") from error
+        return read_text(arguments.file)
+    if arguments.prompt_text == "-":
+        return read_text(None)
+    return str(arguments.prompt if arguments.prompt is not None else arguments.prompt_text)
 
 
 def _params(arguments: argparse.Namespace) -> SamplingParams:
@@ -112,24 +107,17 @@ def _params(arguments: argparse.Namespace) -> SamplingParams:
     )
 
 
-def _write(text: str) -> None:
-    """To stdout, at once; what its encoding lacks as a question mark."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
-
-
 def _figures(llm: LLM, stats: Stats) -> dict[str, float]:
     """Rates in tokens a second, times in seconds, memory in bytes."""
-    read_rate = llm.read_bandwidth()
-    rate = stats.generate_rate * llm.bytes_per_token
+    compile_seconds = llm.compile_seconds
+    rate, limit = stats.generate_rate * llm.bytes_per_token, llm.read_bandwidth()
     return {
         "prompt_tokens_per_second": stats.prompt_rate,
         "generate_tokens_per_second": stats.generate_rate,
         "gb_s": rate / 1e9,
-        "roofline": rate / read_rate,
+        "roofline": rate / limit,
         "load_s": llm.load_seconds,
-        "compile_s": llm.compile_seconds,
+        "compile_s": compile_seconds,
         "first_token_s": stats.prompt_seconds,
         "peak_memory": peak_memory() or 0,
     }

@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Tables on stdout."""
     with GGUFFile(arguments.file) as file:
-        print(f"{file.path.name}: GGUF version {file.version}, alignment {file.alignment}\n")
+        print(f"{file.path.name!r}: GGUF version {file.version}, alignment {file.alignment}\n")
         rows = [(key, _shown(file.metadata[key])) for key in file.metadata]
         _table(("metadata", "value"), rows)
         tensors = file.tensors.values()

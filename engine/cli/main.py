@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 # One file a sub-command, imported when asked for; its docstring's first line is its help.
 COMMANDS = ("generate", "inspect", "tokenize", "quantize")
@@ -30,19 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 for success, 2 for bad input with one line on stderr, 130 for Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = _parser(argv)
     try:
-        arguments = parser.parse_args(argv)
+        _open_output()
+        arguments = _parser(argv).parse_args(argv)
         status: int = arguments.run(arguments)
         sys.stdout.flush()
+    except SystemExit:  # argparse has shown the help or the version
+        return 0
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our text has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 0
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         print(f"linnet: {_one_line(error)}", file=sys.stderr)
+        _give_up_output()
         return BAD_INPUT
     return status
 
@@ -52,11 +56,18 @@ def generate() -> int:
     return main(["generate", *sys.argv[1:]])
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are an error like others: one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """The parser; sub-commands that `argv` does not ask for are left out, and not imported."""
     from linnet import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="linnet", description="A small, fast LLM inference engine.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"linnet {__version__}")
@@ -71,8 +82,25 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def _open_output() -> None:
+    """Have a stdout that takes any text; what its encoding lacks becomes a question mark."""
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _give_up_output() -> None:
+    """Where stdout takes no more, have Python's own last attempt go nowhere."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _one_line(error: BaseException) -> str:
-    """What, where and why, without line breaks."""
+    """What, where and why, without line breaks or anything else that a terminal would obey."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename!r}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

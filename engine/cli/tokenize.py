@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
+from linnet.engine.cli.reading import read_text
 from linnet.engine.tokenizer import Tokenizer
 
 
@@ -22,10 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
     tokenizer = Tokenizer.from_gguf(arguments.model)
     if arguments.prompt is not None:
         texts = [arguments.prompt]
-    elif arguments.file is not None:
-        texts = _lines(Path(arguments.file).read_bytes().decode())
     else:
-        texts = _lines(sys.stdin.buffer.read().decode())
+        texts = _lines(read_text(arguments.file))
     for text in texts:
         print(tokenizer.encode(text, add_special=not arguments.no_special))
     return 0

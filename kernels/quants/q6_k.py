@@ -83,4 +83,5 @@ def look_again(w: Floats, d: Floats, scales: Floats) -> Floats:
     """The scales of least squared error, at most one step of their eight bits away."""
     candidates = [np.clip(scales + step, -128, 127) for step in (0, -1, 1)]
     errors = [squared_error(w, d * scale, 0, -32, 31) for scale in candidates]
-    return np.choose(np.argmin(errors, axis=0), candidates)
+    best: Floats = np.choose(np.argmin(errors, axis=0), candidates)
+    return best
