@@ -77,7 +77,7 @@ class GGUFFile:
                 warnings.warn(str(part.error(message)), stacklevel=2)
 
     @property
-    def metadata(self) -> Mapping[str, object]:
+    def metadata(self) -> Metadata:
         """The metadata: int, float, bool, str, numpy array or list of str, decoded at each access.
 
         A string that is not UTF-8 comes as bytes. A split file has the metadata of its first part.

@@ -102,6 +102,10 @@ class Metadata(Mapping[str, object]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def kind(self, key: str) -> int:
+        """The GGUF type of a value, or of an array's elements; raises KeyError if it is missing."""
+        return self._values[key].kind
+
     def typed(self, key: str, expected: type[T]) -> T:
         """The value of `key`; raises `GGUFError` if it is missing or not of type `expected`."""
         if key not in self._values:

@@ -21,7 +21,7 @@ from linnet.engine.sampling import NonFiniteLogits, Sampler
 from linnet.engine.sampling_params import SamplingParams
 from linnet.engine.session import Session
 from linnet.engine.stopping import StopMatcher
-from linnet.engine.tokenizer import Tokenizer, TokenizerError, TokenizerError
+from linnet.engine.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
 from linnet.models import load_model

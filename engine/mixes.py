@@ -9,9 +9,10 @@ They are those of llama-quantize without an importance matrix (src/llama-quant.c
   the layers, and in every third layer between. Q4_K_S gives Q5_K to both in the first few layers.
 - With 8 experts, attention is a small part of the model, and gets more bits. So does attn_v in the
   models of 70B that share it among heads.
-- A row that is not a whole number of blocks gets a type of smaller blocks, or else F16.
+- Rows that are not a whole number of blocks get a type of smaller blocks, or else F16.
 
-The rules that only Falcon has are left out.
+Mixes have llama.cpp's names; Q4_K and Q5_K are short for Q4_K_S and Q5_K_S. The rules that only
+Falcon has are left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Final
 from gguf import LlamaFileType
 
 from linnet.engine.gguf import GGUFFile, Tensor
-from linnet.kernels.quants import WEIGHT_TYPES, FloatType, WeightType
+from linnet.kernels.quants import WEIGHT_TYPES, FloatType
 
 OUTPUT: Final = "output.weight"
 EMBEDDINGS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
@@ -56,8 +57,7 @@ class Mix:
 
 def quantizable() -> list[str]:
     """The names of the types that linnet can quantise to."""
-    plain = WeightType.quantize
-    return [name for name, type in WEIGHT_TYPES.items() if type.__class__.quantize is not plain]
+    return [name for name, type in WEIGHT_TYPES.items() if type.can_quantize]
 
 
 def _mixes() -> dict[str, Mix]:

@@ -166,7 +166,7 @@ class Program:
         n_rows = {Rows.TOKENS: n_tokens, Rows.OUTPUTS: n_outputs}
         records = aligned(len(self.steps) * RECORD_WORDS * 8).view(np.uint64)
         records = records.reshape(-1, RECORD_WORDS)
-        owned: list[Any] = [records, library]
+        owned: list[Any] = [records, library, self.state]
         scratch_bytes = 0
         since_barrier: list[tuple[int, int, bool]] = []
         for record, step in zip(records, self.steps, strict=True):

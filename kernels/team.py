@@ -123,7 +123,9 @@ def _close(parking: threading.Condition, closed: threading.Event) -> None:
 
 def _native(library: Library, source: _TeamKernel) -> Any:
     signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
-    return signature(library.address(source))
+    function: Any = signature(library.address(source))
+    function.library = library  # whose code it is: a thread may still be in it when a Team is not
+    return function
 
 
 def _yield_and_sleep() -> tuple[int, int]:

@@ -19,6 +19,10 @@ from linnet.kernels.ir import Kernel, Pointer, Value, f16, f32, u8
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+Records = npt.NDArray[Any]  # (n,) blocks
+
+BATCH = 1 << 20  # weights quantised at a time: threads take turns in Python, so turns are long
+HALF_MAX = 65504.0  # the largest F16 number
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class WeightType:
     id: ClassVar[int]
     block: ClassVar[int] = 1
     fields: ClassVar[dict[str, tuple[str, int]]] = {}
+    limit: ClassVar[float] = HALF_MAX  # the largest weight it can hold
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -63,13 +68,42 @@ class WeightType:
         blocks = np.ascontiguousarray(packed).reshape(-1, self.bytes).view(self.dtype)[:, 0]
         return self.decode(blocks).astype(np.float32, copy=False).reshape(*packed.shape[:-1], -1)
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         """Records (n,) -> weights (n, block)."""
         raise NotImplementedError
 
     def quantize(self, rows: Floats) -> Bytes:
-        """Weights (n_rows, n_columns) -> packed rows (n_rows, row_bytes)."""
+        """Weights (n_rows, n_columns) -> packed rows (n_rows, row_bytes).
+
+        Raises ValueError where a row is not a whole number of blocks, and for weights that are not
+        finite or too large for the type.
+        """
+        packed = np.empty((len(rows), self.row_bytes(rows.shape[1])), np.uint8)
+        records = packed.reshape(-1, self.bytes).view(self.dtype)[:, 0]
+        blocks = np.asarray(rows, np.float32).reshape(-1, self.block)
+        step = BATCH // self.block
+        for start in range(0, len(blocks), step):
+            batch = blocks[start : start + step]
+            self._check_range(batch)
+            records[start : start + step] = self.encode(batch)
+        return packed
+
+    def encode(self, weights: Floats) -> Records:
+        """Weights (n, block), finite and in range -> records (n,); without it, no `quantize`."""
         raise NotImplementedError(f"linnet does not quantise to {self.name}")
+
+    @property
+    def can_quantize(self) -> bool:
+        return type(self).encode is not WeightType.encode
+
+    def _check_range(self, weights: Floats) -> None:
+        largest = np.maximum(weights.max(initial=0), -weights.min(initial=0))
+        if not np.isfinite(largest):
+            raise ValueError(f"{self.name}: the weights hold NaN or infinity")
+        if largest > self.limit:
+            raise ValueError(
+                f"{self.name}: a weight is {largest:g} in size; at most {self.limit:g} fits"
+            )
 
     def floats(self, k: Kernel, packed: Pointer, n_weights: int) -> list[Value]:
         """The next `n_weights` weights as f32 vectors of the CPU's width, in order."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from linnet.kernels.ir import Pointer, Value, f16, f32, u16, u32
-from linnet.kernels.quants.base import Bytes, Floats, FloatType
-from linnet.kernels.quants.search import HALF_MAX, check_range
+from linnet.kernels.quants.base import Floats, FloatType, Records
 
 
 class F32(FloatType):
@@ -17,15 +13,16 @@ class F32(FloatType):
 
     name, id = "F32", 0
     fields = {"w": ("<f4", 1)}
+    limit = 3.4028235e38
 
     def load(self, packed: Pointer, lanes: int) -> Value:
         return packed.load(f32[lanes])
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         return blocks["w"]
 
-    def quantize(self, rows: Floats) -> Bytes:
-        return np.ascontiguousarray(rows, np.float32).view(np.uint8)
+    def encode(self, weights: Floats) -> Records:
+        return weights.astype("<f4").view(self.dtype)[:, 0]
 
 
 class F16(FloatType):
@@ -37,12 +34,11 @@ class F16(FloatType):
     def load(self, packed: Pointer, lanes: int) -> Value:
         return packed.load(f16[lanes]).to(f32)
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         return blocks["w"].astype(np.float32)
 
-    def quantize(self, rows: Floats) -> Bytes:
-        check_range(rows, self.name, HALF_MAX)
-        return rows.astype("<f2", order="C").view(np.uint8)
+    def encode(self, weights: Floats) -> Records:
+        return weights.astype("<f2").view(self.dtype)[:, 0]
 
 
 class BF16(FloatType):
@@ -50,15 +46,15 @@ class BF16(FloatType):
 
     name, id = "BF16", 30
     fields = {"w": ("<u2", 1)}
+    limit = 3.38e38
 
     def load(self, packed: Pointer, lanes: int) -> Value:
         return (packed.load(u16[lanes]).to(u32) << 16).bits(f32[lanes])
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         return (blocks["w"].astype(np.uint32) << 16).view(np.float32)
 
-    def quantize(self, rows: Floats) -> Bytes:
+    def encode(self, weights: Floats) -> Records:
         """To the nearest, and of two as near to the even one."""
-        check_range(rows, self.name, 3.38e38)
-        bits = np.ascontiguousarray(rows, np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").view(np.uint8)
+        bits = weights.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").view(self.dtype)[:, 0]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from linnet.kernels.quants.base import (
     Blocks,
-    Bytes,
     Floats,
     QuantType,
+    Records,
     Unpacked,
     nibbles,
     nibbles_of,
 )
-from linnet.kernels.quants.search import Records, by_blocks, nibble_pairs, with_line, with_scale
+from linnet.kernels.quants.search import nibble_pairs, with_line, with_scale
 
 
 class Q4_0(QuantType):
@@ -30,12 +27,9 @@ class Q4_0(QuantType):
         lanes = [nibbles(b.bytes("qs", block=i)) for i in range(b.n_blocks)]
         return Unpacked(lanes, b.halves("d"))
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         q = nibbles_of(blocks["qs"]).astype(np.float32) - 8
         return blocks["d"].astype(np.float32)[:, None] * q
-
-    def quantize(self, rows: Floats) -> Bytes:
-        return by_blocks(self, rows, self.encode)
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)
@@ -55,12 +49,9 @@ class Q4_1(QuantType):
         lanes = [nibbles(b.bytes("qs", block=i)) for i in range(b.n_blocks)]
         return Unpacked(lanes, b.halves("d"), b.halves("m"))
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
         return d * nibbles_of(blocks["qs"]).astype(np.float32) + m
-
-    def quantize(self, rows: Floats) -> Bytes:
-        return by_blocks(self, rows, self.encode)
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from linnet.kernels.ir import Value, f32
-from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
+from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Records, Unpacked
 from linnet.kernels.quants.search import (
-    Records,
     best_line,
     blocks_of,
-    by_blocks,
     columns,
     nearest,
     nibble_pairs,
+    pick,
     reciprocal,
     scale_to_half,
     squared_error,
@@ -43,15 +40,12 @@ class Q4_K(QuantType):
             lanes += [q & 15, q >> 4]
         return Unpacked(lanes, *scales_and_offsets(b))
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         qs = blocks["qs"].reshape(-1, 4, 1, 32) >> NIBBLE_SHIFTS & 15
         scales, minimums = scales_and_minimums_of(blocks)
         weights = scales[..., None] * qs.reshape(-1, 8, 32).astype(np.float32)
         floats: Floats = (weights - minimums[..., None]).reshape(-1, 256)
         return floats
-
-    def quantize(self, rows: Floats) -> Bytes:
-        return by_blocks(self, rows, self.encode)
 
     def encode(self, weights: Floats) -> Records:
         records, q = with_scales(self, weights)
@@ -73,7 +67,7 @@ def scales_and_offsets(b: Blocks) -> tuple[Value, Value]:
     return scales.to(f32) * b.halves("d")[0], minimums.to(f32) * -b.halves("dmin")[0]
 
 
-def scales_and_minimums_of(blocks: npt.NDArray[Any]) -> tuple[Floats, Floats]:
+def scales_and_minimums_of(blocks: Records) -> tuple[Floats, Floats]:
     """(n, 8) each: d * scale and dmin * minimum."""
     packed: Bytes = blocks["scales"]
     first, last = packed[:, :8], packed[:, 8:]
@@ -113,7 +107,7 @@ def look_again(
     ]
     errors = [squared_error(w, d * scale, -dmin * m, 0, highest) for scale, m in pairs]
     best = np.argmin(errors, axis=0)
-    return np.choose(best, [scale for scale, _ in pairs]), np.choose(best, [m for _, m in pairs])
+    return pick(best, [scale for scale, _ in pairs]), pick(best, [m for _, m in pairs])
 
 
 def packed_scales(scales: Bytes, minimums: Bytes) -> Bytes:

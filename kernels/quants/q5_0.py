@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from linnet.kernels.ir import Value, u1, u8
 from linnet.kernels.quants.base import (
@@ -13,11 +10,12 @@ from linnet.kernels.quants.base import (
     Bytes,
     Floats,
     QuantType,
+    Records,
     Unpacked,
     nibbles,
     nibbles_of,
 )
-from linnet.kernels.quants.search import Records, by_blocks, nibble_pairs, with_line, with_scale
+from linnet.kernels.quants.search import nibble_pairs, with_line, with_scale
 
 
 class Q5_0(QuantType):
@@ -30,12 +28,9 @@ class Q5_0(QuantType):
     def unpack(self, b: Blocks) -> Unpacked:
         return Unpacked([five_bits(b, i) for i in range(b.n_blocks)], b.halves("d"))
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         d = blocks["d"].astype(np.float32)[:, None]
         return d * (five_bits_of(blocks) - 16)
-
-    def quantize(self, rows: Floats) -> Bytes:
-        return by_blocks(self, rows, self.encode)
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)
@@ -56,12 +51,9 @@ class Q5_1(QuantType):
         lanes = [five_bits(b, i) for i in range(b.n_blocks)]
         return Unpacked(lanes, b.halves("d"), b.halves("m"))
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
         return d * five_bits_of(blocks) + m
-
-    def quantize(self, rows: Floats) -> Bytes:
-        return by_blocks(self, rows, self.encode)
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)
@@ -77,7 +69,7 @@ def five_bits(b: Blocks, block: int) -> Value:
     return nibbles(b.bytes("qs", block=block)) | fifth
 
 
-def five_bits_of(blocks: npt.NDArray[Any]) -> Floats:
+def five_bits_of(blocks: Records) -> Floats:
     """(n, 32) numbers 0..31 from `qs` and `qh`."""
     fifth = np.unpackbits(blocks["qh"], axis=-1, bitorder="little") << 4
     return (nibbles_of(blocks["qs"]) | fifth).astype(np.float32)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked
 from linnet.kernels.quants.q4_k import (
     NIBBLE_SHIFTS,
     nibbles_by_pair,
@@ -15,7 +12,8 @@ from linnet.kernels.quants.q4_k import (
     scales_and_offsets,
     with_scales,
 )
-from linnet.kernels.quants.search import Records, by_blocks
+
+BIT_OF_GROUP = 1 << np.arange(8, dtype=np.uint8).reshape(8, 1)
 
 
 class Q5_K(QuantType):
@@ -43,7 +41,7 @@ class Q5_K(QuantType):
                 lanes.append(four_bits | (fifth & 16))
         return Unpacked(lanes, *scales_and_offsets(b))
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         qs = blocks["qs"].reshape(-1, 4, 1, 32) >> NIBBLE_SHIFTS & 15
         groups = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
         fifth = (blocks["qh"].reshape(-1, 1, 32) >> groups & 1) << 4
@@ -52,11 +50,8 @@ class Q5_K(QuantType):
         floats: Floats = (scales[..., None] * q - minimums[..., None]).reshape(-1, 256)
         return floats
 
-    def quantize(self, rows: Floats) -> Bytes:
-        return by_blocks(self, rows, self.encode)
-
     def encode(self, weights: Floats) -> Records:
         records, q = with_scales(self, weights)
         records["qs"] = nibbles_by_pair(q)
-        records["qh"] = np.packbits(q // 16, axis=1, bitorder="little")[:, 0]
+        records["qh"] = (q // 16 * BIT_OF_GROUP).sum(axis=1, dtype=np.uint8)
         return records

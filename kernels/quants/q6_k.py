@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from linnet.kernels.ir import f32, i8
-from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked
 from linnet.kernels.quants.search import (
-    Records,
     best_scale,
     blocks_of,
-    by_blocks,
     columns,
     extreme,
     nearest,
     nibble_pairs,
+    pick,
     reciprocal,
     scale_to_half,
     squared_error,
@@ -50,7 +46,7 @@ class Q6_K(QuantType):
         scales = b.bytes("scales").bits(i8[16]).to(f32) * b.halves("d")[0]
         return Unpacked(lanes, scales)
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
         ql = blocks["ql"].reshape(-1, 2, 1, 64) >> shifts[:, :, ::2] & 15
         qh = blocks["qh"].reshape(-1, 2, 1, 32) >> shifts & 3
@@ -58,9 +54,6 @@ class Q6_K(QuantType):
         scales = blocks["scales"].view(np.int8).astype(np.float32)
         d = blocks["d"].astype(np.float32)[:, None] * scales
         return (d[..., None] * q).reshape(-1, 256)
-
-    def quantize(self, rows: Floats) -> Bytes:
-        return by_blocks(self, rows, self.encode)
 
     def encode(self, weights: Floats) -> Records:
         """The scale of largest size becomes -128."""
@@ -83,5 +76,4 @@ def look_again(w: Floats, d: Floats, scales: Floats) -> Floats:
     """The scales of least squared error, at most one step of their eight bits away."""
     candidates = [np.clip(scales + step, -128, 127) for step in (0, -1, 1)]
     errors = [squared_error(w, d * scale, 0, -32, 31) for scale in candidates]
-    best: Floats = np.choose(np.argmin(errors, axis=0), candidates)
-    return best
+    return pick(np.argmin(errors, axis=0), candidates)

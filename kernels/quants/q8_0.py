@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Unpacked
-from linnet.kernels.quants.search import Records, by_blocks, with_scale
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.search import with_scale
 
 
 class Q8_0(QuantType):
@@ -21,12 +18,9 @@ class Q8_0(QuantType):
     def unpack(self, b: Blocks) -> Unpacked:
         return Unpacked([b.bytes("qs", block=i) ^ 128 for i in range(b.n_blocks)], b.halves("d"))
 
-    def decode(self, blocks: npt.NDArray[Any]) -> Floats:
+    def decode(self, blocks: Records) -> Floats:
         d = blocks["d"].astype(np.float32)[:, None]
         return blocks["qs"].view(np.int8).astype(np.float32) * d
-
-    def quantize(self, rows: Floats) -> Bytes:
-        return by_blocks(self, rows, self.encode)
 
     def encode(self, weights: Floats) -> Records:
         records = np.empty(len(weights), self.dtype)

@@ -11,48 +11,18 @@ memory; scales and offsets are (...). All are float32, whole numbers too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.quants.base import Bytes, Floats, WeightType
+from linnet.kernels.quants.base import HALF_MAX, Bytes, Floats
 
-Records = npt.NDArray[Any]  # (n,) blocks
-
-BATCH: Final = 1 << 17  # weights that are worked on at a time: they stay in the cache
 STRETCHES: Final = np.linspace(-2, 2, 9, dtype=np.float32)  # levels more or less over the range
 ROUNDS: Final = 1  # of finding levels and line in turn, behind the guesses
-HALF_MAX: Final = 65504.0  # the largest F16 number
 HALF_TINY: Final = 2.0**-24  # the smallest F16 number above zero
-TINY: Final = 1e-30  # below this a scale is as good as zero
-
-
-def by_blocks(type: WeightType, rows: Floats, encode: Callable[[Floats], Records]) -> Bytes:
-    """Weights (n_rows, n_columns) -> packed rows (n_rows, row_bytes).
-
-    `encode` makes records (n,) of weights (n, block). Raises ValueError where a row is not a whole
-    number of blocks, and for weights that are not finite or are beyond the range of F16.
-    """
-    packed = np.empty((len(rows), type.row_bytes(rows.shape[1])), np.uint8)
-    records = packed.reshape(-1, type.bytes).view(type.dtype)[:, 0]
-    blocks = np.asarray(rows, np.float32).reshape(-1, type.block)
-    step = BATCH // type.block
-    for start in range(0, len(blocks), step):
-        batch = blocks[start : start + step]
-        check_range(batch, type.name, HALF_MAX)
-        records[start : start + step] = encode(batch)
-    return packed
-
-
-def check_range(weights: Floats, type_name: str, limit: float) -> None:
-    """Raises ValueError for weights that are not finite, or larger than `limit` either way."""
-    largest = np.maximum(weights.max(initial=0), -weights.min(initial=0))
-    if not np.isfinite(largest):
-        raise ValueError(f"{type_name}: the weights hold NaN or infinity")
-    if largest > limit:
-        raise ValueError(f"{type_name}: a weight is {largest:g} in size; at most {limit:g} fits")
+TINY: Final = 1e-36  # below this a square is as good as zero
 
 
 def columns(weights: Floats, group: int) -> Floats:
@@ -93,11 +63,12 @@ class Line(NamedTuple):
 
 def best_scale(w: Floats, lowest: int, highest: int) -> Floats:
     """The scale (...) of each group, of either sign, for levels `lowest` to `highest`."""
+    zeros = np.zeros_like(w[0])
 
     def fit(q: Floats) -> Line:
         qw = dot(q, w)
         scale = qw * reciprocal(dot(q, q))
-        return Line(scale, np.zeros_like(scale), scale * qw)
+        return Line(scale, zeros, scale * qw)
 
     guesses = [extreme(w) / (lowest + stretch) for stretch in STRETCHES]
     return search(w, guesses, lowest, highest, fit).scale
@@ -115,13 +86,10 @@ def best_line(w: Floats, highest: int, ceiling: float = HALF_MAX) -> tuple[Float
 
     def fit(q: Floats) -> Line:
         sum_q, qq, qw = q.sum(axis=0), dot(q, q), dot(q, w)
-        scale = (n * qw - sum_q * sum_w) * reciprocal(n * qq - sum_q * sum_q)
-        offset = (sum_w - scale * sum_q) / n
-        over = offset > limit
-        scale = np.where(over, (qw - limit * sum_q) * reciprocal(qq), scale)
-        offset = np.where(over, limit, offset)
-        of_scale = scale * (2 * qw - scale * qq - 2 * offset * sum_q)
-        return Line(scale, offset, of_scale + offset * (2 * sum_w - n * offset))
+        offset = (qq * sum_w - sum_q * qw) * reciprocal(n * qq - sum_q * sum_q)
+        offset = np.minimum(offset, limit)
+        scale = (qw - offset * sum_q) * reciprocal(qq)  # the best for this offset
+        return Line(scale, offset, scale * scale * qq + offset * (2 * sum_w - n * offset))
 
     guesses = [w.max(axis=0) / (highest + stretch) for stretch in STRETCHES]
     line = search(w, guesses, 0, highest, fit)
@@ -132,19 +100,17 @@ def search(
     w: Floats, guesses: list[Floats], lowest: int, highest: int, fit: Callable[[Floats], Line]
 ) -> Line:
     """The line of most gain, from scales to begin with and what fits a line to levels."""
-    lines = (fit(nearest(w, scale, 0, lowest, highest)) for scale in guesses)
-    best = next(lines)
-    for line in lines:
-        best = better(best, line)
+    best = best_of([fit(nearest(w, scale, 0, lowest, highest)) for scale in guesses])
     for _ in range(ROUNDS):
-        best = better(best, fit(nearest(w, best.scale, best.offset, lowest, highest)))
+        q = nearest(w, best.scale, best.offset, lowest, highest)
+        best = best_of([best, fit(q)])
     return best
 
 
-def better(a: Line, b: Line) -> Line:
-    """Group by group the line of more gain."""
-    is_better = b.gain > a.gain
-    return Line(*(np.where(is_better, new, old) for old, new in zip(a, b, strict=True)))
+def best_of(lines: list[Line]) -> Line:
+    """Group by group the line of most gain."""
+    index = np.argmax([line.gain for line in lines], axis=0)
+    return Line(*(pick(index, choices) for choices in zip(*lines, strict=True)))
 
 
 def nearest(w: Floats, scale: Floats, offset: Floats | float, lowest: int, highest: int) -> Floats:
@@ -183,10 +149,15 @@ def extreme(x: Floats) -> Floats:
 
 
 def reciprocal(x: Floats) -> Floats:
-    """1 / x, or 0 where x is as good as 0."""
-    result = np.zeros_like(x)
-    np.divide(1, x, out=result, where=np.abs(x) > TINY)
+    """1 / x, and 0 for 0."""
+    result: Floats = x / np.maximum(x * x, TINY)
     return result
+
+
+def pick(index: npt.NDArray[np.intp], choices: Sequence[Floats]) -> Floats:
+    """From several arrays (...), place by place the number of the array of that index (...)."""
+    picked: Floats = np.take_along_axis(np.stack(choices), index[np.newaxis], axis=0)[0]
+    return picked
 
 
 def to_half(x: Floats) -> Floats:

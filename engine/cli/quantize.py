@@ -1,0 +1,46 @@
+"""Quantise a model: write an F32, F16 or BF16 GGUF file in a smaller type."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from linnet.engine.mixes import MIXES
+from linnet.engine.quantize import Quantized, quantize_file
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN.gguf", help="the model to quantise")
+    parser.add_argument("target", metavar="OUT.gguf", help="the file to write")
+    parser.add_argument("type", metavar="TYPE", type=str.upper, help=f"one of {', '.join(MIXES)}")
+    parser.add_argument("--threads", type=_count, metavar="N", help="default: one for each core")
+    parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it is there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quantized = quantize_file(
+        arguments.source,
+        arguments.target,
+        arguments.type,
+        threads=arguments.threads,
+        force=arguments.force,
+        progress=True,
+    )
+    print(f"{arguments.target}: {summary(quantized)}", file=sys.stderr)
+    return 0
+
+
+def summary(quantized: Quantized) -> str:
+    """One line for people: sizes, bits per weight, seconds, and the tensors of each type."""
+    sizes = [quantized.source_bytes, quantized.target_bytes]
+    megabytes = " -> ".join(f"{size / 1e6:,.1f} MB" for size in sizes)
+    bits = " -> ".join(f"{8 * size / max(quantized.n_weights, 1):.2f}" for size in sizes)
+    types = ", ".join(f"{n} {type}" for type, n in quantized.n_tensors.items())
+    return f"{megabytes}, {bits} bits per weight, {quantized.seconds:.1f} s; {types}"
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return count
