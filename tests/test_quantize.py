@@ -168,11 +168,8 @@ def test_groups_of_any_sizes(
 def test_weights_that_are_not_finite_are_refused(type: WeightType, bad: float) -> None:
     weights = gaussian(4, 256)
     weights[2, 100] = bad
-    if type.name == "F32":
-        assert type.quantize(weights).tobytes() == weights.tobytes()
-    else:
-        with pytest.raises(ValueError, match=f"{type.name}: the weights hold NaN or infinity"):
-            type.quantize(weights)
+    with pytest.raises(ValueError, match=f"{type.name}: the weights hold NaN or infinity"):
+        type.quantize(weights)
 
 
 @pytest.mark.parametrize("type", QUANTS, ids=repr)
