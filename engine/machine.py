@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -25,23 +24,27 @@ def usable_threads() -> int:
 
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping, within the cgroup's limit; None if unknown."""
-    figures = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        figures.append(int(line.split()[1]) * 1024)
-    figures += _cgroup_memory()
+    available = _kilobytes("/proc/meminfo", "MemAvailable")
+    figures = _cgroup_memory() + ([] if available is None else [available])
     return min(figures) if figures else None
 
 
 def peak_memory() -> int | None:
-    """The most bytes this process has held in memory, mapped files included; None if unknown."""
+    """The most bytes this process has held in memory, mapped files included; None if unknown.
+
+    That of Linux for this program: getrusage's begins with what the process held that started it.
+    """
+    return _kilobytes("/proc/self/status", "VmHWM")
+
+
+def _kilobytes(path: str, name: str) -> int | None:
+    """Bytes, from a line such as "MemAvailable: 1234 kB"; None where there is no such line."""
     try:
-        import resource
-    except ImportError:  # Windows
+        lines = Path(path).read_text().splitlines()
+    except OSError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    values = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
+    return int(values[0]) * 1024 if values else None
 
 
 def _core_of(cpu: int) -> str:

@@ -102,7 +102,11 @@ class Keys:
     def number(self, key: str, low: float, high: float, *, default: float | None = None) -> float:
         """A finite number within low..high; the default where the key is missing."""
         value = self._value(key, default)
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not math.isfinite(value)
+        ):
             raise self.error(key, value, "a finite number")
         if not low <= value <= high:
             raise self.error(key, value, f"from {low:g} to {high:g}")

@@ -1,0 +1,55 @@
+"""What all tests share: a kernel cache of their own, compiled kernels, and the folder of models."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from linnet.kernels.isa import ISA, available_isas
+from linnet.kernels.jit import Library
+
+settings.register_profile("linnet", deadline=None)
+settings.load_profile("linnet")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the user's kernel cache out of it; LINNET_CACHE_DIR keeps one from run to run."""
+    if "LINNET_CACHE_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="linnet-kernels-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["LINNET_CACHE_DIR"] = folder.name
+    for variable in ("LINNET_CACHE", "LINNET_DUMP", "LINNET_ISA"):
+        os.environ.pop(variable, None)
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of model files and their known logits that LINNET_FIXTURES names."""
+    folder = os.environ.get("LINNET_FIXTURES")
+    if not folder:
+        pytest.skip("LINNET_FIXTURES, a folder of real files, is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def library_for() -> Callable[[ISA], Library]:
+    """The session's one library for an ISA: no test compiles what another has compiled."""
+    return cache(Library)
+
+
+@pytest.fixture(params=available_isas(), ids=lambda isa: isa.name)
+def library(request: pytest.FixtureRequest, library_for: Callable[[ISA], Library]) -> Library:
+    """Every instruction set of this CPU in turn."""
+    return library_for(request.param)
+
+
+@pytest.fixture
+def best_library(library_for: Callable[[ISA], Library]) -> Library:
+    """The fastest instruction set of this CPU."""
+    return library_for(available_isas()[0])

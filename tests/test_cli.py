@@ -1,0 +1,439 @@
+"""The command line: what goes to stdout, what to stderr, and how errors and signals end it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf_builder import F32, STRING, GGUFBuilder
+from tiny_llama import N_VOCAB, TinyLlama
+
+import linnet
+from linnet import LLM, SamplingParams, Tokenizer
+from linnet.engine.cli import main as cli
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = TinyLlama(type="Q4_K")
+PROMPT = "once upon a time"
+IQ4_NL = 20  # a type without kernels: 32 weights in 18 bytes
+ESCAPE = "\x1b[31mred"
+CLOSING_LINE = re.compile(
+    r"prompt 13 tokens, [\d.]+ tok/s \| generated 9 tokens, [\d.]+ tok/s, "
+    r"[\d.]+ GB/s \(\d+% of the memory roofline\) \| "
+    r"load [\d.]+ s, compile [\d.]+ s, first token [\d.]+ s \| peak memory \d+ MB\n"
+)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(TINY.write(tmp_path_factory.mktemp("model") / "tiny.gguf"))
+
+
+@pytest.fixture(scope="module")
+def expected(path: str) -> str:
+    """What `generate` is to print."""
+    with LLM(path) as llm:
+        text: str = llm.generate(PROMPT, SamplingParams(temperature=0, max_tokens=9)).text
+    return f"{PROMPT}{text}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs `linnet ARGUMENTS` in this process; `stdin` is what it may read."""
+
+    def run(*argv: object, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        status = cli.main([*map(str, argv)])
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def generate(run: Run, path: str) -> Run:
+    """Runs `linnet generate` greedily, for 9 tokens."""
+    greedy = "generate", "-m", path, "--temp", 0, "-n", 9
+    return lambda *argv, stdin=b"": run(*greedy, *argv, stdin=stdin)
+
+
+def check_refused(result: Result, *parts: str) -> None:
+    """Bad input: one line on stderr, of characters that a terminal shows."""
+    assert result.status == 2
+    assert result.out == ""
+    line = result.err.removesuffix("\n")
+    assert line.startswith("linnet: ")
+    assert line.isprintable(), line
+    for part in parts:
+        assert part in line
+
+
+# ---- generate ------------------------------------------------------------------------------------
+
+
+def test_text_goes_to_stdout_and_one_line_to_stderr(generate: Run, expected: str) -> None:
+    result = generate(PROMPT)
+    assert (result.status, result.out) == (0, expected)
+    assert CLOSING_LINE.fullmatch(result.err), result.err
+
+
+def test_a_prompt_comes_from_where_it_is_said_to(
+    generate: Run, expected: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(PROMPT.encode())
+    for source in ([PROMPT], ["-p", PROMPT], ["--file", file]):
+        assert generate("-q", *source) == Result(0, expected, "")
+    assert generate("-q", "-p", "-", stdin=PROMPT.encode()) == Result(0, expected, "")
+
+
+def test_json_is_one_object(generate: Run, expected: str) -> None:
+    result = generate("-o", "json", "--stop", "never", PROMPT)
+    assert (result.status, result.err) == (0, "")
+    fields = json.loads(result.out)
+    assert fields["prompt"] + fields["text"] + "\n" == expected
+    assert fields["finish_reason"] == "length"
+    assert len(fields["token_ids"]) == fields["stats"]["n_generated"] == 9
+    assert fields["stats"]["n_prompt"] == 13
+    rates = {"prompt_tokens_per_second", "generate_tokens_per_second", "gb_s", "roofline"}
+    seconds = {"load_s", "compile_s", "first_token_s"}
+    assert rates | seconds | {"peak_memory"} < fields.keys()
+    assert all(fields[rate] > 0 for rate in rates)
+
+
+def test_a_seed_makes_it_reproducible(generate: Run) -> None:
+    drawn = [generate("-q", "--temp", 1, "-s", seed, PROMPT).out for seed in (1, 2, 1)]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_flags_reach_model_and_sampler(
+    run: Run, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    class Recorder(LLM):
+        def __init__(self, *path: Any, **options: Any) -> None:
+            given.update(path=path, **options)
+            super().__init__(*path, **options)
+
+        def stream(self, prompt: Any, params: SamplingParams | None = None) -> Any:
+            given.update(prompt=prompt, params=params)
+            return super().stream(prompt, params)
+
+    monkeypatch.setattr("linnet.engine.cli.generate.LLM", Recorder)
+    flags = """-q -n 3 --temp 0.5 --top-k 7 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.5
+        --repeat-last-n 20 --presence-penalty 0.25 --frequency-penalty 0.75 --stop zz --stop yy
+        -s 42 --ignore-eos -t 2 -c 64 --isa generic --activations f32 --no-mmap"""
+    assert run("generate", "-m", path, *flags.split(), PROMPT).status == 0
+    params = SamplingParams(
+        max_tokens=3, temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, repeat_penalty=1.5,
+        repeat_last_n=20, presence_penalty=0.25, frequency_penalty=0.75, stop=("zz", "yy"),
+        seed=42, ignore_eos=True,
+    )  # fmt: skip
+    options = {"n_threads": 2, "n_ctx": 64, "isa": "generic", "activations": "f32", "mmap": False}
+    assert given == {"path": (path,), **options, "prompt": PROMPT, "params": params}
+
+    given.clear()
+    assert run("generate", "-m", path, PROMPT).status == 0
+    options = {"n_threads": None, "n_ctx": None, "isa": None, "activations": "int8", "mmap": True}
+    assert given == {"path": (path,), **options, "prompt": PROMPT, "params": SamplingParams()}
+
+
+def test_ignoring_the_end_goes_on_to_the_last_token(run: Run, path: str, tmp_path: Path) -> None:
+    with LLM(path) as llm:
+        end = llm.generate(PROMPT, SamplingParams(temperature=0, max_tokens=9)).token_ids[2]
+    file = TinyLlama(type="Q4_K", eos_id=end).write(tmp_path / "ends.gguf")
+    common = "generate", "-m", file, "-o", "json", "--temp", 0, "-n", 9, PROMPT
+    ended, went_on = (json.loads(run(*common, *flag).out) for flag in ([], ["--ignore-eos"]))
+    assert (ended["stats"]["n_generated"], ended["finish_reason"]) == (2, "stop")
+    assert (went_on["stats"]["n_generated"], went_on["finish_reason"]) == (9, "length")
+
+
+def test_the_generate_command_is_linnet_generate(
+    path: str,
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate", "-m", path, "--temp", "0", "-n", "9", PROMPT])
+    assert cli.generate() == 0
+    assert capsys.readouterr().out == expected
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+
+def test_no_prompt_or_two_are_refused(generate: Run, path: str) -> None:
+    for sources in ([], ["a", "-p", "b"], ["-p", "a", "-f", path], ["a", "-f", path]):
+        check_refused(generate(*sources), "give one prompt")
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ([], ["COMMAND"]),
+        (["sing"], ["'sing'", "generate", "inspect", "tokenize"]),
+        (["generate", "--loud", "x"], ["--loud"]),
+        (["generate", "--temper", "1", "x"], ["--temper"]),  # no flag may be cut short
+        (["generate", "-n", "many", "x"], ["-n", "'many'", "generate --help"]),
+        (["generate", "-o", "xml", "x"], ["'xml'", "json"]),
+        (["generate", "--isa", "z80", "x"], ["'z80'", "generic"]),
+        (["generate", "-p"], ["-p"]),
+        (["inspect"], ["FILE"]),
+        (["tokenize", "-p", "a"], ["-m"]),
+        (["tokenize", "-m", "x", "-p", "a", "-f", "b"], ["not allowed with"]),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_line(
+    run: Run, argv: list[str], parts: list[str]
+) -> None:
+    check_refused(run(*argv), *parts)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "name"),
+    [
+        ("-n", "-2", "max_tokens"),
+        ("--temp", "nan", "temperature"),
+        ("--top-p", "1.5", "top_p"),
+        ("--stop", "", "stop"),
+        ("-s", "-5", "seed"),
+        ("-t", "0", "n_threads"),
+        ("-c", "0", "n_ctx"),
+    ],
+)
+def test_values_out_of_range_are_named(generate: Run, flag: str, value: str, name: str) -> None:
+    check_refused(generate(f"{flag}={value}" if flag[1] == "-" else f"{flag}{value}", "x"), name)
+
+
+def bad_paths(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """Files that are no models, and what is said of them."""
+    yield tmp_path / "missing.gguf", "No such file"
+    yield tmp_path, "not a regular file"
+    yield Path("/dev/zero"), "not a regular file"
+    garbage = tmp_path / f"garbage {ESCAPE}\n.gguf"
+    garbage.write_bytes(bytes(range(256)))
+    yield garbage, "magic"
+
+
+@pytest.mark.parametrize("command", ["generate", "inspect", "tokenize"])
+def test_files_that_are_no_models_are_refused(run: Run, tmp_path: Path, command: str) -> None:
+    for path, message in bad_paths(tmp_path):
+        argv = ["inspect", path] if command == "inspect" else [command, "-p", "x", "-m", path]
+        check_refused(run(*argv), message, repr(str(path)))
+
+
+@pytest.mark.parametrize("command", ["generate", "tokenize"])
+def test_texts_that_cannot_be_read_are_refused(
+    run: Run, path: str, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linnet.engine.cli.reading.MOST_BYTES", 1 << 20)
+    binary = tmp_path / f"{ESCAPE}.txt"
+    binary.write_bytes(b"ab\xff")
+    for file, message in (
+        (binary, "not text in UTF-8"),
+        (tmp_path / "missing", "No such file"),
+        (tmp_path, "Is a directory"),
+        (Path("/dev/zero"), "more than 1 MiB"),
+    ):
+        check_refused(run(command, "-m", path, "-f", file), message, repr(str(file)))
+    stdin = ["-p", "-"] if command == "generate" else []
+    check_refused(run(command, "-m", path, *stdin, stdin=b"\xff"), "stdin is not text in UTF-8")
+
+
+def test_a_prompt_too_long_is_refused(generate: Run) -> None:
+    check_refused(generate("-c", 4, PROMPT), "13 tokens do not fit the context of 4", "-c")
+
+
+def test_not_a_number_is_an_error(run: Run, tmp_path: Path) -> None:
+    tensors = TINY.tensors()
+    tensors["output_norm.weight"].blocks["w"][0] = np.nan
+    file = TINY.write(tmp_path / "nan.gguf", tensors)
+    result = run("generate", "-m", file, PROMPT)
+    assert result.status == 2
+    assert result.err == "linnet: the model's logits are not all finite: nan is among them\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError(f"{ESCAPE}\n two\tlines\u2028"), r"\x1b[31mred two lines"),
+        (OSError(28, "No space left", f"{ESCAPE}.txt"), r"'\x1b[31mred.txt': No space left"),
+        (RuntimeError("half \udcff"), r"half \udcff"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_errors_are_one_line_that_a_terminal_cannot_obey(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    def fail(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr("linnet.engine.cli.inspect.GGUFFile", fail)
+    result = run("inspect", "x")
+    check_refused(result)
+    assert result.err == f"linnet: {line}\n"
+
+
+def test_an_interrupt_ends_it_without_an_error(
+    generate: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LLM, "stream", interrupt)
+    assert generate(PROMPT) == Result(130, "", "\n")
+
+
+# ---- inspect, tokenize, and the rest -------------------------------------------------------------
+
+
+def test_inspect_shows_what_is_in_a_file(run: Run, path: str) -> None:
+    result = run("inspect", path)
+    assert (result.status, result.err) == (0, "")
+    lines = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if line}
+    assert lines["llama.block_count"] == ["2"]
+    assert lines["tokenizer.ggml.tokens"][-1] == f"({N_VOCAB})"
+    assert lines["blk.1.ffn_down.weight"] == ["Q4_K", "256", "x", "512", "73,728"]
+    assert lines["output_norm.weight"] == ["F32", "256", "1,024"]
+    tensors = TINY.tensors().values()
+    n_bytes = sum(tensor.data.nbytes for tensor in tensors)
+    assert lines["all"] == [str(len(tensors)), f"{n_bytes:,}"]
+    assert lines["F32"][-1] == lines["Q4_K"][-1] == "yes"
+    short = run("inspect", "--no-tensors", path)
+    assert short.out == result.out.replace(tensor_table(result.out), "")
+
+
+def tensor_table(text: str) -> str:
+    return next(part for part in re.split(r"(?<=\n)\n", text) if part.startswith("tensor ")) + "\n"
+
+
+def test_inspect_shows_strange_files_harmlessly(run: Run, tmp_path: Path) -> None:
+    file = (
+        GGUFBuilder()
+        .kv("general.name", STRING, f"{ESCAPE}\n")
+        .kv("general.author", STRING, b"\xff\x1b[0m")
+        .array("k", STRING, [ESCAPE, "\udcff".encode("utf-8", "surrogatepass"), "", "d", "e"])
+        .tensor("odd", IQ4_NL, (2, 64), bytes(72))
+        .tensor("empty", F32, (0,), b"")
+        .write(tmp_path / f"{ESCAPE}.gguf")
+    )
+    result = run("inspect", file)
+    assert result.status == 0
+    assert all(line.isprintable() for line in result.out.splitlines())
+    assert r"'\x1b[31mred\n'" in result.out
+    assert r"b'\xff\x1b[0m'" in result.out
+    assert ", ...] (5)" in result.out
+    lines = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if line}
+    assert lines["IQ4_NL"] == ["1", "72", "no"]
+
+
+def test_tokenize_prints_a_list_for_each_text(run: Run, path: str, tmp_path: Path) -> None:
+    encode = Tokenizer.from_gguf(path).encode
+    assert run("tokenize", "-m", path, "-p", "to\nbe") == Result(
+        0, f"{encode('to' + chr(10) + 'be')}\n", ""
+    )
+    texts = ["to be", "", " and\r", "on\x0b\u2028on"]
+    lines = "".join(f"{encode(text)}\n" for text in texts)
+    file = tmp_path / "texts"
+    file.write_bytes("\n".join(texts).encode())
+    assert run("tokenize", "-m", path, "-f", file) == Result(0, lines, "")
+    stdin = "".join(f"{text}\n" for text in texts).encode()
+    assert run("tokenize", "-m", path, stdin=stdin) == Result(0, lines, "")
+    plain = f"{encode('to be', add_special=False)}\n"
+    assert run("tokenize", "-m", path, "--no-special", "-p", "to be") == Result(0, plain, "")
+
+
+def test_version_and_help_are_no_errors(run: Run) -> None:
+    assert run("--version") == Result(0, f"linnet {linnet.__version__}\n", "")
+    top = run("--help")
+    assert (top.status, top.err) == (0, "")
+    for command in cli.COMMANDS:
+        assert re.search(rf"^ +{command} ", top.out, re.MULTILINE)
+        help = run(command, "--help")
+        assert (help.status, help.err) == (0, "")
+        assert help.out.startswith(f"usage: linnet {command}")
+
+
+# ---- in a process of its own ---------------------------------------------------------------------
+
+LONG = ["-n", "16000", "-c", "16384", "--ignore-eos", "--temp", "0"]
+
+
+@contextmanager
+def linnet_process(*argv: str, stdout: Any = subprocess.PIPE, **env: str) -> Iterator[Any]:
+    """`python -m linnet ARGUMENTS`, started; ended if it is still there at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "linnet", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_it_runs_as_a_module(path: str, expected: str) -> None:
+    with linnet_process("generate", "-m", path, "-t2", "--temp=0", "-n9", PROMPT) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out.decode()) == (0, expected)
+    assert CLOSING_LINE.fullmatch(err.decode())
+
+
+def test_ctrl_c_ends_it_at_once(path: str) -> None:
+    with linnet_process("generate", "-m", path, "-t2", *LONG, PROMPT) as process:
+        process.stdout.read(40)  # it is at work
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"\n")
+
+
+def test_a_reader_that_has_enough_ends_it(path: str) -> None:
+    with linnet_process("generate", "-m", path, *LONG, PROMPT) as process:
+        assert process.stdout.read(10) == PROMPT[:10].encode()
+        process.stdout.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_an_error(path: str) -> None:
+    with open("/dev/full", "w") as full, linnet_process("inspect", path, stdout=full) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.fullmatch(rb"linnet: .*No space left on device\n", err)
+
+
+def test_characters_that_stdout_lacks_become_question_marks(path: str) -> None:
+    argv = "generate", "-m", path, "-q", "-n0", "é€"
+    with linnet_process(*argv, PYTHONIOENCODING="latin-1") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, b"\xe9?\n", b"")

@@ -1,0 +1,176 @@
+"""Kernels read and write nothing beyond their arrays: these lie against pages no one may touch.
+
+All kernels of an instruction set run in one child process, which says before each what it is about
+to do; a signal ends the child, and fails the test.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_harness import (
+    TYPES,
+    Array,
+    few_row_ops,
+    guarded,
+    many_row_ops,
+    random_weights,
+    run,
+    run_python,
+    unwritten,
+)
+
+from linnet.kernels.activations import Quantize
+from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.bandwidth import ReadBytes
+from linnet.kernels.elementwise import Add, AddRow, SiluMultiply
+from linnet.kernels.ir import f16, f32
+from linnet.kernels.isa import available_isas, choose_isa
+from linnet.kernels.jit import Library
+from linnet.kernels.norm import RmsNorm
+from linnet.kernels.op import Op
+from linnet.kernels.quants import QuantType, WeightType
+from linnet.kernels.rope import Rope, rope_table
+from linnet.kernels.rows import PickRows
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="guard pages need mprotect")
+
+Case = tuple[Op, int, dict[str, Any]]  # an op, the rows of the pass, and the arguments
+
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [isa.name for isa in available_isas()])
+def test_no_kernel_touches_memory_beside_its_arrays(name: str) -> None:
+    child = run_python(__file__, name)
+    last_words = child.stdout.splitlines()[-1:]
+    assert child.returncode == 0, f"ended by {child.returncode} at {last_words}\n{child.stderr}"
+    assert last_words == ["done"]
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_a_touch_beside_an_array_is_a_signal(place: str) -> None:
+    """The tests above could fail."""
+    assert run_python(__file__, place).returncode == -signal.SIGSEGV
+
+
+# ---- what the child runs -------------------------------------------------------------------------
+
+
+def product_cases(type: WeightType) -> Iterator[Case]:
+    """Rows of one block, of whole chunks, and with something left behind these."""
+    rng = np.random.default_rng(1)
+    columns = {1: (1, 64, 73), 32: (32, 256, 288), 256: (256, 512)}[type.block]
+    for n_columns, n_out in zip(columns, (63, 64, 1), strict=False):
+        weights = random_weights(type, n_out, n_columns, rng)
+        sizes = {"weights": weights, "n_columns": n_columns, "n_out": n_out}
+        for op, n_tokens in ((few_row_ops(type)[-1], 1), (many_row_ops(type)[-1], 7)):
+            x: dict[str, Array] = {"x": np.ones((n_tokens, n_columns), np.float32)}
+            if isinstance(type, QuantType):
+                x = {
+                    "lanes": np.ones((n_tokens, n_columns), np.int8),
+                    "scales": np.ones((n_tokens, n_columns // 32), np.float32),
+                    "sums": np.ones((n_tokens, n_columns // 16), np.float32),
+                }
+            kernel: Any = op(type, 1) if n_tokens == 1 else op(type)  # type: ignore[call-arg]
+            yield kernel, n_tokens, {**x, **sizes, "out": unwritten(n_tokens, n_out)}
+        rows = np.int32([n_out - 1, 0])
+        out = unwritten(2, n_columns)
+        table = {"table": weights, "rows": rows, "width": n_columns}
+        yield PickRows(type), 2, {**table, "out": out}
+
+
+def attention_cases() -> Iterator[Case]:
+    for type, head_dim, group in ((f16, 64, 4), (f32, 80, 1), (f16, 8, 7)):
+        for n_ctx in (1, 15, 16, 17):  # of which all positions are seen
+            n_slots, n_heads = 2, 2
+            cache = np.ones((n_slots, n_heads, n_ctx, head_dim), NUMPY_TYPES[type])
+            place = {
+                "slots": np.int32([0, 1]),
+                "positions": np.int32([n_ctx - 1, n_ctx - 1]),
+                "n_ctx": n_ctx,
+            }
+            x = np.ones((2, n_heads * head_dim), np.float32)
+            sizes = {"n_heads": n_heads, "head_dim": head_dim}
+            yield StoreCache(type), 2, {"x": x, "cache": cache, **sizes, **place}
+            q = np.ones((2, n_heads * group * head_dim), np.float32)
+            scale = {"n_kv_heads": n_heads, "scale": 0.1}
+            arguments = {"q": q, "keys": cache, "values": cache.copy(), **place, **scale}
+            yield Attend(type, head_dim, group), 2, {**arguments, "out": unwritten(*q.shape)}
+
+
+def other_cases() -> Iterator[Case]:
+    for width in (1, 5, 64, 73, 256, 300):
+        x, row = np.ones((3, width), np.float32), np.ones(width, np.float32)
+        out = unwritten(3, width)
+        yield RmsNorm(), 3, {"x": x, "weight": row, "out": out, "width": width, "eps": 1e-5}
+        for op, y in ((Add(), x), (AddRow(), row), (SiluMultiply(), x)):
+            yield op, 3, {"x": x, "y": y.copy(), "out": out, "width": width}
+    for adjacent in (True, False):
+        for n_pairs in (1, 5, 16, 36):
+            table = {"table": rope_table(8, np.ones(n_pairs)), "n_pairs": n_pairs}
+            sizes = {"n_heads": 2, "head_dim": 2 * n_pairs, "positions": np.int32([0, 7])}
+            x = np.ones((2, 4 * n_pairs), np.float32)
+            yield Rope(adjacent), 2, {"x": x, **table, **sizes}
+    for n in (32, 96):
+        arrays = {
+            "lanes": np.zeros((2, n), np.int8),
+            "scales": unwritten(2, n // 32),
+            "sums": unwritten(2, n // 16),
+        }
+        yield Quantize(), 2, {"x": np.ones((2, n), np.float32), **arrays}
+    for n_bytes in (64, 127, (1 << 16) + 64):
+        data, out = np.ones(n_bytes, np.uint8), np.zeros(-(-n_bytes >> 16), np.uint64)
+        yield ReadBytes(), 1, {"data": data, "out": out, "n_bytes": n_bytes}
+
+
+def put(argument: Any, place: str) -> Any:
+    """An array with a page that may not be touched before it, or behind it; or just a copy."""
+    if not isinstance(argument, np.ndarray):
+        return argument
+    return argument.copy() if place == "free" else guarded(argument, at_end=place == "behind")
+
+
+def run_guarded(library: Library, op: Op, n_rows: int, arguments: dict[str, Any]) -> None:
+    """Run an op on arrays in each place, and see that the place makes no difference."""
+    results = []
+    for place in ("free", "before", "behind"):
+        print(op.symbol, place, {n: a for n, a in arguments.items() if isinstance(a, int)})
+        sys.stdout.flush()
+        placed = {name: put(argument, place) for name, argument in arguments.items()}
+        run(library, op, n_rows, **placed)
+        results.append([placed[name].tobytes() for name in sorted(op.writes)])
+    if results[0] != results[1] or results[0] != results[2]:
+        raise RuntimeError(f"{op.symbol} depends on where its arrays lie")
+
+
+def touch(place: str) -> None:
+    """Read the byte before or behind a guarded array."""
+    array = guarded(np.arange(1000, dtype=np.uint8), at_end=place == "behind")
+    beside = array.ctypes.data - 1 if place == "before" else array.ctypes.data + array.nbytes
+    print(ctypes.c_uint8.from_address(beside).value)
+
+
+def main(argument: str) -> None:
+    if argument in ("before", "behind"):
+        touch(argument)
+        return
+    library = Library(choose_isa(argument))
+    for type in TYPES:
+        for op, n_rows, arguments in product_cases(type):
+            run_guarded(library, op, n_rows, arguments)
+    for op, n_rows, arguments in (*attention_cases(), *other_cases()):
+        run_guarded(library, op, n_rows, arguments)
+    print("done")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

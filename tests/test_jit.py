@@ -1,0 +1,260 @@
+"""Compiling and caching: what is kept, what is not trusted, and what is refused."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from linnet.kernels.elementwise import Add
+from linnet.kernels.isa import ISA, available_isas, choose_isa
+from linnet.kernels.jit import ALLOWED_SYMBOLS, CompileError, Library, undefined_symbols
+
+
+class Answer:
+    """A native function that stores 42."""
+
+    symbol = "answer"
+
+    def ir(self, isa: ISA) -> str:
+        return "define void @answer(ptr %out) {\n store i32 42, ptr %out\n ret void\n}"
+
+
+class Broken:
+    """A kernel of the given IR."""
+
+    symbol = "broken"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def ir(self, isa: ISA) -> str:
+        return self.text
+
+
+CALLS_NOWHERE = """
+declare void @nowhere(ptr)
+define void @broken(ptr %p) {
+ call void @nowhere(ptr %p)
+ ret void
+}"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache that new libraries use."""
+    monkeypatch.setenv("LINNET_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def answer_of(library: Library) -> int:
+    out = np.zeros(1, np.int32)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address(Answer()))(out.ctypes.data)
+    return int(out[0])
+
+
+def compile_anew() -> tuple[int, Library]:
+    """The answer of a new library, and the library."""
+    library = Library(choose_isa())
+    return answer_of(library), library
+
+
+# ---- the cache -----------------------------------------------------------------------------------
+
+
+def test_a_kernel_is_compiled_once_and_then_read_back(folder: Path) -> None:
+    answer, first = compile_anew()
+    assert (answer, first.n_compiled) == (42, 1)
+    assert first.compile_seconds > 0
+    assert first.address(Answer()) == first.address(Answer())
+    assert first.n_compiled == 1
+    answer, second = compile_anew()
+    assert (answer, second.n_compiled, second.compile_seconds) == (42, 0, 0)
+
+
+def test_each_isa_has_its_own_entries(folder: Path) -> None:
+    for isa in available_isas():
+        assert answer_of(Library(isa)) == 42
+    assert len(list(folder.iterdir())) == len(available_isas())
+
+
+def test_the_cache_is_for_its_owner_alone_and_holds_nothing_half_written(folder: Path) -> None:
+    compile_anew()
+    (entry,) = folder.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(entry.stat().st_mode) & 0o077 == 0
+    assert len(entry.name) == 64
+
+
+def corrupt(entry: bytes) -> bytes:
+    return entry[:-1] + bytes([entry[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        corrupt,
+        lambda entry: entry[:32],
+        lambda entry: entry[: len(entry) // 2],
+        lambda entry: entry[:7],
+        lambda entry: b"",
+        lambda entry: bytes(32) + entry[32:],
+    ],
+    ids=["a bit flipped", "no code", "half of it", "half a digest", "empty", "another digest"],
+)
+def test_a_damaged_entry_is_compiled_anew_and_replaced(folder: Path, damage: object) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    good = path.read_bytes()
+    path.write_bytes(damage(good))  # type: ignore[operator]
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 1)
+    assert path.read_bytes() == good
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_an_entry_that_others_may_write_is_not_run(folder: Path, mode: int) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    path.chmod(mode)
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 1)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_zero_turns_the_cache_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    for _ in range(2):
+        answer, library = compile_anew()
+        assert (answer, library.n_compiled) == (42, 1)
+    assert not folder.exists()
+
+
+def test_without_a_folder_of_its_own_the_cache_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LINNET_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compile_anew()
+    assert len(list((tmp_path / "linnet" / "kernels").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LINNET_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    for _ in range(2):
+        answer, library = compile_anew()
+        assert (answer, library.n_compiled) == (42, 1)
+
+
+def test_a_folder_in_place_of_an_entry_costs_only_time(folder: Path) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    path.unlink()
+    path.mkdir()
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 1)
+    assert list(folder.iterdir()) == [path]
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+def test_a_call_to_a_function_that_is_not_there_is_an_error(folder: Path) -> None:
+    with pytest.raises(CompileError, match="broken calls nowhere"):
+        Library(choose_isa()).address(Broken(CALLS_NOWHERE))
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_a_library_call_of_the_generic_cpu_is_an_error(folder: Path) -> None:
+    """Without F16C, LLVM converts halves by a function that compiled code cannot find."""
+    text = "define void @broken(ptr %p) {\n %h = load half, ptr %p\n %f = fpext half %h to float\n"
+    text += " store float %f, ptr %p\n ret void\n}"
+    with pytest.raises(CompileError, match="broken calls __"):
+        Library(choose_isa("generic")).address(Broken(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["define void @broken() {\n ret i32\n}", "nonsense", "define void @broken() {\n}"],
+    ids=["wrong type", "no IR", "no end"],
+)
+def test_bad_ir_is_an_error_that_names_the_kernel(folder: Path, text: str) -> None:
+    with pytest.raises(CompileError, match=r"^broken: "):
+        Library(choose_isa()).address(Broken(text))
+
+
+def test_memory_functions_of_the_c_library_are_found(folder: Path) -> None:
+    """LLVM calls memset for itself, where a loop clears memory."""
+    text = """
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+define void @broken(ptr %p, i64 %n) {
+ call void @llvm.memset.p0.i64(ptr %p, i8 7, i64 %n, i1 false)
+ ret void
+}"""
+    library = Library(choose_isa())
+    clear = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(library.address(Broken(text)))
+    out = np.zeros(1000, np.uint8)
+    clear(out.ctypes.data, 999)
+    assert (out[:999] == 7).all()
+    assert out[999] == 0
+
+
+def test_undefined_symbols_are_read_from_an_object() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    module = llvm.parse_assembly(
+        """
+        declare void @first(ptr)
+        declare void @a_second_one(ptr)
+        declare void @never_called()
+        define void @known(ptr %p) {
+         call void @first(ptr %p)
+         call void @a_second_one(ptr %p)
+         ret void
+        }"""
+    )
+    code = machine.emit_object(module)
+    wanted = {"first", "a_second_one"} if code.startswith(b"\x7fELF") else set()
+    assert undefined_symbols(code) == wanted
+
+
+def test_objects_of_other_formats_have_no_symbols_to_miss() -> None:
+    assert undefined_symbols(b"") == set()
+    assert undefined_symbols(b"MZ" + bytes(100)) == set()
+    assert {"memset", "memcpy"} <= ALLOWED_SYMBOLS
+
+
+# ---- dumps ---------------------------------------------------------------------------------------
+
+
+def test_dumps_show_a_kernel_at_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    monkeypatch.setenv("LINNET_DUMP", "ir,opt,asm")
+    op = Add()
+    Library(choose_isa()).address(op)
+    dumped = {path.name: path.read_text() for path in (tmp_path / "linnet-dump").iterdir()}
+    assert dumped.keys() == {f"{op.symbol}.{stage}" for stage in ("ir", "opt", "asm")}
+    assert f'define void @"{op.symbol}"' in dumped[f"{op.symbol}.ir"]
+    assert f"define void @{op.symbol}" in dumped[f"{op.symbol}.opt"]
+    assert f"{op.symbol}:" in dumped[f"{op.symbol}.asm"]
+
+
+def test_nothing_is_dumped_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    monkeypatch.setenv("LINNET_DUMP", "opt")
+    Library(choose_isa()).address(Add())
+    monkeypatch.delenv("LINNET_DUMP")
+    Library(choose_isa()).address(Add())
+    assert [path.suffix for path in (tmp_path / "linnet-dump").iterdir()] == [".opt"]

@@ -1,0 +1,660 @@
+"""Kernels on every instruction set, next to their references in float64.
+
+Matrices, activations and expected products are made once for all instruction sets; so are kernels,
+of which the session's libraries hold one for each op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import cycle, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_harness import (
+    IN_TURN,
+    QUANT_TYPES,
+    TYPES,
+    Array,
+    by_name,
+    few_row_ops,
+    many_row_ops,
+    map_vectors,
+    nmse,
+    random_weights,
+    run,
+    unaligned,
+    unwritten,
+)
+
+from linnet.kernels.activations import Quantize
+from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.bandwidth import BLOCK, ReadBytes
+from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply, exp
+from linnet.kernels.ir import Type, f16, f32
+from linnet.kernels.isa import ISA, available_isas
+from linnet.kernels.jit import Library
+from linnet.kernels.linear import FloatLinear, Linear
+from linnet.kernels.matmul import FloatMatMul, MatMul, panel_rows
+from linnet.kernels.matvec import FloatMatVec, MatVec
+from linnet.kernels.norm import RmsNorm
+from linnet.kernels.op import Op
+from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
+from linnet.kernels.rope import Rope, rope_table
+from linnet.kernels.rows import PickRows
+
+EXACT = 1e-10  # NMSE of products from what they are given
+QUANTIZED = 5e-5  # of int8 products from the product of what was quantised
+
+each_type = pytest.mark.parametrize("type", TYPES, ids=by_name)
+each_quant_type = pytest.mark.parametrize("type", QUANT_TYPES, ids=by_name)
+types_in_turn = pytest.mark.parametrize(
+    ("library", "type"), IN_TURN, ids=by_name, indirect=["library"]
+)
+
+
+def columns_for(type: WeightType) -> tuple[int, ...]:
+    """Widths of matrices: whole blocks, and all that is left of a row behind whole chunks."""
+    odd = {1: (1, 8, 64, 172, 257), 32: (32, 96, 288, 2400), 256: (512,)}[type.block]
+    return (256, 2304, 11008, *odd)
+
+
+# ---- products ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A packed matrix at an odd address, activations for it, and their product in float64."""
+
+    type: WeightType
+    weights: Array
+    x: Array
+    truth: Array
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "weights": self.weights,
+            "n_columns": self.x.shape[1],
+            "n_out": self.weights.shape[0],
+        }
+
+    @property
+    def quantized(self) -> dict[str, Array]:
+        return quantized_product(self)[0]
+
+    @property
+    def quantized_truth(self) -> Array:
+        return quantized_product(self)[1]
+
+    def few_rows(self, library: Library, op: type[Op], tokens: slice = slice(None)) -> Array:
+        """The product for some of the tokens by the kernel for so many rows."""
+        x = self.quantized if op is MatVec else {"x": self.x}
+        x = {name: np.ascontiguousarray(array[tokens]) for name, array in x.items()}
+        out = unwritten(len(self.x[tokens]), len(self.weights))
+        run(library, op(self.type, len(out)), **x, **self.sizes, out=out)  # type: ignore[call-arg]
+        return out
+
+    def many_rows(self, library: Library, op: type[Op], tokens: slice = slice(None)) -> Array:
+        """The product for some of the tokens by the kernel for any number of rows."""
+        x = self.quantized if op is MatMul else {"x": self.x}
+        x = {name: np.ascontiguousarray(array[tokens]) for name, array in x.items()}
+        out = unwritten(len(self.x[tokens]), len(self.weights))
+        run(library, op(self.type), len(out), **x, **self.sizes, out=out)  # type: ignore[call-arg]
+        return out
+
+
+@cache
+def product(type: WeightType, n_tokens: int, n_columns: int, n_out: int) -> Product:
+    rng = np.random.default_rng([n_tokens, n_columns, n_out])
+    weights = random_weights(type, n_out, n_columns, rng)
+    x = rng.standard_normal((n_tokens, n_columns)).astype(np.float32)
+    truth = x.astype(np.float64) @ type.dequantize(weights).astype(np.float64).T
+    return Product(type, unaligned(weights), x, truth)
+
+
+@cache
+def quantized_product(p: Product) -> tuple[dict[str, Array], Array]:
+    """The activations quantised, and their product in float64."""
+    x, out = quantized(p.x), np.zeros(p.truth.shape)
+    MatVec(p.type, 1).reference(**x, **p.sizes, out=out)  # type: ignore[arg-type]
+    return x, out
+
+
+def quantized(x: Array) -> dict[str, Array]:
+    """What `Quantize` makes of activations, by its reference."""
+    n_tokens, n_columns = x.shape
+    arrays = {
+        "lanes": np.zeros((n_tokens, n_columns), np.int8),
+        "scales": np.zeros((n_tokens, n_columns // 32), np.float32),
+        "sums": np.zeros((n_tokens, n_columns // 16), np.float32),
+    }
+    Quantize().reference(x=x, **arrays)
+    return arrays
+
+
+def shapes(type: WeightType, token_counts: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(tokens, columns, rows): every width, with numbers of tokens and rows in turn."""
+    columns = columns_for(type)
+    # One row short of whole panels, whole panels, and one row more.
+    row_counts = (33, 63, 1, 64, 5)
+    return list(zip(cycle(token_counts), columns, cycle(row_counts), strict=False))
+
+
+def some_rows(type: WeightType, isa: ISA) -> int:
+    """A number of rows that a kernel is compiled for, in turn."""
+    turn = TYPES.index(type) + available_isas().index(isa)
+    return (2, 3, 7, 8)[turn % 4]
+
+
+@types_in_turn
+def test_float_products_with_few_rows_are_those_of_float64(
+    library: Library, type: WeightType
+) -> None:
+    for shape in shapes(type, (1, some_rows(type, library.isa))):
+        p = product(type, *shape)
+        assert nmse(p.few_rows(library, FloatMatVec), p.truth) <= EXACT, shape
+
+
+@types_in_turn
+def test_float_products_with_many_rows_are_those_of_float64(
+    library: Library, type: WeightType
+) -> None:
+    for shape in shapes(type, (1, 33, 2, 7, 8, 3)):
+        p = product(type, *shape)
+        assert nmse(p.many_rows(library, FloatMatMul), p.truth) <= EXACT, shape
+
+
+@each_quant_type
+def test_int8_products_with_few_rows_are_those_of_the_quantised_activations(
+    library: Library, type: QuantType
+) -> None:
+    for shape in shapes(type, (1,)):
+        p = product(type, *shape)
+        out = p.few_rows(library, MatVec)
+        assert nmse(out, p.quantized_truth) <= EXACT, shape
+
+
+@each_quant_type
+def test_int8_products_with_many_rows_are_those_of_the_quantised_activations(
+    library: Library, type: QuantType
+) -> None:
+    for shape in shapes(type, (1, 33, 2, 7, 8, 3)):
+        p = product(type, *shape)
+        out = p.many_rows(library, MatMul)
+        assert nmse(out, p.quantized_truth) <= EXACT, shape
+
+
+@each_quant_type
+def test_int8_products_are_close_to_the_products_of_what_was_quantised(
+    best_library: Library, type: QuantType
+) -> None:
+    p = product(type, 33, 2304, 64)
+    assert nmse(p.many_rows(best_library, MatMul), p.truth) <= QUANTIZED
+
+
+@each_type
+def test_instruction_sets_agree(library_for: Callable[[ISA], Library], type: WeightType) -> None:
+    p = product(type, 1, 2304, 33)
+    few, many = few_row_ops(type)[-1], many_row_ops(type)[-1]
+    libraries = [library_for(isa) for isa, other in IN_TURN if other is type]
+    results = [p.few_rows(library, few) for library in libraries]
+    results += [p.many_rows(library, many) for library in libraries]
+    for result in results[1:]:
+        assert nmse(result, results[0]) <= 1e-11
+
+
+# ---- products, bit by bit ------------------------------------------------------------------------
+
+
+@types_in_turn
+def test_few_rows_are_each_computed_as_if_alone(library: Library, type: WeightType) -> None:
+    """Whatever else is in the batch changes no bit."""
+    n_tokens = some_rows(type, library.isa)
+    for op in few_row_ops(type):
+        for n_columns in columns_for(type)[1::2]:
+            p = product(type, n_tokens, n_columns, 5)
+            together = p.few_rows(library, op)
+            alone = [p.few_rows(library, op, slice(t, t + 1)) for t in range(n_tokens)]
+            assert together.tobytes() == np.concatenate(alone).tobytes()
+
+
+def test_few_rows_are_each_computed_as_if_alone_in_every_number(best_library: Library) -> None:
+    p = product(WEIGHT_TYPES["Q4_K"], 8, 2304, 5)
+    together = p.few_rows(best_library, MatVec)
+    for n in range(1, 8):
+        assert p.few_rows(best_library, MatVec, slice(n)).tobytes() == together[:n].tobytes()
+
+
+@types_in_turn
+def test_many_rows_are_each_computed_as_if_alone(library: Library, type: WeightType) -> None:
+    parts = [slice(1), slice(5, 7), slice(3), slice(9, 16), slice(25, 33), slice(32, 33)]
+    for op in many_row_ops(type):
+        for n_columns in columns_for(type)[1::2]:
+            p = product(type, 33, n_columns, 5)
+            together = p.many_rows(library, op)
+            for part in parts:
+                assert p.many_rows(library, op, part).tobytes() == together[part].tobytes()
+
+
+@types_in_turn
+def test_items_may_be_done_in_any_pieces_and_order(library: Library, type: WeightType) -> None:
+    """A call writes what belongs to its items, and nothing else."""
+    width = panel_rows(library.isa)
+    for op, n_tokens, rows in ((FloatMatVec(type, 1), 1, 1), (FloatMatMul(type), 7, width)):
+        p = product(type, n_tokens, 512, 133)
+        whole, pieces = (unwritten(n_tokens, 133) for _ in range(2))
+        run(library, op, n_tokens, x=p.x, **p.sizes, out=whole)
+        n_items = -(-133 // rows)
+        cuts = sorted({0, 1, n_items // 3, n_items // 2, n_items})
+        for items in reversed(list(pairwise(cuts))):
+            run(library, op, n_tokens, items=items, x=p.x, **p.sizes, out=pieces)
+            assert np.isnan(pieces[:, : items[0] * rows]).all()
+        assert pieces.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("n_rows", [1, 8, 9, None])
+def test_a_linear_layer_takes_the_kernel_for_its_rows(n_rows: int | None) -> None:
+    type = WEIGHT_TYPES["Q4_K"]
+    few = n_rows is not None and n_rows <= 8
+    assert Linear(type).lowered(n_rows) == (MatVec(type, n_rows) if few else MatMul(type))
+    expected = FloatMatVec(type, n_rows) if few else FloatMatMul(type)
+    assert FloatLinear(type).lowered(n_rows) == expected
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+@each_type
+def test_picked_rows_are_dequantised_bit_by_bit(library: Library, type: WeightType) -> None:
+    rows = np.int32([3, 0, 6, 6, 1])
+    for n_columns in columns_for(type):
+        table = random_weights(type, 7, n_columns, np.random.default_rng(n_columns))
+        out = unwritten(len(rows), n_columns)
+        arguments = {"table": unaligned(table), "rows": rows, "width": n_columns}
+        run(library, PickRows(type), len(rows), **arguments, out=out)
+        assert out.view(np.uint32).tolist() == type.dequantize(table[rows]).view(np.uint32).tolist()
+
+
+# ---- activations ---------------------------------------------------------------------------------
+
+
+def quantize(library: Library, x: Array) -> dict[str, Array]:
+    """What `Quantize` makes of activations, natively."""
+    arrays = {
+        "lanes": np.full(x.shape, 99, np.int8),
+        "scales": unwritten(len(x), x.shape[1] // 32),
+        "sums": unwritten(len(x), x.shape[1] // 16),
+    }
+    run(library, Quantize(), len(x), x=x, **arrays)
+    return arrays
+
+
+def activations() -> Array:
+    """Groups of all sizes: zeros, ties between two integers, one large number among small ones."""
+    x = np.random.default_rng(5).standard_normal((3, 32 * 20)).astype(np.float32)
+    groups = x.reshape(-1, 32)
+    groups[0] = 0
+    groups[1] = -0.0
+    groups[2] = np.arange(32) + 0.5
+    groups[2, 0] = 127
+    groups[3] = np.arange(-16, 16) - 0.5
+    groups[3, 31] = -127
+    groups[4, 7] = 1e6
+    groups[5] *= np.float32(1e30)
+    groups[6] *= np.float32(1e-30)
+    groups[7] = 0
+    groups[7, 31] = -3
+    return x
+
+
+def test_activations_are_quantised_as_the_reference_says(library: Library) -> None:
+    x = activations()
+    actual, expected = quantize(library, x), quantized(x)
+    assert np.array_equal(actual["lanes"], expected["lanes"])
+    assert np.allclose(actual["scales"], expected["scales"], rtol=1e-6, atol=0)
+    assert np.allclose(actual["sums"], expected["sums"], rtol=1e-6, atol=0)
+
+
+def test_quantised_activations_stay_within_half_a_step(library: Library) -> None:
+    x = activations()
+    arrays = quantize(library, x)
+    groups = x.reshape(-1, 32).astype(np.float64)
+    scales = arrays["scales"].reshape(-1, 1).astype(np.float64)
+    error = np.abs(groups - scales * arrays["lanes"].reshape(-1, 32)).max(axis=1)
+    largest = np.abs(groups).max(axis=1)
+    # Half a step, and what the least-squares scale differs by.
+    assert (error <= largest / 127 * 0.6).all()
+    assert arrays["lanes"].min() == -127
+    assert arrays["lanes"].max() == 127
+
+
+def test_all_instruction_sets_quantise_to_the_same_bits(
+    library_for: Callable[[ISA], Library],
+) -> None:
+    x = activations()
+    results = [quantize(library_for(isa), x) for isa in available_isas()]
+    for name in ("lanes", "scales", "sums"):
+        assert len({result[name].tobytes() for result in results}) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_spoils_its_group_and_no_other(
+    library: Library, bad: float
+) -> None:
+    x = np.random.default_rng(6).standard_normal((1, 256)).astype(np.float32)
+    x[0, 70] = bad
+    arrays = quantize(library, x)
+    spoiled = np.arange(8) == 2
+    assert (~np.isfinite(arrays["scales"][0]) == spoiled).all()
+    assert (~np.isfinite(arrays["sums"][0].reshape(8, 2)).all(axis=1) == spoiled).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@each_quant_type
+def test_products_of_what_is_not_finite_are_nan(
+    best_library: Library, type: QuantType, bad: float
+) -> None:
+    p = product(type, 2, 256, 33)
+    x = p.x.copy()
+    x[1, 255] = bad
+    x = quantize(best_library, x)
+    few, many = unwritten(2, 33), unwritten(2, 33)
+    run(best_library, MatVec(type, 2), **x, **p.sizes, out=few)
+    run(best_library, MatMul(type), 2, **x, **p.sizes, out=many)
+    for out in (few, many):
+        assert np.isfinite(out[0]).all()
+        assert np.isnan(out[1]).all()
+
+
+@pytest.mark.parametrize("size", [3e-37, 1e-38, 1e-40, 1e-45])
+def test_the_smallest_activations_come_out_small(library: Library, size: float) -> None:
+    """Not as infinity, though 127 divided by them is."""
+    x = np.random.default_rng(7).standard_normal((1, 64)).astype(np.float32) * np.float32(size)
+    x[0, 3] = size
+    x[0, 40] = 0
+    arrays = quantize(library, x)
+    back = arrays["lanes"].reshape(-1, 32) * arrays["scales"].reshape(-1, 1).astype(np.float64)
+    assert (np.abs(back) <= 1e-36).all()
+    assert (np.abs(arrays["sums"]) <= 1e-35).all()
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_bytes", [64, 63, BLOCK, BLOCK + 128, 3 * BLOCK - 1])
+def test_reading_bytes_reads_every_whole_line(library: Library, n_bytes: int) -> None:
+    data = np.random.default_rng(n_bytes).integers(0, 256, n_bytes, dtype=np.uint8)
+    n_blocks = -(-n_bytes // BLOCK)
+    out, expected = np.full(n_blocks, 99, np.uint64), np.zeros(n_blocks, np.uint64)
+    run(library, ReadBytes(), data=data, out=out, n_bytes=n_bytes)
+    ReadBytes().reference(data=data, out=expected, n_bytes=n_bytes)
+    words = data[: n_bytes // 64 * 64].view(np.uint64)
+    assert out.tolist() == expected.tolist()
+    assert out.sum() == words.sum()
+
+
+# ---- norm and rope -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 5, 64, 172, 256, 4099])
+def test_rms_norm(library: Library, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x = (
+        rng.standard_normal((7, width)).astype(np.float32)
+        * np.float32([[1e-3, 1, 1e3, 7, 0, 1, 2]]).T
+    )
+    weight = rng.standard_normal(width).astype(np.float32)
+    arguments = {"x": x, "weight": weight, "width": width, "eps": 1e-5}
+    out, expected = unwritten(7, width), np.zeros((7, width))
+    run(library, RmsNorm(), 7, **arguments, out=out)
+    RmsNorm().reference(**arguments, out=expected)
+    assert np.allclose(out, expected, rtol=2e-6, atol=0)
+    assert not out[4].any()
+
+
+def test_rms_norm_of_heads(library: Library) -> None:
+    """Where the weight is shorter than the row, each run of so many columns is a row of its own."""
+    rng = np.random.default_rng(8)
+    x, weight = rng.standard_normal((3, 4 * 64)).astype(np.float32), np.ones(64, np.float32)
+    arguments = {"x": x, "weight": weight, "width": 64, "eps": 1e-6}
+    out = unwritten(3, 4 * 64)
+    run(library, RmsNorm(), 3, **arguments, out=out)
+    squares = (out.reshape(-1, 64).astype(np.float64) ** 2).mean(axis=1)
+    assert np.allclose(squares, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("adjacent", [True, False], ids=["adjacent", "halves"])
+@pytest.mark.parametrize(
+    ("head_dim", "n_pairs"), [(64, 32), (128, 64), (80, 40), (80, 16), (64, 10), (6, 1), (13, 5)]
+)
+def test_rope(library: Library, adjacent: bool, head_dim: int, n_pairs: int) -> None:
+    rng = np.random.default_rng(n_pairs)
+    before = rng.standard_normal((4, 3 * head_dim)).astype(np.float32)
+    frequencies = 10000.0 ** (-np.arange(n_pairs) / n_pairs)
+    arguments = {
+        "positions": np.int32([5, 0, 99, 5]),
+        "table": rope_table(100, frequencies),
+        "n_heads": 3,
+        "head_dim": head_dim,
+        "n_pairs": n_pairs,
+    }
+    x, expected = before.copy(), before.astype(np.float64)
+    run(library, Rope(adjacent), 4, x=x, **arguments)
+    Rope(adjacent).reference(x=expected, **arguments)
+    assert np.allclose(x, expected, rtol=0, atol=2e-6)
+    heads, old = x.reshape(4, 3, head_dim), before.reshape(4, 3, head_dim)
+    assert np.array_equal(heads[..., 2 * n_pairs :], old[..., 2 * n_pairs :])
+    assert np.array_equal(x[1], before[1])  # position 0 turns nothing
+    assert not np.array_equal(x[0], before[0])
+
+
+def test_rope_keeps_lengths_and_turns_by_the_difference_of_positions() -> None:
+    """What it is for, of its reference: q @ k depends on how far apart they are."""
+    table = rope_table(64, 10000.0 ** (-np.arange(16) / 16))
+    q, k = np.random.default_rng(9).standard_normal((2, 1, 32))
+    for adjacent in (True, False):
+        products = []
+        for positions in ([3, 7], [33, 37], [59, 63]):
+            x = np.concatenate([q, k])
+            Rope(adjacent).reference(
+                x=x, positions=np.int32(positions), table=table, n_heads=1, head_dim=32, n_pairs=16
+            )
+            assert np.allclose(np.linalg.norm(x, axis=1), np.linalg.norm([q[0], k[0]], axis=1))
+            products.append(x[0] @ x[1])
+        assert np.allclose(products, products[0], rtol=1e-5)
+
+
+# ---- one by one ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 15, 64, 255, 256, 257, 1100])
+def test_sums_and_scaled_numbers_are_those_of_numpy(library: Library, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x, y = rng.standard_normal((2, 3, width)).astype(np.float32)
+    cases: list[tuple[Op, Any, Array]] = [
+        (Add(), y, x + y),
+        (AddRow(), y[0].copy(), x + y[0]),
+        (Scale(), 0.3, x * np.float32(0.3)),
+    ]
+    for op, second, expected in cases:
+        out = unwritten(3, width)
+        run(library, op, 3, x=x, y=second, out=out, width=width)
+        assert np.array_equal(out, expected)
+        op.reference(x=x, y=second, out=out, width=width)
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("width", [1, 172, 256, 1100])
+def test_silu_multiply(library: Library, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x, y = rng.standard_normal((2, 3, width)).astype(np.float32) * 5
+    out, expected = unwritten(3, width), np.zeros((3, width))
+    run(library, SiluMultiply(), 3, x=x, y=y, out=out, width=width)
+    SiluMultiply().reference(x=x, y=y, out=expected, width=width)
+    assert np.allclose(out, expected, rtol=1e-6, atol=0)
+
+
+def test_silu_multiply_of_extremes(library: Library) -> None:
+    x = np.float32([[0, -0.0, 20, 87, 89, 1e4, -20, -87, -89, -104, -1e4, 1e-30, -1e-30]])
+    for factor in (1.0, -1e4, 0.0):
+        y, out = np.full_like(x, factor), unwritten(*x.shape)
+        run(library, SiluMultiply(), 1, x=x, y=y, out=out, width=x.size)
+        with np.errstate(over="ignore"):
+            sigmoid = 1 / (1 + np.exp(-x.astype(np.float64)))
+        assert np.allclose(out, x * sigmoid * factor, rtol=1e-6, atol=1e-29)
+
+
+def test_silu_multiply_of_nan_is_nan(library: Library) -> None:
+    x = np.zeros((1, 40), np.float32)
+    y = np.ones((1, 40), np.float32)
+    x[0, [3, 39]] = np.nan
+    y[0, [7, 36]] = np.nan
+    out = np.zeros((1, 40), np.float32)
+    run(library, SiluMultiply(), 1, x=x, y=y, out=out, width=40)
+    assert np.flatnonzero(np.isnan(out)).tolist() == [3, 7, 36, 39]
+
+
+def test_exp_is_accurate_to_two_units_in_the_last_place(library: Library) -> None:
+    near_zero = np.geomspace(1e-30, 1, 5000)
+    x = np.concatenate([np.linspace(-87, 88, 200_000), near_zero, -near_zero, [0.0] * 8])
+    x = x.astype(np.float32)
+    result = map_vectors(library, exp, x, np.float32, 8)
+    truth = np.exp(x.astype(np.float64))
+    assert (np.abs(result - truth) / np.spacing(truth.astype(np.float32))).max() <= 2
+    assert (result[-8:] == 1).all()
+
+
+def test_exp_stays_within_its_bounds(library: Library) -> None:
+    x = np.float32([-1e30, -np.inf, -88, -87, 88, 89, np.inf, np.nan])
+    result = map_vectors(library, exp, x, np.float32, 8)
+    assert (result[:4] == result[3]).all()
+    assert (result[4:7] == result[4]).all()
+    assert np.isnan(result[7])
+
+
+# ---- attention -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", [f16, f32], ids=str)
+@pytest.mark.parametrize("head_dim", [8, 13, 64])
+def test_keys_are_stored_at_their_slots_and_positions(
+    library: Library, type: Type, head_dim: int
+) -> None:
+    x = np.random.default_rng(head_dim).standard_normal((4, 2 * head_dim)).astype(np.float32)
+    x[0, :6] = 65519, 65520, -7e4, 6e-8, 2.9e-8, 3e-5  # the ends of halves, and subnormals
+    x[3, -1] = np.inf
+    dtype = NUMPY_TYPES[type]
+    cache, expected = (np.full((3, 2, 9, head_dim), -5, dtype) for _ in range(2))
+    slots, positions = np.int32([2, 0, 2, 0]), np.int32([8, 0, 7, 8])
+    sizes = {"n_heads": 2, "n_ctx": 9, "head_dim": head_dim}
+    run(library, StoreCache(type), 4, x=x, cache=cache, slots=slots, positions=positions, **sizes)
+    with np.errstate(over="ignore"):
+        for i in range(4):
+            expected[slots[i], :, positions[i]] = x[i].reshape(2, head_dim).astype(dtype)
+    assert cache.tobytes() == expected.tobytes()
+    with np.errstate(over="ignore"):
+        StoreCache(type).reference(x=x, cache=cache, slots=slots, positions=positions, **sizes)
+    assert cache.tobytes() == expected.tobytes()
+
+
+HEADS = [(f16, 64, 4), (f32, 80, 1), (f16, 8, 7)]
+MORE_HEADS = [(f16, 32, 1), (f32, 32, 4), (f16, 128, 1), (f32, 128, 7), (f16, 80, 4), (f32, 8, 1)]
+
+
+def attention(
+    type: Type, head_dim: int, group: int, *, q_size: float = 1.0
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Arguments of `Attend` but `out`, whose shape comes second.
+
+    Whatever a token may not see is NaN: later positions, and slots of others.
+    """
+    rng = np.random.default_rng(head_dim)
+    positions = np.int32([0, 39, 15, 16, 1, 31])
+    slots = np.int32([4, 2, 0, 3, 1, 5])
+    n_kv_heads, n_ctx = 2, 40
+    shape = (7, n_kv_heads, n_ctx, head_dim)
+    keys, values = rng.standard_normal((2, *shape)).astype(NUMPY_TYPES[type])
+    for slot in range(7):
+        seen = positions[slots == slot] + 1 if slot in slots else [0]
+        keys[slot, :, seen[0] :], values[slot, :, seen[0] :] = np.nan, np.nan
+    width = n_kv_heads * group * head_dim
+    arguments = {
+        "q": rng.standard_normal((6, width)).astype(np.float32) * np.float32(q_size),
+        "keys": keys,
+        "values": values,
+        "slots": slots,
+        "positions": positions,
+        "n_kv_heads": n_kv_heads,
+        "n_ctx": n_ctx,
+        "scale": head_dim**-0.5,
+    }
+    return arguments, (6, width)
+
+
+def check_attention(library: Library, type: Type, head_dim: int, group: int, q_size: float) -> None:
+    op = Attend(type, head_dim, group)
+    arguments, shape = attention(type, head_dim, group, q_size=q_size)
+    out, expected = unwritten(*shape), np.zeros(shape)
+    run(library, op, 6, **arguments, out=out)
+    op.reference(**arguments, out=expected)
+    assert nmse(out, expected) <= 1e-12 * max(1, q_size**2)
+
+
+@pytest.mark.parametrize(("type", "head_dim", "group"), HEADS)
+@pytest.mark.parametrize("q_size", [1.0, 100.0])
+def test_attention(library: Library, type: Type, head_dim: int, group: int, q_size: float) -> None:
+    """Large queries make weights that differ by more than a float can hold."""
+    check_attention(library, type, head_dim, group, q_size)
+
+
+@pytest.mark.parametrize(("type", "head_dim", "group"), MORE_HEADS)
+def test_attention_with_other_heads(
+    best_library: Library, type: Type, head_dim: int, group: int
+) -> None:
+    check_attention(best_library, type, head_dim, group, 1.0)
+
+
+def test_attention_is_the_mean_of_the_values_it_weighs(library: Library) -> None:
+    """Written out: one head, equal keys but for one position of another weight."""
+    op = Attend(f32, 8, 7)
+    keys, values = np.zeros((2, 1, 1, 40, 8), np.float32)
+    values[0, 0] = np.arange(40)[:, None]
+    keys[0, 0, 33, 0] = np.log(5)
+    q = np.zeros((1, 7 * 8), np.float32)
+    q[0, ::8] = 1
+    out = unwritten(1, 7 * 8)
+    place = {"slots": np.int32([0]), "positions": np.int32([36])}
+    sizes = {"n_kv_heads": 1, "n_ctx": 40, "scale": 1.0}
+    run(library, op, 1, q=q, keys=keys, values=values, out=out, **place, **sizes)
+    expected = (sum(range(37)) + 4 * 33) / 41
+    assert np.allclose(out, expected, rtol=1e-6)
+
+
+def test_a_tokens_attention_is_the_same_in_any_company(library: Library) -> None:
+    type, head_dim, group = HEADS[0]
+    op = Attend(type, head_dim, group)
+    arguments, shape = attention(type, head_dim, group)
+    together = unwritten(*shape)
+    run(library, op, 6, **arguments, out=together)
+    for token in range(6):
+        alone, part = unwritten(1, shape[1]), slice(token, token + 1)
+        own = {name: arguments[name][part].copy() for name in ("q", "slots", "positions")}
+        run(library, op, 1, **(arguments | own), out=alone)
+        assert alone.tobytes() == together[part].tobytes()
+
+
+def test_a_nan_among_what_is_seen_comes_out(library: Library) -> None:
+    type, head_dim, group = HEADS[0]
+    for name in ("q", "keys", "values"):
+        arguments, shape = attention(type, head_dim, group)
+        place = (1, 5) if name == "q" else (2, 0, 20, 5)
+        arguments[name][place] = np.nan
+        out = np.zeros(shape, np.float32)
+        run(library, Attend(type, head_dim, group), 6, **arguments, out=out)
+        assert np.isnan(out[1, : group * head_dim]).any()
+        assert np.isfinite(np.delete(out, 1, axis=0)).all()
+        assert np.isfinite(out[1, group * head_dim :]).all()

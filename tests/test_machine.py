@@ -1,0 +1,202 @@
+"""What this process may use of the machine: CPUs and memory, on machines made of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from kernel_harness import run_python
+from tiny_llama import BOS, TinyLlama
+
+from linnet import LLM
+from linnet.engine import machine
+from linnet.engine.cli.main import main
+
+TINY = TinyLlama(type="Q4_K")
+Pretend = Callable[..., None]
+
+
+@pytest.fixture
+def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
+    """Makes up a machine of CPUs that we may all use, and of files in the cgroup's folder."""
+    monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(machine, "CPUS", tmp_path / "cpu")
+
+    def pretend(
+        n_cpus: int = 1, siblings: Sequence[str] = (), cgroup: Mapping[str, str] | None = None
+    ) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(n_cpus)), raising=False)
+        files = {f"cpu/cpu{i}/topology/thread_siblings_list": s for i, s in enumerate(siblings)}
+        files |= {f"cgroup/{name}": text for name, text in (cgroup or {}).items()}
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{text}\n")
+
+    return pretend
+
+
+# ---- threads -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_cpus", "siblings", "n_threads"),
+    [
+        (4, ["0", "1", "2", "3"], 4),
+        (4, ["0,2", "1,3", "0,2", "1,3"], 2),
+        (2, ["0-1", "0-1"], 1),
+        (1, ["0-1"], 1),
+        (3, [], 3),  # a machine that does not tell
+    ],
+)
+def test_a_core_counts_once(
+    pretend: Pretend, n_cpus: int, siblings: list[str], n_threads: int
+) -> None:
+    pretend(n_cpus, siblings)
+    assert machine.usable_threads() == n_threads
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "n_threads"),
+    [
+        ({"cpu.max": "max 100000"}, 4),
+        ({"cpu.max": "800000 100000"}, 4),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "nonsense"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "200000"}, 4),
+    ],
+)
+def test_a_quota_of_cpu_time_limits_the_threads(
+    pretend: Pretend, cgroup: dict[str, str], n_threads: int
+) -> None:
+    pretend(4, cgroup=cgroup)
+    assert machine.usable_threads() == n_threads
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+def test_only_cpus_that_we_may_run_on_count() -> None:
+    code = """if True:
+        import os
+        from linnet.engine.machine import usable_threads
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        print(usable_threads())"""
+    child = run_python("-c", code)
+    assert (child.stdout, child.stderr) == ("1\n", "")
+
+
+def test_a_system_without_affinity_says_how_many_cpus_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert machine.usable_threads() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert machine.usable_threads() == 1
+
+
+def test_no_more_threads_than_the_machine_has_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = TINY.write(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("linnet.engine.llm.BYTES_A_THREAD", 1)
+    for n_threads in (1, 3):
+        monkeypatch.setattr("linnet.engine.llm.usable_threads", lambda n=n_threads: n)
+        with LLM(path) as llm:
+            assert llm.n_threads == n_threads
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+STATISTICS = "anon 900\nfile 700\ninactive_file 400\nactive_file 100\nshmem 200"
+VERSION_1 = {"memory/memory.limit_in_bytes": "5000", "memory/memory.usage_in_bytes": "3000"}
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "n_bytes"),
+    [
+        ({"memory.max": "5000", "memory.current": "3000"}, 2000),
+        ({"memory.max": "5000", "memory.current": "3000", "memory.stat": STATISTICS}, 2500),
+        ({"memory.max": "5000", "memory.current": "6000"}, 0),
+        (VERSION_1, 2000),
+        (VERSION_1 | {"memory/memory.stat": STATISTICS}, 2500),
+    ],
+)
+def test_a_limit_of_memory_counts_but_cached_files_do_not(
+    pretend: Pretend, cgroup: dict[str, str], n_bytes: int
+) -> None:
+    pretend(cgroup=cgroup)
+    assert machine.available_memory() == n_bytes
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="needs /proc")
+def test_without_a_limit_it_is_what_the_machine_has(pretend: Pretend) -> None:
+    for cgroup in ({}, {"memory.max": "max", "memory.current": "3000"}):
+        pretend(cgroup=cgroup)
+        available = machine.available_memory()
+        assert available is not None
+        assert available > 64 << 20
+
+
+@pytest.fixture
+def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 100 MB of memory left."""
+    monkeypatch.setattr("linnet.engine.session.available_memory", lambda: 100_000_000)
+
+
+@pytest.mark.usefixtures("scarce")
+@pytest.mark.parametrize("n_ctx", [1 << 24, 1 << 20])
+def test_a_context_that_does_not_fit_is_refused_with_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], n_ctx: int
+) -> None:
+    path = TINY.write(tmp_path / "tiny.gguf")
+    figures = rf"{n_ctx} tokens needs \d+\.\d\d GB of memory, and 0\.10 GB are .* n_ctx \(-c\)"
+    with pytest.raises(MemoryError, match=figures):
+        LLM(path, n_ctx=n_ctx)
+    with LLM(path) as llm:  # which fits
+        assert llm.n_ctx == TINY.n_ctx
+    assert main(["generate", "-m", str(path), "-c", str(n_ctx), "x"]) == 2
+    assert capsys.readouterr().err.startswith(f"linnet: a context of {n_ctx} tokens needs ")
+
+
+@pytest.mark.usefixtures("scarce")
+def test_the_exact_mode_needs_twice_the_memory_for_keys_and_values(tmp_path: Path) -> None:
+    path, n_ctx = TINY.write(tmp_path / "tiny.gguf"), 1 << 24
+
+    def needed(activations: str) -> float:
+        with pytest.raises(MemoryError) as caught:
+            LLM(path, n_ctx=n_ctx, activations=activations)
+        return float(str(caught.value).split("needs ")[1].split()[0]) * 1e9
+
+    n_numbers = n_ctx * TINY.n_layers * 2 * TINY.n_kv_heads * TINY.n_embd // TINY.n_heads
+    assert needed("int8") > 2 * n_numbers
+    assert needed("f32") - needed("int8") == pytest.approx(2 * n_numbers, rel=0.01)
+
+
+def test_logits_that_do_not_fit_are_refused_with_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LLM(TINY.write(tmp_path / "tiny.gguf")) as llm:
+        expected = llm.logits([BOS] * 100)
+        monkeypatch.setattr("linnet.engine.session.available_memory", lambda: expected.nbytes - 1)
+        with pytest.raises(MemoryError, match="logits of 100 tokens needs"):
+            llm.logits([BOS] * 100)
+        assert llm.logits([BOS] * 99).tobytes() == expected[:99].tobytes()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="needs /proc")
+def test_the_peak_is_the_most_that_was_held() -> None:
+    code = """if True:
+        from linnet.engine.machine import peak_memory
+        before = peak_memory()
+        held = bytearray(b"x" * 200_000_000)
+        del held
+        print(peak_memory() - before)"""
+    child = run_python("-c", code)
+    assert child.stderr == ""
+    assert 200e6 < int(child.stdout) < 500e6

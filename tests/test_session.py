@@ -1,0 +1,418 @@
+"""Sessions: the same bits whatever the threads and the history, and what happens out of turn."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_harness import nmse
+from tiny_llama import N_VOCAB, TinyLlama
+
+from linnet.engine.gguf import GGUFFile
+from linnet.engine.session import PROMPT_TOKENS, ContextOverflow, Session
+from linnet.kernels.jit import Library
+from linnet.kernels.team import Interrupted
+from linnet.models import Model, load_model
+
+TYPES = ["F32", "F16", "Q8_0", "Q4_0", "Q5_1", "Q4_K", "Q6_K"]
+BOTH = pytest.mark.parametrize("exact", [False, True], ids=["int8", "f32"])
+N_CTX = 96
+
+
+def ids_of(n: int, seed: int = 0) -> list[int]:
+    """Random tokens."""
+    return random.Random(seed).choices(range(N_VOCAB), k=n)
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """A small model whose matrices are of a type."""
+    folder = tmp_path_factory.mktemp("models")
+
+    @cache
+    def load(type: str) -> Model:
+        file = GGUFFile(TinyLlama(type=type).write(folder / f"{type}.gguf"))
+        return load_model(file.metadata, file.tensors)
+
+    return load
+
+
+@dataclass(slots=True)
+class Sessions:
+    """Opens sessions, and closes them all at the end of a test."""
+
+    model_of: Callable[[str], Model]
+    library: Library
+    opened: list[Session]
+
+    def __call__(
+        self, type: str = "Q4_K", *, threads: int = 1, n_ctx: int = N_CTX, exact: bool = False
+    ) -> Session:
+        model = self.model_of(type)
+        session = Session(model, self.library, n_threads=threads, n_ctx=n_ctx, exact=exact)
+        self.opened.append(session)
+        return session
+
+
+@pytest.fixture
+def open_session(model_of: Callable[[str], Model], best_library: Library) -> Iterator[Sessions]:
+    sessions = Sessions(model_of, best_library, [])
+    yield sessions
+    for session in sessions.opened:
+        session.close()
+
+
+def continued(session: Session, ids: Sequence[int], n: int = 4) -> list[bytes]:
+    """The bits of the logits of a prompt, and of `n` tokens after it."""
+    rows = [session.prompt(ids).tobytes()]
+    return rows + [session.extend(token_id).tobytes() for token_id in ids_of(n, seed=1)]
+
+
+# ---- the same bits -------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("type", TYPES)
+def test_logits_do_not_depend_on_the_number_of_threads(
+    open_session: Sessions, type: str, exact: bool
+) -> None:
+    ids, n_ctx = ids_of(PROMPT_TOKENS + 40), PROMPT_TOKENS + 80  # more than one pass
+    found = [
+        continued(open_session(type, threads=threads, n_ctx=n_ctx, exact=exact), ids)
+        for threads in (1, 2, 3, 7)
+    ]
+    assert found[1:] == found[:1] * 3
+
+
+def wander(session: Session, ids: Sequence[int], rng: random.Random) -> None:
+    """Do this and that with a session, much of it with beginnings of `ids`."""
+    for _ in range(rng.randrange(1, 6)):
+        part = [*ids[: rng.randrange(1, len(ids) + 1)], *ids_of(rng.randrange(3), rng.random())]
+        rng.choice([session.prompt, session.prompt, session.all_logits])(part)
+        for _ in range(rng.randrange(4)):
+            session.extend(rng.randrange(N_VOCAB))
+        n_known = len(session.ids)
+        if n_known < len(ids) and rng.random() < 0.5:  # as an answer that comes back in a prompt
+            session.extend(ids[n_known])
+        if rng.random() < 0.2:
+            session.reset()
+
+
+@BOTH
+@pytest.mark.parametrize("type", ["F32", "Q4_K", "Q8_0"])
+def test_what_a_session_did_before_changes_no_bit(
+    open_session: Sessions, type: str, exact: bool
+) -> None:
+    ids = ids_of(N_CTX - 10)
+    used = open_session(type, threads=2, exact=exact)
+    expected = continued(open_session(type, exact=exact), ids)
+    for seed in range(12):
+        wander(used, ids, random.Random(seed))
+        assert continued(used, ids) == expected, f"after history {seed}"
+
+
+@pytest.mark.parametrize("n", [PROMPT_TOKENS - 1, PROMPT_TOKENS, 2 * PROMPT_TOKENS + 1])
+def test_a_prompt_that_comes_in_parts_gives_the_same_bits(open_session: Sessions, n: int) -> None:
+    ids, n_ctx = ids_of(n), 2 * PROMPT_TOKENS + 8
+    whole, parts = (open_session(n_ctx=n_ctx) for _ in range(2))
+    for end in (1, 7, 300, PROMPT_TOKENS, n):
+        parts.prompt(ids[:end])
+    assert continued(parts, ids) == continued(whole, ids)
+
+
+def test_only_what_a_prompt_adds_is_computed(open_session: Sessions) -> None:
+    session, ids = open_session(), ids_of(40)
+
+    def n_computed() -> int:
+        return int(session.program.state[0])  # in the last pass
+
+    session.prompt(ids[:30])
+    assert n_computed() == 30
+    session.prompt(ids)
+    assert n_computed() == 10
+    session.prompt(ids)
+    assert n_computed() == 1  # to have logits
+    session.prompt([*ids[:20], *ids_of(5, seed=2)])
+    assert n_computed() == 5
+    session.extend(3)
+    session.prompt([*session.ids, 4])
+    assert n_computed() == 2  # what was generated is a prompt's part now
+    session.all_logits(ids)
+    assert n_computed() == 40 - 32  # all anew, in passes of 32
+    session.reset()
+    session.prompt(ids)
+    assert n_computed() == 40
+
+
+def test_not_a_number_is_forgotten_with_its_token(tmp_path: Path, best_library: Library) -> None:
+    tiny = TinyLlama(type="Q4_K", n_layers=2)
+    tensors = tiny.tensors()
+    tensors["token_embd.weight"].blocks["d"][7] = np.nan  # a block a row: token 7
+    file = GGUFFile(tiny.write(tmp_path / "poisoned.gguf", tensors))
+    model = load_model(file.metadata, file.tensors)
+    fresh, session = (Session(model, best_library, n_threads=1, n_ctx=64) for _ in range(2))
+    expected = continued(fresh, [3, 5, 9])
+    for ids in ([3, 7, 9], [3] * 20 + [7] * 40, [3, 5, 9, 7]):
+        assert np.isnan(session.prompt(ids)).all()
+        assert continued(session, [3, 5, 9]) == expected
+    assert np.isnan(session.extend(7)).all()
+    assert continued(session, [3, 5, 9]) == expected
+
+
+# ---- prompts and single tokens -------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("type", TYPES)
+def test_prompts_and_single_tokens_give_the_same_logits(
+    open_session: Sessions, type: str, exact: bool
+) -> None:
+    """Up to the order of sums; which, rarely, moves an activation to its neighbouring int8."""
+    ids = ids_of(50)
+    session = open_session(type, threads=2, exact=exact)
+    together = session.all_logits(ids)
+    assert together.shape == (50, N_VOCAB)
+    assert together.dtype == np.float32
+    assert nmse(session.prompt(ids), together[-1]) <= 1e-12
+    session.reset()
+    one_by_one = np.array([session.extend(token_id).copy() for token_id in ids])
+    rounding = 1e-8 if type in ("F32", "F16") else 3e-4  # of the cache to f16, or of all to int8
+    assert nmse(one_by_one, together) <= (1e-10 if exact else rounding)
+
+
+# ---- out of range --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["prompt", "all_logits"])
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "at least one"),
+        ([1, -1], "token id is -1; it must be a whole number from 0 to 426"),
+        ([N_VOCAB], f"token id is {N_VOCAB};"),
+        ([2**70], f"token id is {2**70};"),
+        ([1.0], r"token id is 1\.0;"),
+        ([True], "token id is True;"),
+        (np.ones((2, 2), int), r"token id is array\(\[1, 1\]\);"),
+        (range(N_CTX + 1), f"{N_CTX + 1} tokens do not fit the context of {N_CTX}.*n_ctx"),
+    ],
+)
+def test_wrong_ids_are_refused_before_anything_is_done(
+    open_session: Sessions, method: str, ids: Any, message: str
+) -> None:
+    session = open_session()
+    expected = session.prompt([1, 2]).tobytes()
+    with pytest.raises(ValueError, match=message):
+        getattr(session, method)(ids)
+    assert session.ids == [1, 2]
+    assert session.prompt([1, 2]).tobytes() == expected
+
+
+def test_a_full_context_takes_no_more(open_session: Sessions) -> None:
+    session = open_session(n_ctx=40)
+    session.prompt(ids_of(38))
+    session.extend(5)
+    session.extend(6)
+    with pytest.raises(ContextOverflow) as caught:
+        session.extend(7)
+    assert (caught.value.n_tokens, caught.value.n_ctx) == (41, 40)
+    assert session.ids == [*ids_of(38), 5, 6]
+    assert continued(session, [1, 2]) == continued(open_session(n_ctx=40), [1, 2])
+
+
+def test_ids_may_be_an_array(open_session: Sessions) -> None:
+    session = open_session()
+    expected = session.prompt([3, 5]).tobytes()
+    assert session.prompt(np.array([3, 5])).tobytes() == expected  # type: ignore[arg-type]
+
+
+# ---- out of turn ---------------------------------------------------------------------------------
+
+
+class Gate:
+    """Holds passes of a session's team until they may go on."""
+
+    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.open = threading.Event(), threading.Event()
+        run = session.team.run
+
+        def held(program: Any) -> None:
+            self.entered.set()
+            assert self.open.wait(60)
+            run(program)
+
+        monkeypatch.setattr(session.team, "run", held)
+
+
+def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Start it in a thread; returns what gives its result, or raises what it raised."""
+    results: list[Any] = []
+
+    def work() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+
+    def join() -> Any:
+        thread.join(60)
+        assert results, "the thread did not end"
+        if isinstance(results[0], BaseException):
+            raise results[0]
+        return results[0]
+
+    return join
+
+
+def test_a_second_thread_is_turned_away(
+    open_session: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session()
+    expected = continued(session, [1, 2, 3])
+    gate = Gate(session, monkeypatch)
+    join = in_thread(lambda: continued(session, [1, 2, 3]))
+    assert gate.entered.wait(60)
+    for call in (
+        lambda: session.prompt([4]), lambda: session.extend(4),
+        lambda: session.all_logits([4]), session.reset,
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="in use by another thread"):
+            call()
+    gate.open.set()
+    assert join() == expected
+    assert continued(session, [1, 2, 3]) == expected
+
+
+def test_sessions_at_once_do_not_disturb_each_other(open_session: Sessions) -> None:
+    """Of one library, whose kernels they ask for at the same time."""
+    prompts = [ids_of(20 + i, seed=i) for i in range(4)]
+    expected = [continued(open_session(), ids, n=20) for ids in prompts]
+    sessions = [open_session(threads=2) for _ in prompts]
+    for _ in range(5):
+        joins = [
+            in_thread(lambda session=session, ids=ids: continued(session, ids, n=20))
+            for session, ids in zip(sessions, prompts, strict=True)
+        ]
+        assert [join() for join in joins] == expected
+        for session in sessions:
+            session.reset()
+
+
+def test_a_sequence_is_extended_by_its_owner_alone(open_session: Sessions) -> None:
+    session, ours, theirs = open_session(), object(), object()
+    session.prompt([1, 2], owner=ours)
+    session.extend(3, owner=ours)
+    session.prompt([1, 2], owner=theirs)
+    with pytest.raises(RuntimeError, match="another sequence"):
+        session.extend(3, owner=ours)
+    assert session.ids == [1, 2]
+    for begin_another in (session.reset, lambda: session.all_logits([1, 2])):
+        session.prompt([1, 2], owner=ours)
+        begin_another()
+        with pytest.raises(RuntimeError, match="another sequence"):
+            session.extend(3, owner=ours)
+
+
+def test_an_error_in_a_pass_leaves_the_session_usable(
+    open_session: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, ids = open_session(threads=2), ids_of(20)
+    expected = continued(session, ids)
+    run = session.team.run
+
+    def run_and_fail(program: Any) -> None:
+        run(program)
+        raise KeyboardInterrupt  # as a signal does, once native code is left
+
+    for call in (lambda: session.prompt(ids_of(9)), lambda: session.extend(4)):
+        monkeypatch.setattr(session.team, "run", run_and_fail)
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        monkeypatch.setattr(session.team, "run", run)
+        assert continued(session, ids) == expected
+
+
+def test_a_stopped_pass_leaves_the_session_usable(open_session: Sessions) -> None:
+    session, ids = open_session(threads=2, n_ctx=600), ids_of(600)
+    expected = session.prompt(ids).tobytes()
+    n_stopped, over = 0, threading.Event()
+
+    def stop_now_and_then() -> None:
+        while not over.wait(0.001):
+            session.team.stop()
+
+    join = in_thread(stop_now_and_then)
+    for _ in range(200):
+        session.reset()
+        try:
+            assert session.prompt(ids).tobytes() == expected
+        except Interrupted:
+            n_stopped += 1
+        if n_stopped == 3:
+            break
+    over.set()
+    join()
+    assert n_stopped
+    assert session.prompt(ids).tobytes() == expected
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+
+def team_threads() -> int:
+    return sum(thread.name.startswith("linnet-") for thread in threading.enumerate())
+
+
+def test_a_closed_session_says_so(open_session: Sessions) -> None:
+    n_before = team_threads()
+    session = open_session(threads=3)
+    session.prompt([1, 2])
+    assert team_threads() == n_before + 2
+    session.close()
+    session.close()
+    assert team_threads() == n_before
+    for call in (lambda: session.prompt([1]), lambda: session.extend(1), session.reset):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+
+
+def test_closing_waits_for_the_pass_under_way(
+    open_session: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(threads=2)
+    expected = session.prompt([1, 2]).tobytes()
+    gate = Gate(session, monkeypatch)
+    prompt = in_thread(lambda: session.prompt([1, 2]).tobytes())
+    assert gate.entered.wait(60)
+    close = in_thread(session.close)
+    gate.open.set()
+    assert prompt() == expected
+    close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a process with threads forks: indeed
+def test_a_forked_process_is_told_to_open_its_own(open_session: Sessions) -> None:
+    session = open_session(threads=2)
+    expected = session.prompt([1, 2]).tobytes()
+    child = os.fork()
+    if child == 0:
+        try:
+            session.prompt([1, 2])
+        except RuntimeError as error:
+            os._exit(7 if "forked" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert session.prompt([1, 2]).tobytes() == expected

@@ -1,0 +1,361 @@
+"""Teams: every item is done once, in order where it matters, by any number of threads."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_harness import Array, LocalOp, random_weights, run_python
+
+from linnet.kernels.ir import i64, pointer, u32
+from linnet.kernels.isa import ISA, choose_isa
+from linnet.kernels.jit import Library
+from linnet.kernels.linear import FloatLinear
+from linnet.kernels.op import Op, OpKernel
+from linnet.kernels.program import Lowered, Program
+from linnet.kernels.quants import WEIGHT_TYPES
+from linnet.kernels.rows import PickRows
+from linnet.kernels.team import Interrupted, Team
+
+each_size = pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
+PATIENCE = 60  # seconds after which a thread that should have ended, or begun, never will
+
+# ---- ops made for it -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CountItems(LocalOp):
+    """out[item] += 1, atomically; `take` items at a time, and none before `after` is written."""
+
+    take: int
+
+    parameters = {"out": pointer, "after": pointer, "n_items": i64, "rows": pointer}
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return sizes["n_items"], 0
+
+    def chunk(self, **sizes: Any) -> int:
+        return self.take
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        for item in k.items():
+            a["out"].at(item * 4).atomic_add(k.constant(u32, 1))
+
+
+@dataclass(frozen=True)
+class AddReversed(LocalOp):
+    """out[i] = x[n - 1 - i] + 1: what one thread makes, another one takes."""
+
+    parameters = {"x": pointer, "out": pointer, "n_items": i64, "rows": pointer}
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return sizes["n_items"], 0
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        for item in k.items():
+            before = a["x"].load(i64, (a["n_items"] - 1 - item) * 8)
+            a["out"].store(before + 1, item * 8)
+
+
+@dataclass(frozen=True)
+class WaitForFlag(LocalOp):
+    """Write 1 to out, then wait until `flag` is 1."""
+
+    parameters = {"out": pointer, "flag": pointer, "rows": pointer}
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 1, 0
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        for _ in k.items():
+            a["out"].atomic_store(k.constant(u32, 1))
+            with k.loop() as loop:
+                loop.leave(a["flag"].atomic_load(u32).equals(1))
+                k.pause()
+
+
+@dataclass(frozen=True)
+class FillScratch(LocalOp):
+    """out[item] = how many words of the scratch memory hold what was just put there."""
+
+    n_words: int
+
+    parameters = {"out": pointer, "n_items": i64, "rows": pointer}
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return sizes["n_items"], 0
+
+    def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
+        return 8 * self.n_words
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        for item in k.items():
+            for i in k.range(self.n_words):
+                k.scratch.store(item * 1000 + i, i * 8)
+            total = k.cell(i64)
+            for i in k.range(self.n_words):
+                same = k.scratch.load(i64, i * 8).equals(item * 1000 + i)
+                total.set(total.get() + same.select(k.constant(i64, 1), 0))
+            a["out"].store(total.get(), item * 8)
+
+
+# ---- programs made of them -----------------------------------------------------------------------
+
+
+def lowered(library: Library, *steps: tuple[Op, dict[str, Any]]) -> Lowered:
+    """A program of ops with their arguments, for passes of one row."""
+    program = Program(1, 1)
+    program.state[:] = 1
+    for op, arguments in steps:
+        program.step("step", op, **arguments, rows=program.tokens)
+    return program.lower(library)
+
+
+def counting(library: Library, counts: Array, take: int = 3) -> Lowered:
+    arguments = {"out": counts, "after": np.zeros(1), "n_items": counts.size}
+    return lowered(library, (CountItems(take), arguments))
+
+
+def chain(library: Library, length: int, n_items: int) -> tuple[Lowered, Array]:
+    """Steps that each need all that the last one made; `length` more in every number a pass."""
+    numbers = [np.zeros(n_items, np.int64) for _ in range(2)]
+    steps = [
+        (AddReversed(), {"x": numbers[i % 2], "out": numbers[(i + 1) % 2], "n_items": n_items})
+        for i in range(length)
+    ]
+    return lowered(library, *steps), numbers[length % 2]
+
+
+@pytest.fixture
+def team_of(best_library: Library) -> Iterator[Callable[[int], Team]]:
+    """Teams of so many threads, closed when the test is over."""
+    teams: list[Team] = []
+
+    def make(n_threads: int) -> Team:
+        teams.append(Team(best_library, n_threads))
+        return teams[-1]
+
+    yield make
+    for team in teams:
+        team.close()
+
+
+# ---- sharing work --------------------------------------------------------------------------------
+
+
+@each_size
+@pytest.mark.parametrize(("n_items", "take"), [(1000, 3), (1000, 1000), (7, 100), (1, 1), (0, 1)])
+def test_every_item_is_done_once(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int, n_items: int, take: int
+) -> None:
+    counts = np.zeros(n_items, np.uint32)
+    program, team = counting(best_library, counts, take), team_of(n_threads)
+    for n_passes in (1, 2, 3):
+        team.run(program)
+        assert (counts == n_passes).all()
+
+
+@each_size
+def test_a_step_sees_all_that_the_last_one_made(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int
+) -> None:
+    program, numbers = chain(best_library, length=50, n_items=37)
+    team = team_of(n_threads)
+    team.run(program)
+    assert (numbers == 50).all()
+
+
+@each_size
+def test_each_thread_has_scratch_memory_of_its_own(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int
+) -> None:
+    """Even where a later program needs more than the first."""
+    team = team_of(n_threads)
+    for n_words in (10, 3000, 10):
+        out = np.zeros(200, np.int64)
+        team.run(lowered(best_library, (FillScratch(n_words), {"out": out, "n_items": out.size})))
+        assert (out == n_words).all()
+
+
+def test_results_are_the_same_for_any_number_of_threads(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    rng = np.random.default_rng(1)
+    type = WEIGHT_TYPES["Q4_K"]
+    weights = random_weights(type, 3001, 256, rng)
+    program = Program(16, 1)
+    x, out = program.buffer("x", 256), program.buffer("out", 3001)
+    table = rng.standard_normal((16, 256)).astype(np.float32).view(np.uint8)
+    embed = {"table": table, "rows": program.tokens, "out": x, "width": 256}
+    program.step("embed", PickRows(WEIGHT_TYPES["F32"]), **embed)
+    sizes = {"n_columns": 256, "n_out": 3001}
+    program.step("product", FloatLinear(type), weights=weights, x=x, out=out, **sizes)
+    program.lay_out([out])
+    program.tokens.data[:] = np.arange(16)
+    for n_tokens in (1, 8, 16):
+        program.state[:] = n_tokens
+        native = program.lower(best_library, n_tokens=n_tokens)
+        results = []
+        for n_threads in (1, 2, 3, 7):
+            out.data[...] = np.nan
+            team_of(n_threads).run(native)
+            results.append(out.data[:n_tokens].tobytes())
+        assert len(set(results)) == 1
+        assert np.isfinite(out.data[:n_tokens]).all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 4])
+def test_two_thousand_short_passes(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int
+) -> None:
+    program, numbers = chain(best_library, length=2, n_items=8)
+    team = team_of(n_threads)
+    for _ in range(2000):
+        team.run(program)
+    assert (numbers == 2 * 2000).all()
+
+
+def test_one_team_runs_programs_in_turn(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    short, short_numbers = chain(best_library, length=2, n_items=5)
+    long, long_numbers = chain(best_library, length=16, n_items=64)
+    team = team_of(3)
+    for _ in range(100):
+        team.run(short)
+        team.run(long)
+    assert (short_numbers == 200).all()
+    assert (long_numbers == 1600).all()
+
+
+def test_a_step_of_no_rows_does_nothing(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    """Not even what it would do once for all rows."""
+    counts, program = np.zeros(10, np.uint32), Program(1, 1)
+    arguments = {"out": counts, "after": np.zeros(1), "n_items": 10, "rows": program.tokens}
+    program.step("count", CountItems(3), **arguments)
+    native, team = program.lower(best_library), team_of(2)
+    for n_rows in (0, 1):
+        program.state[:] = n_rows
+        team.run(native)
+        assert (counts == n_rows).all()
+
+
+# ---- stopping ------------------------------------------------------------------------------------
+
+
+@each_size
+def test_stop_ends_the_pass_at_its_next_barrier(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int
+) -> None:
+    began, flag = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    counts = np.zeros(10, np.uint32)
+    program = lowered(
+        best_library,
+        (WaitForFlag(), {"out": began, "flag": flag}),
+        (CountItems(1), {"out": counts, "after": began, "n_items": 10}),
+    )
+    team = team_of(n_threads)
+
+    def stop_once_it_has_begun() -> None:
+        while not began[0]:
+            time.sleep(0.001)
+        team.stop()
+        flag[0] = 1
+
+    stopper = threading.Thread(target=stop_once_it_has_begun, daemon=True)
+    stopper.start()
+    with pytest.raises(Interrupted):
+        team.run(program)
+    stopper.join()
+    assert not counts.any()
+    team.run(program)  # the flag is set; nothing is left of the request to stop
+    assert (counts == 1).all()
+
+
+def test_a_stop_between_passes_ends_none(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    program, numbers = chain(best_library, length=4, n_items=8)
+    team = team_of(2)
+    team.stop()
+    team.run(program)
+    assert (numbers == 4).all()
+
+
+# ---- threads' lives ------------------------------------------------------------------------------
+
+
+def test_a_team_that_has_gone_to_sleep_wakes_up(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    program, numbers = chain(best_library, length=4, n_items=8)
+    team = team_of(3)
+    for n_passes in (1, 2, 3):
+        team.run(program)
+        assert (numbers == 4 * n_passes).all()
+        time.sleep(0.06)  # far longer than threads wait for the next pass in native code
+
+
+def test_a_team_of_one_has_no_threads(best_library: Library) -> None:
+    before = threading.active_count()
+    team = Team(best_library, 1)
+    assert threading.active_count() == before
+    team.close()
+
+
+def test_close_ends_the_threads(best_library: Library) -> None:
+    others = set(threading.enumerate())
+    counts = np.zeros(5, np.uint32)
+    program = counting(best_library, counts)
+    for wait in (0, 0.06):  # threads that wait in native code, and threads that sleep
+        team = Team(best_library, 4)
+        team.run(program)
+        time.sleep(wait)
+        assert len(set(threading.enumerate()) - others) == 3
+        team.close()
+        assert not set(threading.enumerate()) - others
+        team.close()
+
+
+def test_a_forgotten_team_ends_its_threads(best_library: Library) -> None:
+    others = set(threading.enumerate())
+    counts = np.zeros(5, np.uint32)
+    team = Team(best_library, 3)
+    team.run(counting(best_library, counts))
+    threads = set(threading.enumerate()) - others
+    assert len(threads) == 2
+    gone = weakref.ref(team)
+    del team
+    gc.collect()
+    assert gone() is None
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def forget_teams() -> None:
+    """Drop teams with the libraries their code is in, while their threads are still in it."""
+    for _ in range(60):
+        library = Library(choose_isa())
+        counts = np.zeros(5, np.uint32)
+        Team(library, 3).run(counting(library, counts))
+        assert (counts == 1).all()
+        del library
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+def test_code_outlives_the_threads_that_run_it() -> None:
+    child = run_python("-c", "import test_team; test_team.forget_teams()")
+    assert child.returncode == 0, child.stderr
