@@ -26,7 +26,7 @@ class Quantize(Op):
             scale = sum(x * lanes) / sum(lanes * lanes)  # least squares: a little off max |x| / 127
             sums  = scale * (sum of each 16 lanes)       # what a type's offset is multiplied by
 
-    A NaN or infinity in a group makes its scale NaN, and so every product with it.
+    A NaN or infinity in a group makes every product with that group NaN.
     """
 
     parameters = {

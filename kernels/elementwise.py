@@ -86,7 +86,9 @@ class SiluMultiply(Elementwise):
     """silu(x) * y = x / (1 + exp(-x)) * y, the gate of SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
-        return x / (exp(k, -x) + 1.0) * y
+        # Far below zero exp is bounded, and what is left of x is nothing.
+        gate = (x < -87.0).select(x * 0.0, x / (exp(k, -x) + 1.0))
+        return gate * y
 
     def reference(self, **a: Any) -> None:
         x = a["x"].astype(np.float64)

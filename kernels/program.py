@@ -68,9 +68,14 @@ class Step:
 
     @property
     def rows(self) -> Rows:
-        """What the op's items count: rows of what it writes, or of what it reads into a cache."""
+        """What the op's items count: rows of what it writes, or of what it reads into a cache.
+
+        Raises TypeError for a step without buffers.
+        """
         written = [self.arguments[name] for name in self.op.writes]
         buffers = [a for a in (*written, *self.arguments.values()) if isinstance(a, Buffer)]
+        if not buffers:
+            raise TypeError(f"{self.name}: none of its arguments is a buffer")
         return buffers[0].rows
 
     def sizes(self) -> dict[str, Any]:

@@ -75,7 +75,9 @@ class Team:
         self._finalizer = weakref.finalize(self, _close, self._parking, self._closed)
 
     def run(self, program: Lowered) -> None:
-        """Run every step once. Raises Interrupted where `stop` cut it short."""
+        """Run every step once. Raises Interrupted if stopped on the way, RuntimeError if closed."""
+        if self._closed.is_set():
+            raise RuntimeError("the team is closed")
         needed = program.scratch_bytes * self.n_threads
         if self._scratch.size < needed:
             self._scratch = aligned(needed)
@@ -83,10 +85,14 @@ class Team:
         self._memory[N_STEPS // 8] = len(program.records)
         self._memory[SCRATCH // 8] = self._scratch.ctypes.data
         self._memory[SCRATCH_BYTES // 8] = program.scratch_bytes
-        with self._parking:
-            self._publish(self._address, 0)
-            self._parking.notify_all()
-        self._lead(self._address, 0)
+        before = self._memory[PASS // 8]
+        try:
+            with self._parking:
+                self._publish(self._address, 0)
+                self._parking.notify_all()
+        finally:  # Ctrl-C may come here, but must not leave the others in a pass without us
+            if self._memory[PASS // 8] != before:
+                self._lead(self._address, 0)
         if self._memory[HALTED // 8]:
             raise Interrupted("the pass was stopped")
 

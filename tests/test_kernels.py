@@ -499,7 +499,9 @@ def test_silu_multiply(library: Library, width: int) -> None:
 
 
 def test_silu_multiply_of_extremes(library: Library) -> None:
-    x = np.float32([[0, -0.0, 20, 87, 89, 1e4, -20, -87, -89, -104, -1e4, 1e-30, -1e-30]])
+    x = np.float32(
+        [[0, -0.0, 20, 87, 89, 1e4, -20, -87, -89, -104, -1e4, -1e30, -3e38, 1e-30, -1e-30]]
+    )
     for factor in (1.0, -1e4, 0.0):
         y, out = np.full_like(x, factor), unwritten(*x.shape)
         run(library, SiluMultiply(), 1, x=x, y=y, out=out, width=x.size)

@@ -118,8 +118,8 @@ def lowered(library: Library, *steps: tuple[Op, dict[str, Any]]) -> Lowered:
     return program.lower(library)
 
 
-def counting(library: Library, counts: Array, take: int = 3) -> Lowered:
-    arguments = {"out": counts, "after": np.zeros(1), "n_items": counts.size}
+def counting(library: Library, counts: Array, n_items: int, take: int = 3) -> Lowered:
+    arguments = {"out": counts, "after": np.zeros(1), "n_items": n_items}
     return lowered(library, (CountItems(take), arguments))
 
 
@@ -155,11 +155,12 @@ def team_of(best_library: Library) -> Iterator[Callable[[int], Team]]:
 def test_every_item_is_done_once(
     best_library: Library, team_of: Callable[[int], Team], n_threads: int, n_items: int, take: int
 ) -> None:
-    counts = np.zeros(n_items, np.uint32)
-    program, team = counting(best_library, counts, take), team_of(n_threads)
+    counts = np.zeros(n_items + take, np.uint32)
+    program, team = counting(best_library, counts, n_items, take), team_of(n_threads)
     for n_passes in (1, 2, 3):
         team.run(program)
-        assert (counts == n_passes).all()
+        assert (counts[:n_items] == n_passes).all()
+        assert not counts[n_items:].any()
 
 
 @each_size
@@ -179,7 +180,7 @@ def test_each_thread_has_scratch_memory_of_its_own(
     """Even where a later program needs more than the first."""
     team = team_of(n_threads)
     for n_words in (10, 3000, 10):
-        out = np.zeros(200, np.int64)
+        out = np.zeros(2000, np.int64)
         team.run(lowered(best_library, (FillScratch(n_words), {"out": out, "n_items": out.size})))
         assert (out == n_words).all()
 
@@ -315,7 +316,7 @@ def test_a_team_of_one_has_no_threads(best_library: Library) -> None:
 def test_close_ends_the_threads(best_library: Library) -> None:
     others = set(threading.enumerate())
     counts = np.zeros(5, np.uint32)
-    program = counting(best_library, counts)
+    program = counting(best_library, counts, 5)
     for wait in (0, 0.06):  # threads that wait in native code, and threads that sleep
         team = Team(best_library, 4)
         team.run(program)
@@ -330,7 +331,7 @@ def test_a_forgotten_team_ends_its_threads(best_library: Library) -> None:
     others = set(threading.enumerate())
     counts = np.zeros(5, np.uint32)
     team = Team(best_library, 3)
-    team.run(counting(best_library, counts))
+    team.run(counting(best_library, counts, 5))
     threads = set(threading.enumerate()) - others
     assert len(threads) == 2
     gone = weakref.ref(team)
@@ -347,7 +348,7 @@ def forget_teams() -> None:
     for _ in range(60):
         library = Library(choose_isa())
         counts = np.zeros(5, np.uint32)
-        Team(library, 3).run(counting(library, counts))
+        Team(library, 3).run(counting(library, counts, 5))
         assert (counts == 1).all()
         del library
     for thread in threading.enumerate():
@@ -359,3 +360,37 @@ def forget_teams() -> None:
 def test_code_outlives_the_threads_that_run_it() -> None:
     child = run_python("-c", "import test_team; test_team.forget_teams()")
     assert child.returncode == 0, child.stderr
+
+
+def test_an_interrupt_as_a_pass_begins_leaves_no_thread_behind(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    """Ctrl-C between the word to begin and the lead's own part in the pass."""
+    long, _ = chain(best_library, length=40, n_items=64)
+    short, numbers = chain(best_library, length=6, n_items=64)
+    team = team_of(2)
+    publish = team._publish
+
+    def interrupted(*arguments: int) -> None:
+        publish(*arguments)
+        raise KeyboardInterrupt
+
+    team._publish = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        team.run(long)
+    team._publish = publish
+    time.sleep(0.06)  # time enough for threads to be in the pass that was not led
+    for n_passes in range(1, 50):
+        team.run(short)
+        assert (numbers == 6 * n_passes).all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_closed_team_says_so(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int
+) -> None:
+    program, _ = chain(best_library, length=2, n_items=4)
+    team = team_of(n_threads)
+    team.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        team.run(program)
