@@ -40,8 +40,8 @@ class Quantize(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 0, sizes["x"] // 32
 
-    def chunk(self, **sizes: Any) -> int:
-        return 16
+    def chunk(self, **sizes: Any) -> tuple[int, int]:
+        return 16, 16
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         for group in k.items("group"):

@@ -24,8 +24,8 @@ class Elementwise(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 0, -(-sizes["width"] // RUN)
 
-    def chunk(self, **sizes: Any) -> int:
-        return 4
+    def chunk(self, **sizes: Any) -> tuple[int, int]:
+        return 4, 4
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         runs = (a["width"] + (RUN - 1)) // RUN

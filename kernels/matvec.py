@@ -15,7 +15,9 @@ from linnet.kernels.op import Op, OpKernel
 from linnet.kernels.quants import QuantType, WeightType
 
 CACHE_LINE = 64
-CHUNK_BYTES = 64 * 1024  # of weights that a thread takes at a time
+# Weights that a thread takes at a time: in long runs memory is read ahead best, while short ones
+# keep threads from waiting for each other at the end of a small matrix.
+FEWEST_BYTES, MOST_BYTES = 128 * 1024, 1024 * 1024
 
 
 class RowsOfWeights(Op):
@@ -26,8 +28,9 @@ class RowsOfWeights(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_out"], 0
 
-    def chunk(self, **sizes: Any) -> int:
-        return max(1, CHUNK_BYTES // self.type.row_bytes(sizes["n_columns"]))
+    def chunk(self, **sizes: Any) -> tuple[int, int]:
+        row_bytes = self.type.row_bytes(sizes["n_columns"])
+        return max(1, FEWEST_BYTES // row_bytes), max(1, MOST_BYTES // row_bytes)
 
 
 @dataclass(frozen=True)

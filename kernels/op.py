@@ -38,9 +38,9 @@ class Op:
         """
         raise NotImplementedError
 
-    def chunk(self, **sizes: Any) -> int:
-        """How many items a thread takes at a time."""
-        return 1
+    def chunk(self, **sizes: Any) -> tuple[int, int]:
+        """The fewest and the most items that a thread takes at a time."""
+        return 1, 1
 
     def lowered(self, n_rows: int | None) -> Op:
         """The op for passes of exactly `n_rows` rows; of any number, as a prompt has, for None."""

@@ -183,7 +183,7 @@ class Program:
             since_barrier = accesses if barrier else since_barrier + accesses
             record[:8] = (
                 library.address(op), arguments.ctypes.data, fixed, per_row,
-                self.state.ctypes.data + 8 * step.rows, op.chunk(**step.sizes()), barrier, 0,
+                self.state.ctypes.data + 8 * step.rows, barrier, *op.chunk(**step.sizes()),
             )  # fmt: skip
             scratch_bytes = max(scratch_bytes, op.scratch_bytes(library.isa, self.max_tokens))
             owned.append(arguments)

@@ -35,9 +35,11 @@ STEPS, N_STEPS, N_THREADS, SCRATCH, SCRATCH_BYTES, YIELD, SLEEPING = range(256, 
 SEEN = 320  # one line a thread: the last pass it served
 LINE = 64
 # Byte offsets into a step record
-FUNCTION, ARGUMENTS, FIXED_ITEMS, ITEMS_PER_ROW, N_ROWS, CHUNK, BARRIER_BEFORE = range(0, 56, 8)
+FUNCTION, ARGUMENTS, FIXED_ITEMS, ITEMS_PER_ROW, N_ROWS, BARRIER_BEFORE = range(0, 48, 8)
+FEWEST, MOST = 48, 56
 COUNTER = 64
 
+CHUNKS_A_THREAD = 4  # that a step is cut into, within what its op says
 SPINS = 2000  # some 50 microseconds of pause instructions
 YIELDS = 2000  # about a millisecond of sched_yield
 SLEEP = 1 if sys.platform == "win32" else 50  # milliseconds there, microseconds elsewhere
@@ -213,7 +215,8 @@ def emit_pass(k: Kernel, team: Pointer, thread: Value) -> None:
         n_rows = step.load_pointer(N_ROWS).load(i64)
         items = step.load(i64, FIXED_ITEMS) + step.load(i64, ITEMS_PER_ROW) * n_rows
         items = (n_rows > 0).select(items, 0)
-        chunk = step.load(i64, CHUNK)
+        share = items // (team.load(i64, N_THREADS) * CHUNKS_A_THREAD)
+        chunk = k.minimum(k.maximum(share, step.load(i64, FEWEST)), step.load(i64, MOST))
         with k.loop("work") as work:
             first = step.atomic_add(chunk, COUNTER)
             work.leave(first >= items)

@@ -41,8 +41,8 @@ class CountItems(LocalOp):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_items"], 0
 
-    def chunk(self, **sizes: Any) -> int:
-        return self.take
+    def chunk(self, **sizes: Any) -> tuple[int, int]:
+        return self.take, self.take
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         for item in k.items():
