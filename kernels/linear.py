@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from linnet.kernels.matmul import FloatMatMul, MatMul
 from linnet.kernels.matvec import FloatMatVec, MatVec
 from linnet.kernels.op import Op
-from linnet.kernels.quants import QuantType, WeightType
+from linnet.kernels.quants import WeightType
 
 MOST_FEW_ROWS = 8
 
@@ -17,31 +18,25 @@ MOST_FEW_ROWS = 8
 class Linear(Op):
     """out (rows, n_out) = x (rows, n_columns) @ weights.T with x quantised to int8."""
 
-    type: QuantType
+    type: WeightType
 
+    few_rows: ClassVar[Callable[..., Op]] = MatVec
+    many_rows: ClassVar[Callable[..., Op]] = MatMul
     parameters = MatVec.parameters
 
     def lowered(self, n_rows: int | None) -> Op:
         if n_rows is not None and n_rows <= MOST_FEW_ROWS:
-            return MatVec(self.type, n_rows)
-        return MatMul(self.type)
+            return self.few_rows(self.type, n_rows)
+        return self.many_rows(self.type)
 
     def reference(self, **a: Any) -> None:
-        MatVec(self.type, 1).reference(**a)
+        self.few_rows(self.type, 1).reference(**a)
 
 
 @dataclass(frozen=True)
-class FloatLinear(Op):
+class FloatLinear(Linear):
     """out (rows, n_out) = x (rows, n_columns) @ weights.T with x in f32."""
 
-    type: WeightType
-
+    few_rows = FloatMatVec
+    many_rows = FloatMatMul
     parameters = FloatMatVec.parameters
-
-    def lowered(self, n_rows: int | None) -> Op:
-        if n_rows is not None and n_rows <= MOST_FEW_ROWS:
-            return FloatMatVec(self.type, n_rows)
-        return FloatMatMul(self.type)
-
-    def reference(self, **a: Any) -> None:
-        FloatMatVec(self.type, 1).reference(**a)
