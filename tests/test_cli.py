@@ -21,7 +21,7 @@ from gguf_builder import F32, STRING, GGUFBuilder
 from tiny_llama import N_VOCAB, TinyLlama
 
 import linnet
-from linnet import LLM, SamplingParams, Tokenizer
+from linnet import LLM, Chunk, SamplingParams, Tokenizer
 from linnet.engine.cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +99,23 @@ def test_text_goes_to_stdout_and_one_line_to_stderr(generate: Run, expected: str
     result = generate(PROMPT)
     assert (result.status, result.out) == (0, expected)
     assert CLOSING_LINE.fullmatch(result.err), result.err
+
+
+def test_text_comes_as_it_is_made(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
+
+    def stream(*_: object) -> Iterator[Chunk]:
+        so_far = PROMPT
+        for text in ("a", "", "bc"):
+            assert written.getvalue().decode() == so_far
+            yield Chunk(text)
+            so_far += text
+        assert written.getvalue().decode() == so_far
+
+    monkeypatch.setattr(LLM, "stream", stream)
+    assert cli.main(["generate", "-m", path, PROMPT]) == 0
+    assert written.getvalue().decode() == PROMPT + "abc\n"
 
 
 def test_a_prompt_comes_from_where_it_is_said_to(
@@ -198,7 +215,7 @@ def test_no_prompt_or_two_are_refused(generate: Run, path: str) -> None:
         ([], ["COMMAND"]),
         (["sing"], ["'sing'", "generate", "inspect", "tokenize"]),
         (["generate", "--loud", "x"], ["--loud"]),
-        (["generate", "--temper", "1", "x"], ["--temper"]),  # no flag may be cut short
+        (["generate", "--tem", "1", "x"], ["--tem"]),  # no flag may be cut short
         (["generate", "-n", "many", "x"], ["-n", "'many'", "generate --help"]),
         (["generate", "-o", "xml", "x"], ["'xml'", "json"]),
         (["generate", "--isa", "z80", "x"], ["'z80'", "generic"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from linnet.kernels.jit import Library
 from linnet.kernels.team import Interrupted
 from linnet.models import Model, load_model
 
-TYPES = ["F32", "F16", "Q8_0", "Q4_0", "Q5_1", "Q4_K", "Q6_K"]
+TYPES = ["F32", "F16", "Q8_0", "Q5_1", "Q4_K", "Q6_K"]
 BOTH = pytest.mark.parametrize("exact", [False, True], ids=["int8", "f32"])
 N_CTX = 96
 
@@ -80,7 +81,7 @@ def continued(session: Session, ids: Sequence[int], n: int = 4) -> list[bytes]:
 
 
 @BOTH
-@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("type", ["F16", "Q5_1", "Q4_K"])
 def test_logits_do_not_depend_on_the_number_of_threads(
     open_session: Sessions, type: str, exact: bool
 ) -> None:
@@ -94,16 +95,15 @@ def test_logits_do_not_depend_on_the_number_of_threads(
 
 def wander(session: Session, ids: Sequence[int], rng: random.Random) -> None:
     """Do this and that with a session, much of it with beginnings of `ids`."""
-    for _ in range(rng.randrange(1, 6)):
-        part = [*ids[: rng.randrange(1, len(ids) + 1)], *ids_of(rng.randrange(3), rng.random())]
+    for _ in range(rng.randrange(1, 5)):
+        part = [*ids[: rng.randrange(1, len(ids) - 9)], *ids_of(rng.randrange(3), rng.randrange(9))]
         rng.choice([session.prompt, session.prompt, session.all_logits])(part)
-        for _ in range(rng.randrange(4)):
-            session.extend(rng.randrange(N_VOCAB))
-        n_known = len(session.ids)
-        if n_known < len(ids) and rng.random() < 0.5:  # as an answer that comes back in a prompt
-            session.extend(ids[n_known])
-        if rng.random() < 0.2:
+        if rng.random() < 0.3:
             session.reset()
+        for _ in range(rng.randrange(9)):  # as an answer does that then is part of a prompt
+            session.extend(ids[len(session.ids)])
+        if rng.random() < 0.5:
+            session.extend(rng.randrange(N_VOCAB))
 
 
 @BOTH
@@ -112,9 +112,9 @@ def test_what_a_session_did_before_changes_no_bit(
     open_session: Sessions, type: str, exact: bool
 ) -> None:
     ids = ids_of(N_CTX - 10)
-    used = open_session(type, threads=2, exact=exact)
+    used = open_session(type, exact=exact)
     expected = continued(open_session(type, exact=exact), ids)
-    for seed in range(12):
+    for seed in range(20):
         wander(used, ids, random.Random(seed))
         assert continued(used, ids) == expected, f"after history {seed}"
 
@@ -177,7 +177,7 @@ def test_prompts_and_single_tokens_give_the_same_logits(
 ) -> None:
     """Up to the order of sums; which, rarely, moves an activation to its neighbouring int8."""
     ids = ids_of(50)
-    session = open_session(type, threads=2, exact=exact)
+    session = open_session(type, exact=exact)
     together = session.all_logits(ids)
     assert together.shape == (50, N_VOCAB)
     assert together.dtype == np.float32
@@ -262,7 +262,7 @@ def in_thread(function: Callable[[], Any]) -> Callable[[], Any]:
         except BaseException as error:
             results.append(error)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
 
     def join() -> Any:
@@ -299,7 +299,7 @@ def test_sessions_at_once_do_not_disturb_each_other(open_session: Sessions) -> N
     prompts = [ids_of(20 + i, seed=i) for i in range(4)]
     expected = [continued(open_session(), ids, n=20) for ids in prompts]
     sessions = [open_session(threads=2) for _ in prompts]
-    for _ in range(5):
+    for _ in range(2):
         joins = [
             in_thread(lambda session=session, ids=ids: continued(session, ids, n=20))
             for session, ids in zip(sessions, prompts, strict=True)
@@ -329,16 +329,19 @@ def test_an_error_in_a_pass_leaves_the_session_usable(
 ) -> None:
     session, ids = open_session(threads=2), ids_of(20)
     expected = continued(session, ids)
+    session.prompt(ids)
     run = session.team.run
 
     def run_and_fail(program: Any) -> None:
         run(program)
         raise KeyboardInterrupt  # as a signal does, once native code is left
 
-    for call in (lambda: session.prompt(ids_of(9)), lambda: session.extend(4)):
+    for call in (lambda: session.extend(4), lambda: session.prompt(ids_of(9))):
+        n_before = len(session.ids)
         monkeypatch.setattr(session.team, "run", run_and_fail)
         with pytest.raises(KeyboardInterrupt):
             call()
+        assert len(session.ids) <= n_before  # of a pass that failed, nothing is kept
         monkeypatch.setattr(session.team, "run", run)
         assert continued(session, ids) == expected
 
@@ -382,9 +385,9 @@ def test_a_closed_session_says_so(open_session: Sessions) -> None:
     session.close()
     session.close()
     assert team_threads() == n_before
-    for call in (lambda: session.prompt([1]), lambda: session.extend(1), session.reset):
+    for call in (session.reset, lambda: session.extend(1), lambda: session.prompt([1])):
         with pytest.raises(RuntimeError, match="closed"):
-            call()
+            in_thread(call)()  # where it would wait for ever if it tried
 
 
 def test_closing_waits_for_the_pass_under_way(
@@ -395,7 +398,9 @@ def test_closing_waits_for_the_pass_under_way(
     gate = Gate(session, monkeypatch)
     prompt = in_thread(lambda: session.prompt([1, 2]).tobytes())
     assert gate.entered.wait(60)
-    close = in_thread(session.close)
+    closed = threading.Event()
+    close = in_thread(lambda: (session.close(), closed.set()))
+    assert not closed.wait(0.2)
     gate.open.set()
     assert prompt() == expected
     close()
@@ -408,6 +413,7 @@ def test_a_forked_process_is_told_to_open_its_own(open_session: Sessions) -> Non
     expected = session.prompt([1, 2]).tobytes()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)
         try:
             session.prompt([1, 2])
         except RuntimeError as error:

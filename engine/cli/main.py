@@ -42,11 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our text has enough
-        _give_up_output()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         print(f"linnet: {_one_line(error)}", file=sys.stderr)
-        _give_up_output()
         return BAD_INPUT
     return status
 
@@ -88,14 +87,6 @@ def _open_output() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-
-
-def _give_up_output() -> None:
-    """Where stdout takes no more, have Python's own last attempt go nowhere."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: BaseException) -> str:
