@@ -16,6 +16,7 @@ import os
 import struct
 import sys
 import tempfile
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -60,6 +61,7 @@ class Library:
         self.compile_seconds = 0.0
         self.n_compiled = 0
         self._addresses: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._objects = ObjectCache.from_environment()
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -68,18 +70,19 @@ class Library:
         self._engine = llvm.create_mcjit_compiler(self._parse(""), self._target_machine())
 
     def address(self, source: Source) -> int:
-        """Where the compiled function lies. Raises CompileError."""
+        """Where the compiled function lies; from any thread. Raises CompileError."""
         symbol = source.symbol
-        if symbol not in self._addresses:
-            key = self._key(symbol)
-            code = self._objects.read(key)
-            if code is None:
-                code = self._compile(source)
-                self._objects.write(key, code)
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-            self._engine.finalize_object()
-            self._addresses[symbol] = self._engine.get_function_address(symbol)
-        return self._addresses[symbol]
+        with self._lock:
+            if symbol not in self._addresses:
+                key = self._key(symbol)
+                code = self._objects.read(key)
+                if code is None:
+                    code = self._compile(source)
+                    self._objects.write(key, code)
+                self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+                self._engine.finalize_object()
+                self._addresses[symbol] = self._engine.get_function_address(symbol)
+            return self._addresses[symbol]
 
     def _target_machine(self) -> Any:
         return self._target.create_target_machine(

@@ -9,12 +9,13 @@ others serve. All walk the program's steps:
     barrier
 
 so a slow core takes fewer chunks. A wait spins briefly, then yields the CPU, then sleeps. Between
-passes the servers wait in the same way for a while, and then return to Python to block on a
-condition until the next pass: an idle team costs nothing.
+passes the servers wait in the same way for a while, and then return to Python to wait for a bell
+until the next pass: an idle team costs nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
 import threading
@@ -63,18 +64,18 @@ class Team:
         self._memory[YIELD // 8], self._memory[SLEEPING // 8] = _yield_and_sleep()
         self._memory[N_THREADS // 8] = n_threads
         self._scratch = aligned(0)
-        self._parking = threading.Condition()
+        self._bells = [threading.Lock() for _ in range(1, n_threads)]
         self._closed = threading.Event()
-        arguments = (self._memory, self._parking, self._closed, serve)
+        arguments = (self._memory, self._closed, serve)
         self._threads = [
             threading.Thread(
-                target=_work, args=(thread, *arguments), name=f"linnet-{thread}", daemon=True
+                target=_work, args=(thread, bell, *arguments), name=f"linnet-{thread}", daemon=True
             )
-            for thread in range(1, n_threads)
+            for thread, bell in enumerate(self._bells, start=1)
         ]
         for thread in self._threads:
             thread.start()
-        self._finalizer = weakref.finalize(self, _close, self._parking, self._closed)
+        self._finalizer = weakref.finalize(self, _close, self._bells, self._closed)
 
     def run(self, program: Lowered) -> None:
         """Run every step once. Raises Interrupted if stopped on the way, RuntimeError if closed."""
@@ -89,10 +90,13 @@ class Team:
         self._memory[SCRATCH_BYTES // 8] = program.scratch_bytes
         before = self._memory[PASS // 8]
         try:
-            with self._parking:
+            try:
                 self._publish(self._address, 0)
-                self._parking.notify_all()
-        finally:  # Ctrl-C may come here, but must not leave the others in a pass without us
+                _ring(self._bells)
+            except BaseException:  # Ctrl-C, which may come between any two calls
+                _ring(self._bells)
+                raise
+        finally:  # and must not leave the others in a pass without us: here is no call but one
             if self._memory[PASS // 8] != before:
                 self._lead(self._address, 0)
         if self._memory[HALTED // 8]:
@@ -110,23 +114,30 @@ class Team:
 
 
 def _work(
-    thread: int, memory: npt.NDArray[np.uint64], parking: threading.Condition,
+    thread: int, bell: threading.Lock, memory: npt.NDArray[np.uint64],
     closed: threading.Event, serve: Any,
 ) -> None:  # fmt: skip
     """A server's life; it holds no reference to the Team, so that a forgotten Team ends."""
     seen = (SEEN + LINE * thread) // 8
-    while True:
-        serve(memory.ctypes.data, thread)
-        with parking:
-            parking.wait_for(lambda: closed.is_set() or memory[PASS // 8] != memory[seen])
-            if closed.is_set():
-                return
+    while not closed.is_set():
+        if memory[PASS // 8] != memory[seen]:
+            serve(memory.ctypes.data, thread)
+        bell.acquire()
 
 
-def _close(parking: threading.Condition, closed: threading.Event) -> None:
-    with parking:
-        closed.set()
-        parking.notify_all()
+def _ring(bells: list[threading.Lock]) -> None:
+    """Wake whoever waits for a bell, or is about to: a bell is a lock that nobody owns.
+
+    Not a Condition, whose own lock stays locked if Ctrl-C comes while it is taken.
+    """
+    for bell in bells:
+        with contextlib.suppress(RuntimeError):  # it has rung, and not been heard yet
+            bell.release()
+
+
+def _close(bells: list[threading.Lock], closed: threading.Event) -> None:
+    closed.set()
+    _ring(bells)
 
 
 def _native(library: Library, source: _TeamKernel) -> Any:

@@ -422,3 +422,30 @@ def test_a_forked_process_is_told_to_open_its_own(open_session: Sessions) -> Non
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert session.prompt([1, 2]).tobytes() == expected
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+def test_ctrl_c_at_any_moment_leaves_the_session_usable(open_session: Sessions) -> None:
+    session, ids = open_session(threads=2), ids_of(20)
+    expected = continued(session, ids)
+    rng, n_interrupted, armed = random.Random(0), 0, False
+
+    def interrupt(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    for _ in range(100):
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-3))
+            while armed:
+                continued(session, ids)
+        except KeyboardInterrupt:
+            n_interrupted += 1
+        assert continued(session, ids) == expected
+    signal.signal(signal.SIGALRM, before)
+    assert n_interrupted == 100
+    session.close()
