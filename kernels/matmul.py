@@ -38,9 +38,12 @@ class PanelsOfWeights(Op):
 class Panel:
     """A panel's scratch memory and the loops that both products share."""
 
-    def __init__(self, k: OpKernel, element_bytes: int, a: dict[str, Any]) -> None:
+    def __init__(
+        self, k: OpKernel, type: WeightType, element_bytes: int, a: dict[str, Any]
+    ) -> None:
         """`element_bytes`: what one column of one row takes when unpacked."""
         self.k, self.a = k, a
+        self.stride = row_stride(type, a["n_columns"])
         self.lanes, (self.tile, self.vectors) = k.isa.lanes, k.isa.tile
         self.width = self.lanes * self.vectors
         self.n_tokens = a["n_rows"].load(i64)
@@ -49,10 +52,12 @@ class Panel:
         self.panel = k.scratch.at(self.width * self.row_bytes)
         self.after = k.scratch.at(2 * self.width * self.row_bytes)
 
-    def each_row(self, first: Value) -> Iterator[tuple[Value, Value]]:
-        """(index in the panel, row of weights); past the matrix's end the last row, again."""
+    def each_row(self, first: Value, packed: Pointer) -> Iterator[tuple[Value, Pointer]]:
+        """(index in the panel, where `packed` of row 0 lies in this row of weights); past the
+        matrix's end the last row, again."""
         for i in self.k.range(self.width, name="row"):
-            yield i, self.k.minimum(first + i, self.a["n_out"] - 1)
+            row = self.k.minimum(first + i, self.a["n_out"] - 1)
+            yield i, packed.at(row * self.stride)
 
     def turn(self, source: Pointer, stride: int, target: Pointer, n_words: int, type: Type) -> None:
         """Words [width rows at `stride`][n_words] -> [n_words][width], rounding n_words up."""
@@ -114,40 +119,29 @@ class MatMul(PanelsOfWeights):
         return panel_rows(isa) * (2 * CHUNK + 4 * 4 * 16 + 4 * n_tokens)
 
     def emit(self, k: OpKernel, **a: Any) -> None:
-        type, panel = self.type, Panel(k, 1, a)
-        row_scales = panel.after  # [row][16]; then the same turned; then both for offsets
-        scales, row_offsets, offsets = (row_scales.at(i * 64 * panel.width) for i in (1, 2, 3))
+        type, panel = self.type, Panel(k, self.type, 1, a)
+        row_scales = panel.after  # [row][16]; then the same turned; then both for constants
+        scales, row_constants, turned = (row_scales.at(i * 64 * panel.width) for i in (1, 2, 3))
         sums = row_scales.at(4 * 64 * panel.width)
-        has_offsets = False
         for item in k.items("panel"):
             first = item * panel.width
             panel.clear(sums)
             for size, column, packed in chunks(k, type, a["weights"], a["n_columns"]):
-                for i, row in panel.each_row(first):
-                    source = packed.at(row * row_stride(type, a["n_columns"]))
+                for i, source in panel.each_row(first, packed):
                     chunk = type.unpack_chunk(k, source, size)
                     for j, lanes in enumerate(chunk.lanes):
                         panel.rows.store(lanes, i * CHUNK + 32 * j)
                     row_scales.store(chunk.scales, i * 64)
-                    constant = chunk.scales * -type.zero if type.zero else chunk.offsets
-                    if constant is not None:
-                        row_offsets.store(constant, i * 64)
-                        has_offsets = True
+                    constants = type.constants(chunk)
+                    if constants is not None:
+                        row_constants.store(constants, i * 64)
                 panel.turn(panel.rows, CHUNK, panel.panel, size // 4, i32)
                 panel.turn(row_scales, 64, scales, size // type.group, f32)
-                if has_offsets:
-                    panel.turn(row_offsets, 64, offsets, size // type.group, f32)
+                offsets = None if constants is None else turned
+                if offsets is not None:
+                    panel.turn(row_constants, 64, offsets, size // type.group, f32)
                 for n, token in panel.tiles():
-                    self._tile(
-                        panel,
-                        n,
-                        token,
-                        size,
-                        column,
-                        scales,
-                        offsets if has_offsets else None,
-                        sums,
-                    )
+                    self._tile(panel, n, token, size, column, scales, offsets, sums)
             panel.finish(sums, first)
 
     def _tile(
@@ -166,7 +160,7 @@ class MatMul(PanelsOfWeights):
         for g in k.range(size // 32, name="group"):
             for part in range(32 // group):
                 at = g * 32 + part * group  # the first column, within the chunk
-                words = panel.panel.at((g * 32 + part * group) // 4 * row)
+                words = panel.panel.at((at >> 2) * row)
                 products = [[k.constant(i32[lanes], 0) for _ in vectors] for _ in tokens]
                 for four in range(group // 4):
                     weights = [
@@ -197,7 +191,7 @@ class MatMul(PanelsOfWeights):
                 sums.store(row_totals[v].get(), t * row + v * vector_bytes)
 
     def reference(self, **a: Any) -> None:
-        MatVec.reference(self, **a)  # type: ignore[arg-type]
+        MatVec(self.type, 1).reference(**a)
 
 
 @dataclass(frozen=True)
@@ -217,14 +211,13 @@ class FloatMatMul(PanelsOfWeights):
         return panel_rows(isa) * (2 * 4 * CHUNK + 4 * n_tokens)
 
     def emit(self, k: OpKernel, **a: Any) -> None:
-        type, panel = self.type, Panel(k, 4, a)
+        type, panel = self.type, Panel(k, self.type, 4, a)
         sums = panel.after
         for item in k.items("panel"):
             first = item * panel.width
             panel.clear(sums)
             for size, column, packed in chunks(k, type, a["weights"], a["n_columns"]):
-                for i, row in panel.each_row(first):
-                    source = packed.at(row * row_stride(type, a["n_columns"]))
+                for i, source in panel.each_row(first, packed):
                     at = 0
                     for floats in type.floats(k, source, size):
                         panel.rows.store(floats, i * panel.row_bytes + at)
@@ -255,7 +248,7 @@ class FloatMatMul(PanelsOfWeights):
                 sums.store(sums.load(f32[lanes], at) + row_totals[v].get(), at)
 
     def reference(self, **a: Any) -> None:
-        FloatMatVec.reference(self, **a)  # type: ignore[arg-type]
+        FloatMatVec(self.type, 1).reference(**a)
 
 
 def panel_rows(isa: ISA) -> int:

@@ -39,12 +39,12 @@ class MatVec(RowsOfWeights):
 
     for row in items:
         for chunk in row:                            # a k-quant block, or blocks of 32
-            lanes, scales, offsets = unpack(chunk)   # once, for all tokens
+            lanes, scales, constants = unpack(chunk) # once, for all tokens
             for t in tokens:
                 for register in lanes:               # 64 weights where vectors have 512 bits
                     sums[t] += dot(register, x[t].lanes) * (scales * x[t].scales)
-                constants[t] += offsets * x[t].sums
-        out[t][row] = sum of sums[t] and constants[t]
+                sums[t] += constants * x[t].sums
+        out[t][row] = sum of sums[t]
     """
 
     type: QuantType
@@ -68,9 +68,9 @@ class MatVec(RowsOfWeights):
             totals = [Accumulators(k) for _ in range(self.n_rows)]
             for size, column, packed in chunks(k, type, weights, n_columns):
                 chunk = type.unpack_chunk(k, packed, size)
-                offsets = chunk.scales * -type.zero if type.zero else chunk.offsets
-                if offsets is not None:
-                    offsets = offsets.repeat_lanes(type.group // 16)
+                constants = type.constants(chunk)
+                if constants is not None:
+                    constants = constants.repeat_lanes(type.group // 16)
                 for token, total in enumerate(totals):
                     at = column + n_columns * token
                     scales = a["scales"].load(f32[size // 32], at >> 3)
@@ -78,8 +78,8 @@ class MatVec(RowsOfWeights):
                     for start, dot in self._dots(k, chunk.lanes, a["lanes"].at(at)):
                         spread = [(start + 4 * i) // type.group for i in range(dot.type.lanes)]
                         total.add(dot, scales.shuffle(spread))
-                    if offsets is not None:
-                        total.add(offsets, a["sums"].load(f32[size // 16], at >> 2))
+                    if constants is not None:
+                        total.add(constants, a["sums"].load(f32[size // 16], at >> 2))
             for token, total in enumerate(totals):
                 a["out"].store(total.sum(), (row + a["n_out"] * token) * 4)
 

@@ -144,6 +144,13 @@ class QuantType(WeightType):
     def unpack_chunk(self, k: Kernel, packed: Pointer, n_weights: int) -> Unpacked:
         return self.unpack(Blocks(k, packed, self, n_weights // self.block))
 
+    def constants(self, chunk: Unpacked) -> Value | None:
+        """What every group adds for each unit of its activations' sum: f32[n_groups], or nothing.
+
+        weight = scale * (lane - zero) + offset, so it is -scale * zero, or the offset.
+        """
+        return chunk.scales * -self.zero if self.zero else chunk.offsets
+
     def floats(self, k: Kernel, packed: Pointer, n_weights: int) -> list[Value]:
         """Rounded as `dequantize` rounds: scale times lane, then the offset."""
         chunk, lanes = self.unpack_chunk(k, packed, n_weights), min(k.isa.lanes, 16)
