@@ -1,14 +1,23 @@
-"""Activations as products take them: int8 in groups of 32, under one scale each."""
+"""Activations as products take them: int8 in groups of 32, under one scale each.
+
+A row of n columns is packed into 3n/2 bytes, span by span: 256 columns while they last, then single
+groups of 32. A span holds its lanes in the order of products (`linnet.kernels.interleave`), then,
+for every 16 columns, the f32 scale of their group and the f32 sum of what they stand for:
+
+    256 columns: i8[256], f32[16], f32[16];      32 columns: i8[32], f32[2], f32[2]
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.ir import f32, i8, i32, pointer, u32
+from linnet.kernels.interleave import GROUP, GROUPS, RUN, RUNS, place
+from linnet.kernels.ir import Pointer, Value, f32, i8, i32, i64, pointer, u32
 from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
@@ -17,11 +26,36 @@ ROUNDING = 12582912.0
 ROUNDING_BITS = 0x4B400000
 
 
+def packed_bytes(n_columns: Any) -> Any:
+    """What so many columns (a multiple of 32; an int or a Value) take when packed."""
+    return n_columns * 3 // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A packed span of so many groups (8 or 1) in memory."""
+
+    address: Pointer
+    n_groups: int | Value
+
+    def lanes(self, run: int, group: int | Value) -> Pointer:
+        """i8: a run of a group; on from there the same run of the groups that follow."""
+        return self.address.at(place(run, group, self.n_groups))
+
+    def scales(self, group: int | Value) -> Pointer:
+        """f32: two for every group."""
+        return self.address.at(self.n_groups * GROUP + group * 8)
+
+    def sums(self, group: int | Value) -> Pointer:
+        """f32: two for every group."""
+        return self.address.at(self.n_groups * (GROUP + 8) + group * 8)
+
+
 @dataclass(frozen=True)
 class Quantize(Op):
-    """x f32 (n,) -> lanes i8 (n,), scales f32 (n/32,), sums f32 (n/16,); an item is 32 numbers.
+    """x f32 (n_rows, width) -> out u8 (n_rows, 3 * width / 2), packed; an item is a group of 32.
 
-        for group of 32 in items:
+        for group in items:
             lanes = round(x * 127 / max |x|)             # to nearest, ties to even
             scale = sum(x * lanes) / sum(lanes * lanes)  # least squares: a little off max |x| / 127
             sums  = scale * (sum of each 16 lanes)       # what a type's offset is multiplied by
@@ -29,50 +63,70 @@ class Quantize(Op):
     A NaN or infinity in a group makes every product with that group NaN.
     """
 
-    parameters = {
-        "x": pointer,
-        "lanes": pointer,
-        "scales": pointer,
-        "sums": pointer,
-    }
-    writes = frozenset({"lanes", "scales", "sums"})
+    parameters = {"x": pointer, "out": pointer, "width": i64}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return 0, sizes["x"] // 32
+        return 0, sizes["width"] // GROUP
 
     def chunk(self, **sizes: Any) -> tuple[int, int]:
         return 16, 16
 
     def emit(self, k: OpKernel, **a: Any) -> None:
-        for group in k.items("group"):
-            at = group * 32
-            x = a["x"].load(f32[32], at * 4)
+        in_row = a["width"] // GROUP
+        for item in k.items("group"):
+            x = a["x"].load(f32[GROUP], item * (GROUP * 4))
             # As integers, magnitudes order like the floats, and NaN is above them all.
-            largest = (x.bits(u32[32]) & 0x7FFFFFFF).bits(i32[32]).max().bits(f32)
+            largest = (x.bits(u32[GROUP]) & 0x7FFFFFFF).bits(i32[GROUP]).max().bits(f32)
             inverse = (largest > 0.0).select(127.0 / largest, 0.0)
-            rounded = (x * inverse + ROUNDING).bits(i32[32]) - ROUNDING_BITS
+            rounded = (x * inverse + ROUNDING).bits(i32[GROUP]) - ROUNDING_BITS
             lanes = rounded.to(f32)
             scale = (x * lanes).sum() / k.maximum((lanes * lanes).sum(), 1.0)
-            a["lanes"].store(rounded.to(i8), at)
-            a["scales"].store(scale, group * 4)
+            group = item % in_row
+            n_groups = (group < (in_row & -GROUPS)).select(k.constant(i64, GROUPS), 1)
+            first = group & -n_groups
+            span = Span(a["out"].at((item - group + first) * packed_bytes(GROUP)), n_groups)
+            for run in range(RUNS):
+                numbers = rounded[RUN * run : RUN * (run + 1)]
+                span.lanes(run, group - first).store(numbers.to(i8))
+            span.scales(group - first).store(scale.splat(2))
             for half in range(2):
                 total = rounded[16 * half : 16 * half + 16].sum().to(f32) * scale
-                a["sums"].store(total, group * 8 + 4 * half)
+                span.sums(group - first).store(total, 4 * half)
 
     def reference(self, **a: Any) -> None:
-        groups = a["x"].reshape(*a["scales"].shape, 32)
+        groups = a["x"].reshape(len(a["x"]), -1, GROUP)
         largest = np.abs(groups).max(axis=-1)
         inverse = np.zeros_like(largest)
         np.divide(np.float32(127), largest, out=inverse, where=largest > 0)
         lanes = np.rint(groups * inverse[..., None])
-        squares = np.maximum((lanes * lanes).sum(axis=-1), 1)
-        a["scales"][...] = (groups * lanes).sum(axis=-1) / squares
-        a["lanes"][...] = lanes.reshape(a["lanes"].shape)
-        totals = lanes.reshape(*a["scales"].shape, 2, 16).sum(axis=-1) * a["scales"][..., None]
-        a["sums"][...] = totals.reshape(a["sums"].shape)
+        scales = (groups * lanes).sum(axis=-1) / np.maximum((lanes * lanes).sum(axis=-1), 1)
+        done = 0
+        for span in spans(a["out"]):
+            n_rows, n_spans, n_groups = span["scales"].shape[:3]
+            here = slice(done, done + n_spans * n_groups)
+            each = lanes[:, here].reshape(n_rows, n_spans, n_groups, RUNS, RUN)
+            span["lanes"] = each.swapaxes(2, 3)
+            span["scales"] = scales[:, here].reshape(n_rows, n_spans, n_groups, 1)
+            span["sums"] = each.reshape(*span["sums"].shape, 16).sum(axis=-1) * span["scales"]
+            done += n_spans * n_groups
 
 
-def dequantized(lanes: npt.NDArray[np.int8], scales: npt.NDArray[np.float32]) -> Any:
-    """The float64 activations that int8 lanes (..., n) and scales (..., n / 32) stand for."""
-    spread = np.repeat(scales.astype(np.float64), 32, axis=-1)
-    return lanes * spread
+def spans(packed: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[Any]]:
+    """Packed rows (n_rows, 3n/2) as records (n_rows, n_spans): those of 8 groups, then those of 1.
+
+    Fields: `lanes` (4, n_groups, 8), `scales` and `sums` (n_groups, 2).
+    """
+    whole = packed.shape[1] // packed_bytes(GROUPS * GROUP) * packed_bytes(GROUPS * GROUP)
+    for n_groups, part in ((GROUPS, packed[:, :whole]), (1, packed[:, whole:])):
+        pairs = "<f4", (n_groups, 2)
+        fields = [("lanes", "i1", (RUNS, n_groups, RUN)), ("scales", *pairs), ("sums", *pairs)]
+        yield part.view(np.dtype(fields)) if part.size else np.empty((len(part), 0), fields)
+
+
+def dequantized(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The activations (n_rows, n_columns) that `Quantize`'s bytes stand for."""
+    parts = [
+        (span["lanes"].swapaxes(2, 3) * span["scales"][..., :1].astype(np.float64)[..., None])
+        for span in spans(packed)
+    ]
+    return np.concatenate([part.reshape(len(packed), -1) for part in parts], axis=1)

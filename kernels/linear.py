@@ -16,7 +16,7 @@ MOST_FEW_ROWS = 8
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """out (rows, n_out) = x (rows, n_columns) @ weights.T with x quantised to int8."""
+    """out (rows, n_out) = x (rows, n_columns) @ weights.T with x packed by `Quantize`."""
 
     type: WeightType
 

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from linnet.kernels.activations import Span, packed_bytes
+from linnet.kernels.interleave import GROUP, RUN
 from linnet.kernels.ir import Pointer, Type, Value, f32, i8, i32, i64, pointer, u8
 from linnet.kernels.isa import ISA
 from linnet.kernels.matvec import FloatMatVec, MatVec, chunks, row_stride
@@ -100,7 +102,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class MatMul(PanelsOfWeights):
-    """out[t] = weights @ x[t] for all tokens t quantised to int8; an item is a panel of rows.
+    """out[t] = weights @ x[t] for all tokens t packed by `Quantize`; an item is a panel of rows.
 
     The register tile, for the groups of 32 columns in a chunk:
 
@@ -129,7 +131,7 @@ class MatMul(PanelsOfWeights):
             for size, column, packed in chunks(k, type, a["weights"], a["n_columns"]):
                 for i, source in panel.each_row(first, packed):
                     chunk = type.unpack_chunk(k, source, size)
-                    for j, lanes in enumerate(chunk.lanes):
+                    for j, lanes in enumerate(type.in_column_order(k, chunk)):
                         panel.rows.store(lanes, i * CHUNK + 32 * j)
                     row_scales.store(chunk.scales, i * 64)
                     constants = type.constants(chunk)
@@ -151,7 +153,11 @@ class MatMul(PanelsOfWeights):
         k, lanes, vectors = panel.k, panel.lanes, range(panel.vectors)
         vector_bytes, row = 4 * lanes, 4 * panel.width
         tokens = [token + i for i in range(n)]
-        starts = [t * panel.a["n_columns"] + column for t in tokens]
+        n_columns = panel.a["n_columns"]
+        spans = [
+            Span(panel.a["x"].at(packed_bytes(t * n_columns + column)), size // GROUP)
+            for t in tokens
+        ]
         totals = [
             [k.cell(sums.load(f32[lanes], t * row + v * vector_bytes), "sum") for v in vectors]
             for t in tokens
@@ -166,23 +172,24 @@ class MatMul(PanelsOfWeights):
                     weights = [
                         words.load(u8[4 * lanes], four * row + v * vector_bytes) for v in vectors
                     ]
-                    for i, start in enumerate(starts):
-                        x = panel.a["lanes"].load(i32, start + at + 4 * four).splat(lanes)
+                    run, rest = divmod(part * group + 4 * four, RUN)
+                    for i, span in enumerate(spans):
+                        x = span.lanes(run, g).load(i32, rest).splat(lanes)
                         for v in vectors:
                             products[i][v] = k.isa.dot(
                                 products[i][v], weights[v], x.bits(i8[4 * lanes]), self.type.largest
                             )
                 scale_row = (g * (32 // group) + part) * row
-                for i, start in enumerate(starts):
-                    x_scale = panel.a["scales"].load(f32, (start + at) >> 5 << 2)
+                for i, span in enumerate(spans):
+                    x_scale = span.scales(g).load(f32)
                     for v in vectors:
                         scale = scales.load(f32[lanes], scale_row + v * vector_bytes) * x_scale
                         total = k.fma(products[i][v].to(f32), scale, totals[i][v].get())
                         totals[i][v].set(total)
                     if offsets is not None:
-                        x_sum = panel.a["sums"].load(f32, (start + at) >> 2)
-                        if group == 32:
-                            x_sum = x_sum + panel.a["sums"].load(f32, ((start + at) >> 2) + 4)
+                        x_sum = span.sums(g).load(f32, 4 * part)
+                        if group == GROUP:
+                            x_sum = x_sum + span.sums(g).load(f32, 4)
                         for v in vectors:
                             offset = offsets.load(f32[lanes], scale_row + v * vector_bytes)
                             totals[i][v].set(k.fma(offset, x_sum, totals[i][v].get()))

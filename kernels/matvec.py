@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.activations import dequantized
+from linnet.kernels.activations import Span, dequantized, packed_bytes
+from linnet.kernels.interleave import GROUP, RUN, Register, deal
 from linnet.kernels.ir import Cell, Pointer, Value, f32, i8, i32, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 from linnet.kernels.quants import QuantType, WeightType
+from linnet.kernels.quants.base import Unpacked
 
 CACHE_LINE = 64
 # Weights that a thread takes at a time: in long runs memory is read ahead best, while short ones
@@ -35,14 +37,14 @@ class RowsOfWeights(Op):
 
 @dataclass(frozen=True)
 class MatVec(RowsOfWeights):
-    """out[t] = weights @ x[t] for `n_rows` tokens t quantised to int8; an item is a weight row.
+    """out[t] = weights @ x[t] for `n_rows` tokens t packed by `Quantize`; an item is a weight row.
 
     for row in items:
         for chunk in row:                            # a k-quant block, or blocks of 32
-            lanes, scales, constants = unpack(chunk) # once, for all tokens
+            registers, scales, constants = unpack(chunk)      # once, for all tokens
             for t in tokens:
-                for register in lanes:               # 64 weights where vectors have 512 bits
-                    sums[t] += dot(register, x[t].lanes) * (scales * x[t].scales)
+                for those with the same scales:      # all four of 64 bytes, where groups have 32
+                    sums[t] += (sum of dot(register, x[t].lanes)) * (scales * x[t].scales)
                 sums[t] += constants * x[t].sums
         out[t][row] = sum of sums[t]
     """
@@ -52,9 +54,7 @@ class MatVec(RowsOfWeights):
 
     parameters = {
         "weights": pointer,
-        "lanes": pointer,
-        "scales": pointer,
-        "sums": pointer,
+        "x": pointer,
         "out": pointer,
         "n_columns": i64,
         "n_out": i64,
@@ -71,34 +71,45 @@ class MatVec(RowsOfWeights):
                 constants = type.constants(chunk)
                 if constants is not None:
                     constants = constants.repeat_lanes(type.group // 16)
+                products = self._products(chunk, size, k.isa.bits // 8)
                 for token, total in enumerate(totals):
-                    at = column + n_columns * token
-                    scales = a["scales"].load(f32[size // 32], at >> 3)
-                    scales = chunk.scales * scales.repeat_lanes(32 // type.group)
-                    for start, dot in self._dots(k, chunk.lanes, a["lanes"].at(at)):
-                        spread = [(start + 4 * i) // type.group for i in range(dot.type.lanes)]
-                        total.add(dot, scales.shuffle(spread))
+                    at = packed_bytes(n_columns * token + column)
+                    span = Span(a["x"].at(at), size // GROUP)
+                    for registers, scales in products:
+                        total.add(self._dot(registers, span), scales * x_scales(registers[0], span))
                     if constants is not None:
-                        total.add(constants, a["sums"].load(f32[size // 16], at >> 2))
+                        total.add(constants, span.sums(0).load(constants.type))
             for token, total in enumerate(totals):
                 a["out"].store(total.sum(), (row + a["n_out"] * token) * 4)
 
-    def _dots(self, k: OpKernel, lanes: Sequence[Value], x: Pointer) -> Iterator[tuple[int, Value]]:
-        """Products summed in fours, a register at a time: (its first weight, f32[n])."""
-        n_weights, register = 32 * len(lanes), k.isa.bits // 8
-        for start in range(0, n_weights, register):
-            if register < 32:
-                weights = lanes[start // 32][start % 32 : start % 32 + register]
-            else:
-                weights = k.concat(lanes[start // 32 : (start + register) // 32])
-            n = weights.type.lanes
-            zero = k.constant(i32[n // 4], 0)
-            dot = k.isa.dot(zero, weights, x.load(i8[n], start), self.type.largest)
-            yield start, dot.to(f32)
+    def _products(
+        self, chunk: Unpacked, size: int, n_bytes: int
+    ) -> list[tuple[list[Register], Value]]:
+        """Registers of weights whose products may be added as integers, and their scales."""
+        together: dict[tuple[int, ...], list[Register]] = {}
+        for register in deal(chunk.lanes, self.type.order[: size // GROUP], n_bytes):
+            groups = tuple(
+                (GROUP * group + RUN * run) // self.type.group for run, group in register.runs
+            )
+            together.setdefault(groups, []).append(register)
+        return [
+            (registers, chunk.scales.shuffle([group for group in groups for _ in range(RUN // 4)]))
+            for groups, registers in together.items()
+        ]
+
+    def _dot(self, registers: Sequence[Register], span: Span) -> Value:
+        """Products summed in fours and over registers: f32[n]."""
+        lanes = registers[0].lanes
+        total = lanes.k.constant(i32[lanes.type.lanes // 4], 0)
+        for register in registers:
+            x = span.lanes(*register.runs[0]).load(i8[lanes.type.lanes])
+            total = lanes.k.isa.dot(total, register.lanes, x, self.type.largest)
+        return total.to(f32)
 
     def reference(self, **a: Any) -> None:
-        x = dequantized(a["lanes"], a["scales"])
-        a["out"][...] = x @ self.type.dequantize(a["weights"]).astype(np.float64).T
+        a["out"][...] = (
+            dequantized(a["x"]) @ self.type.dequantize(a["weights"]).astype(np.float64).T
+        )
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,14 @@ class FloatMatVec(RowsOfWeights):
     def reference(self, **a: Any) -> None:
         weights = self.type.dequantize(a["weights"]).astype(np.float64)
         a["out"][...] = a["x"].astype(np.float64) @ weights.T
+
+
+def x_scales(register: Register, span: Span) -> Value:
+    """The activations' scale for every four lanes of a register."""
+    n, (_, first_group) = register.lanes.type.lanes // 4, register.runs[0]
+    if span.n_groups == 1:
+        return span.scales(0).load(f32).splat(n)
+    return span.scales(first_group).load(f32[n])
 
 
 class Accumulators:

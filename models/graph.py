@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.activations import Quantize
+from linnet.kernels.activations import Quantize, packed_bytes
 from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
 from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import FloatLinear, Linear
 from linnet.kernels.norm import RmsNorm
-from linnet.kernels.program import Argument, Buffer, Program, Rows, aligned
+from linnet.kernels.program import Buffer, Program, Rows, aligned
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import PickRows
@@ -39,7 +39,7 @@ class Graph:
 
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
         self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
-        self._quantized: dict[Buffer, tuple[Buffer, Buffer, Buffer]] = {}
+        self._quantized: dict[Buffer, Buffer] = {}
 
     # -- rows in, rows out ----------------------------------------------------------------------
     def embed(self, table: Matrix) -> Buffer:
@@ -128,30 +128,23 @@ class Graph:
 
     def _linear(self, x: Buffer, matrix: Matrix) -> Buffer:
         out = self._buffer(matrix.name, matrix.n_out, x.rows)
-        sizes: dict[str, Argument] = {
-            "out": out, "n_columns": matrix.n_columns, "n_out": matrix.n_out,
-        }  # fmt: skip
-        if isinstance(matrix.type, QuantType) and not self.exact:
-            lanes, scales, sums = self._quantize(x)
-            self.program.step(
-                matrix.name, Linear(matrix.type),
-                weights=matrix.packed, lanes=lanes, scales=scales, sums=sums, **sizes,
-            )  # fmt: skip
-        else:
-            op = FloatLinear(matrix.type)
-            self.program.step(matrix.name, op, weights=matrix.packed, x=x, **sizes)
+        quantized = isinstance(matrix.type, QuantType) and not self.exact
+        self.program.step(
+            matrix.name, Linear(matrix.type) if quantized else FloatLinear(matrix.type),
+            weights=matrix.packed, x=self._quantize(x) if quantized else x, out=out,
+            n_columns=matrix.n_columns, n_out=matrix.n_out,
+        )  # fmt: skip
         if matrix.scale != 1.0:
             out = self._elementwise("scale", Scale(), out, matrix.scale)
         if matrix.bias is not None:
             out = self._elementwise("bias", AddRow(), out, matrix.bias)
         return out
 
-    def _quantize(self, x: Buffer) -> tuple[Buffer, Buffer, Buffer]:
-        """x as int8 lanes, scales and sums; once for every product that takes it."""
+    def _quantize(self, x: Buffer) -> Buffer:
+        """x packed as int8; once for every product that takes it."""
         if x not in self._quantized:
-            lanes = self.program.buffer("lanes", x.width, rows=x.rows, dtype=np.int8)
-            scales = self._buffer("scales", x.width // 32, x.rows)
-            sums = self._buffer("sums", x.width // 16, x.rows)
-            self.program.step("quantize", Quantize(), x=x, lanes=lanes, scales=scales, sums=sums)
-            self._quantized[x] = lanes, scales, sums
+            n_bytes = packed_bytes(x.width)
+            packed = self.program.buffer("quantized", n_bytes, rows=x.rows, dtype=np.uint8)
+            self.program.step("quantize", Quantize(), x=x, out=packed, width=x.width)
+            self._quantized[x] = packed
         return self._quantized[x]

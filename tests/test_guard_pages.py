@@ -27,7 +27,7 @@ from kernel_harness import (
     unwritten,
 )
 
-from linnet.kernels.activations import Quantize
+from linnet.kernels.activations import Quantize, packed_bytes
 from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
 from linnet.kernels.bandwidth import ReadBytes
 from linnet.kernels.elementwise import Add, AddRow, SiluMultiply
@@ -73,15 +73,11 @@ def product_cases(type: WeightType) -> Iterator[Case]:
         weights = random_weights(type, n_out, n_columns, rng)
         sizes = {"weights": weights, "n_columns": n_columns, "n_out": n_out}
         for op, n_tokens in ((few_row_ops(type)[-1], 1), (many_row_ops(type)[-1], 7)):
-            x: dict[str, Array] = {"x": np.ones((n_tokens, n_columns), np.float32)}
+            x: Array = np.ones((n_tokens, n_columns), np.float32)
             if isinstance(type, QuantType):
-                x = {
-                    "lanes": np.ones((n_tokens, n_columns), np.int8),
-                    "scales": np.ones((n_tokens, n_columns // 32), np.float32),
-                    "sums": np.ones((n_tokens, n_columns // 16), np.float32),
-                }
+                x = np.zeros((n_tokens, packed_bytes(n_columns)), np.uint8)
             kernel: Any = op(type, 1) if n_tokens == 1 else op(type)  # type: ignore[call-arg]
-            yield kernel, n_tokens, {**x, **sizes, "out": unwritten(n_tokens, n_out)}
+            yield kernel, n_tokens, {"x": x, **sizes, "out": unwritten(n_tokens, n_out)}
         rows = np.int32([n_out - 1, 0])
         out = unwritten(2, n_columns)
         table = {"table": weights, "rows": rows, "width": n_columns}
@@ -120,13 +116,9 @@ def other_cases() -> Iterator[Case]:
             sizes = {"n_heads": 2, "head_dim": 2 * n_pairs, "positions": np.int32([0, 7])}
             x = np.ones((2, 4 * n_pairs), np.float32)
             yield Rope(adjacent), 2, {"x": x, **table, **sizes}
-    for n in (32, 96):
-        arrays = {
-            "lanes": np.zeros((2, n), np.int8),
-            "scales": unwritten(2, n // 32),
-            "sums": unwritten(2, n // 16),
-        }
-        yield Quantize(), 2, {"x": np.ones((2, n), np.float32), **arrays}
+    for n in (32, 96, 256, 320):
+        out = np.zeros((2, packed_bytes(n)), np.uint8)
+        yield Quantize(), 2, {"x": np.ones((2, n), np.float32), "out": out, "width": n}
     for n_bytes in (64, 127, (1 << 16) + 64):
         data, out = np.ones(n_bytes, np.uint8), np.zeros(-(-n_bytes >> 16), np.uint64)
         yield ReadBytes(), 1, {"data": data, "out": out, "n_bytes": n_bytes}

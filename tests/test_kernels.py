@@ -30,7 +30,7 @@ from kernel_harness import (
     unwritten,
 )
 
-from linnet.kernels.activations import Quantize
+from linnet.kernels.activations import Quantize, dequantized, packed_bytes
 from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
 from linnet.kernels.bandwidth import BLOCK, ReadBytes
 from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply, exp
@@ -83,7 +83,7 @@ class Product:
         }
 
     @property
-    def quantized(self) -> dict[str, Array]:
+    def quantized(self) -> Array:
         return quantized_product(self)[0]
 
     @property
@@ -92,18 +92,16 @@ class Product:
 
     def few_rows(self, library: Library, op: type[Op], tokens: slice = slice(None)) -> Array:
         """The product for some of the tokens by the kernel for so many rows."""
-        x = self.quantized if op is MatVec else {"x": self.x}
-        x = {name: np.ascontiguousarray(array[tokens]) for name, array in x.items()}
-        out = unwritten(len(self.x[tokens]), len(self.weights))
-        run(library, op(self.type, len(out)), **x, **self.sizes, out=out)  # type: ignore[call-arg]
+        x = np.ascontiguousarray((self.quantized if op is MatVec else self.x)[tokens])
+        out = unwritten(len(x), len(self.weights))
+        run(library, op(self.type, len(out)), x=x, **self.sizes, out=out)  # type: ignore[call-arg]
         return out
 
     def many_rows(self, library: Library, op: type[Op], tokens: slice = slice(None)) -> Array:
         """The product for some of the tokens by the kernel for any number of rows."""
-        x = self.quantized if op is MatMul else {"x": self.x}
-        x = {name: np.ascontiguousarray(array[tokens]) for name, array in x.items()}
-        out = unwritten(len(self.x[tokens]), len(self.weights))
-        run(library, op(self.type), len(out), **x, **self.sizes, out=out)  # type: ignore[call-arg]
+        x = np.ascontiguousarray((self.quantized if op is MatMul else self.x)[tokens])
+        out = unwritten(len(x), len(self.weights))
+        run(library, op(self.type), len(out), x=x, **self.sizes, out=out)  # type: ignore[call-arg]
         return out
 
 
@@ -117,23 +115,18 @@ def product(type: WeightType, n_tokens: int, n_columns: int, n_out: int) -> Prod
 
 
 @cache
-def quantized_product(p: Product) -> tuple[dict[str, Array], Array]:
+def quantized_product(p: Product) -> tuple[Array, Array]:
     """The activations quantised, and their product in float64."""
     x, out = quantized(p.x), np.zeros(p.truth.shape)
-    MatVec(p.type, 1).reference(**x, **p.sizes, out=out)  # type: ignore[arg-type]
+    MatVec(p.type, 1).reference(x=x, **p.sizes, out=out)  # type: ignore[arg-type]
     return x, out
 
 
-def quantized(x: Array) -> dict[str, Array]:
+def quantized(x: Array) -> Array:
     """What `Quantize` makes of activations, by its reference."""
-    n_tokens, n_columns = x.shape
-    arrays = {
-        "lanes": np.zeros((n_tokens, n_columns), np.int8),
-        "scales": np.zeros((n_tokens, n_columns // 32), np.float32),
-        "sums": np.zeros((n_tokens, n_columns // 16), np.float32),
-    }
-    Quantize().reference(x=x, **arrays)
-    return arrays
+    out = np.zeros((len(x), packed_bytes(x.shape[1])), np.uint8)
+    Quantize().reference(x=x, out=out, width=x.shape[1])
+    return out
 
 
 def shapes(type: WeightType, token_counts: tuple[int, ...]) -> list[tuple[int, int, int]]:
@@ -282,20 +275,40 @@ def test_picked_rows_are_dequantised_bit_by_bit(library: Library, type: WeightTy
 # ---- activations ---------------------------------------------------------------------------------
 
 
-def quantize(library: Library, x: Array) -> dict[str, Array]:
+def quantize(library: Library, x: Array) -> Array:
     """What `Quantize` makes of activations, natively."""
-    arrays = {
-        "lanes": np.full(x.shape, 99, np.int8),
-        "scales": unwritten(len(x), x.shape[1] // 32),
-        "sums": unwritten(len(x), x.shape[1] // 16),
-    }
-    run(library, Quantize(), len(x), x=x, **arrays)
-    return arrays
+    out = np.full((len(x), packed_bytes(x.shape[1])), 99, np.uint8)
+    run(library, Quantize(), len(x), x=x, out=out, width=x.shape[1])
+    return out
+
+
+def groups_of(packed: Array) -> tuple[Array, Array, Array]:
+    """Packed activations as lanes (n, n_groups, 32), scales (n, n_groups), sums (n, n_groups, 2).
+
+    Read byte by byte, as the format says.
+    """
+    n_groups = packed.shape[1] // 48
+    lanes = np.empty((len(packed), n_groups, 32), np.int8)
+    scales, sums = (
+        np.empty(lanes.shape[:2], np.float32),
+        np.empty((*lanes.shape[:2], 2), np.float32),
+    )
+    for group in range(n_groups):
+        in_span = 8 if group < n_groups // 8 * 8 else 1
+        first = group // in_span * in_span
+        span, place = packed[:, 48 * first :], group - first
+        for i in range(32):
+            lanes[:, group, i] = span[:, i // 8 * 8 * in_span + 8 * place + i % 8].view(np.int8)
+        for array, start in ((scales, 32 * in_span), (sums, 40 * in_span)):
+            pair = np.ascontiguousarray(span[:, start + 8 * place :][:, :8]).view(np.float32)
+            array[:, group] = pair if array is sums else pair[:, 0]
+            assert array is sums or (pair[:, :1].view(np.uint32) == pair.view(np.uint32)).all()
+    return lanes, scales, sums
 
 
 def activations() -> Array:
     """Groups of all sizes: zeros, ties between two integers, one large number among small ones."""
-    x = np.random.default_rng(5).standard_normal((3, 32 * 20)).astype(np.float32)
+    x = np.random.default_rng(5).standard_normal((3, 32 * 20)).astype(np.float32)  # 2 spans, 4 left
     groups = x.reshape(-1, 32)
     groups[0] = 0
     groups[1] = -0.0
@@ -313,32 +326,35 @@ def activations() -> Array:
 
 def test_activations_are_quantised_as_the_reference_says(library: Library) -> None:
     x = activations()
-    actual, expected = quantize(library, x), quantized(x)
-    assert np.array_equal(actual["lanes"], expected["lanes"])
-    assert np.allclose(actual["scales"], expected["scales"], rtol=1e-6, atol=0)
-    assert np.allclose(actual["sums"], expected["sums"], rtol=1e-6, atol=0)
+    actual, expected = groups_of(quantize(library, x)), groups_of(quantized(x))
+    assert np.array_equal(actual[0], expected[0])
+    for ours, theirs in zip(actual[1:], expected[1:], strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-6, atol=0)
+
+
+def test_activations_are_packed_in_the_order_of_columns_where_they_are_unpacked() -> None:
+    """What one number of a group of zeros becomes, wherever it stands."""
+    x = np.diag(np.arange(1, 353, dtype=np.float32))  # a span, and three groups left
+    assert np.array_equal(dequantized(quantized(x)).round(3), x)
 
 
 def test_quantised_activations_stay_within_half_a_step(library: Library) -> None:
     x = activations()
-    arrays = quantize(library, x)
-    groups = x.reshape(-1, 32).astype(np.float64)
-    scales = arrays["scales"].reshape(-1, 1).astype(np.float64)
-    error = np.abs(groups - scales * arrays["lanes"].reshape(-1, 32)).max(axis=1)
-    largest = np.abs(groups).max(axis=1)
+    lanes, scales, _ = groups_of(quantize(library, x))
+    groups = x.reshape(lanes.shape).astype(np.float64)
+    error = np.abs(groups - scales[..., None].astype(np.float64) * lanes).max(axis=-1)
+    largest = np.abs(groups).max(axis=-1)
     # Half a step, and what the least-squares scale differs by.
     assert (error <= largest / 127 * 0.6).all()
-    assert arrays["lanes"].min() == -127
-    assert arrays["lanes"].max() == 127
+    assert lanes.min() == -127
+    assert lanes.max() == 127
 
 
 def test_all_instruction_sets_quantise_to_the_same_bits(
     library_for: Callable[[ISA], Library],
 ) -> None:
     x = activations()
-    results = [quantize(library_for(isa), x) for isa in available_isas()]
-    for name in ("lanes", "scales", "sums"):
-        assert len({result[name].tobytes() for result in results}) == 1
+    assert len({quantize(library_for(isa), x).tobytes() for isa in available_isas()}) == 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -347,10 +363,10 @@ def test_a_number_that_is_not_finite_spoils_its_group_and_no_other(
 ) -> None:
     x = np.random.default_rng(6).standard_normal((1, 256)).astype(np.float32)
     x[0, 70] = bad
-    arrays = quantize(library, x)
+    _, scales, sums = groups_of(quantize(library, x))
     spoiled = np.arange(8) == 2
-    assert (~np.isfinite(arrays["scales"][0]) == spoiled).all()
-    assert (~np.isfinite(arrays["sums"][0].reshape(8, 2)).all(axis=1) == spoiled).all()
+    assert (~np.isfinite(scales[0]) == spoiled).all()
+    assert (~np.isfinite(sums[0]).all(axis=1) == spoiled).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -363,8 +379,8 @@ def test_products_of_what_is_not_finite_are_nan(
     x[1, 255] = bad
     x = quantize(best_library, x)
     few, many = unwritten(2, 33), unwritten(2, 33)
-    run(best_library, MatVec(type, 2), **x, **p.sizes, out=few)
-    run(best_library, MatMul(type), 2, **x, **p.sizes, out=many)
+    run(best_library, MatVec(type, 2), x=x, **p.sizes, out=few)
+    run(best_library, MatMul(type), 2, x=x, **p.sizes, out=many)
     for out in (few, many):
         assert np.isfinite(out[0]).all()
         assert np.isnan(out[1]).all()
@@ -376,10 +392,9 @@ def test_the_smallest_activations_come_out_small(library: Library, size: float) 
     x = np.random.default_rng(7).standard_normal((1, 64)).astype(np.float32) * np.float32(size)
     x[0, 3] = size
     x[0, 40] = 0
-    arrays = quantize(library, x)
-    back = arrays["lanes"].reshape(-1, 32) * arrays["scales"].reshape(-1, 1).astype(np.float64)
-    assert (np.abs(back) <= 1e-36).all()
-    assert (np.abs(arrays["sums"]) <= 1e-35).all()
+    packed = quantize(library, x)
+    assert (np.abs(dequantized(packed)) <= 1e-36).all()
+    assert (np.abs(groups_of(packed)[2]) <= 1e-35).all()
 
 
 # ---- memory --------------------------------------------------------------------------------------

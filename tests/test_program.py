@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_harness import Array, nmse, random_weights
 
-from linnet.kernels.activations import Quantize
+from linnet.kernels.activations import Quantize, packed_bytes
 from linnet.kernels.elementwise import Add, SiluMultiply
 from linnet.kernels.ir import pointer
 from linnet.kernels.isa import ISA, ISAS
@@ -245,8 +245,7 @@ class Small:
             return program.buffer(name, width, rows=rows, dtype=dtype)
 
         x, h, up, gate, y = (buffer(name, width) for name in ("x", "h", "up", "gate", "y"))
-        lanes = buffer("lanes", width, dtype=np.int8)
-        scales, sums = buffer("scales", width // 32), buffer("sums", width // 16)
+        packed = buffer("packed", packed_bytes(width), dtype=np.uint8)
         last, logits = buffer("last", width, Rows.OUTPUTS), buffer("logits", 21, Rows.OUTPUTS)
         square = {"n_columns": width, "n_out": width}
         w_up = random_weights(q4, width, width, rng)
@@ -256,9 +255,8 @@ class Small:
         step = program.step
         step("embed", PickRows(f16), table=table, rows=program.tokens, out=x, width=width)
         step("norm", RmsNorm(), x=x, weight=weight, out=h, width=width, eps=1e-5)
-        step("quantize", Quantize(), x=h, lanes=lanes, scales=scales, sums=sums)
-        quantized = {"lanes": lanes, "scales": scales, "sums": sums}
-        step("up", Linear(q4), weights=w_up, **quantized, out=up, **square)
+        step("quantize", Quantize(), x=h, out=packed, width=width)
+        step("up", Linear(q4), weights=w_up, x=packed, out=up, **square)
         step("gate", FloatLinear(f16), weights=w_gate, x=h, out=gate, **square)
         step("silu", SiluMultiply(), x=gate, y=up, out=y, width=width)
         step("add", Add(), x=x, y=y, out=y, width=width)

@@ -63,7 +63,7 @@ def test_no_lane_is_above_the_largest(best_library: Library, type: QuantType) ->
     def unpack(k: Kernel, packed_at: Pointer, lanes_at: Pointer) -> None:
         for row in k.range(len(packed)):
             chunk = type.unpack_chunk(k, packed_at.at(row * packed.shape[1]), n_weights)
-            for i, part in enumerate(chunk.lanes):
+            for i, part in enumerate(type.in_column_order(k, chunk)):
                 lanes_at.store(part, row * n_weights + 32 * i)
 
     run_traced(best_library, unpack, packed, lanes)

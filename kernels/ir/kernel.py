@@ -99,6 +99,14 @@ class Kernel:
             ]
         return joined[0]
 
+    def regroup(self, parts: Sequence[Value], lanes: int) -> list[Value]:
+        """Vectors of one length, end to end, as vectors of another; lengths are powers of two."""
+        n = parts[0].type.lanes
+        if n > lanes:
+            return [part[i : i + lanes] for part in parts for i in range(0, n, lanes)]
+        step = lanes // n
+        return [self.concat(parts[i : i + step]) for i in range(0, len(parts), step)]
+
     def transpose(self, rows: Sequence[Value]) -> list[Value]:
         """n vectors of n lanes (a power of two) -> vector i holds lane i of each."""
         n, turned = len(rows), list(rows)

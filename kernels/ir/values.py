@@ -155,6 +155,10 @@ class Value:
         """a b c -> a a b b c c."""
         return self.shuffle([lane // times for lane in range(self.type.lanes * times)])
 
+    def repeat(self, times: int) -> Value:
+        """a b c -> a b c a b c."""
+        return self.shuffle(list(range(self.type.lanes)) * times)
+
     def splat(self, lanes: int) -> Value:
         """This scalar in every lane."""
         vector = self.type[lanes]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.ir import Kernel, Pointer, Value, f16, f32, u8
+from linnet.kernels.ir import Kernel, Pointer, Value, f16, f32, u8, u32
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -27,7 +27,10 @@ HALF_MAX = 65504.0  # the largest F16 number
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """`lanes`: u8[32] for each 32 weights in order; `scales`, `offsets`: f32[n_groups]."""
+    """`lanes`: u8 vectors of one length, whole groups of 32 weights in the type's `order`.
+
+    `scales`, `offsets`: f32[n_groups], in the order of columns.
+    """
 
     lanes: Sequence[Value]
     scales: Value
@@ -131,9 +134,11 @@ class FloatType(WeightType):
 
 class QuantType(WeightType):
     """Weights packed in blocks. `group`: weights that share a scale; `largest`: no lane is above;
-    `zero`: the lane that stands for a weight of no scale."""
+    `zero`: the lane that stands for a weight of no scale; `order`: which eighths of 256 weights
+    `unpack` gives in turn."""
 
     group: ClassVar[int] = 32
+    order: ClassVar[tuple[int, ...]] = tuple(range(8))
     largest: ClassVar[int]
     zero: ClassVar[int] = 0
 
@@ -143,6 +148,11 @@ class QuantType(WeightType):
 
     def unpack_chunk(self, k: Kernel, packed: Pointer, n_weights: int) -> Unpacked:
         return self.unpack(Blocks(k, packed, self, n_weights // self.block))
+
+    def in_column_order(self, k: Kernel, chunk: Unpacked) -> list[Value]:
+        """u8[32] for each 32 weights of a chunk, in the order of columns."""
+        parts = k.regroup(chunk.lanes, 32)
+        return [part for _, part in sorted(zip(self.order, parts, strict=False), key=_first)]
 
     def constants(self, chunk: Unpacked) -> Value | None:
         """What every group adds for each unit of its activations' sum: f32[n_groups], or nothing.
@@ -154,9 +164,9 @@ class QuantType(WeightType):
     def floats(self, k: Kernel, packed: Pointer, n_weights: int) -> list[Value]:
         """Rounded as `dequantize` rounds: scale times lane, then the offset."""
         chunk, lanes = self.unpack_chunk(k, packed, n_weights), min(k.isa.lanes, 16)
+        parts = k.regroup(self.in_column_order(k, chunk), lanes)
         floats = []
-        for start in range(0, n_weights, lanes):
-            within = chunk.lanes[start // 32][start % 32 : start % 32 + lanes]
+        for start, within in zip(range(0, n_weights, lanes), parts, strict=True):
             weight = (within.to(f32) - self.zero) * chunk.scales[start // self.group]
             if chunk.offsets is not None:
                 weight = weight + chunk.offsets[start // self.group]
@@ -188,7 +198,27 @@ class Blocks:
 
 def nibbles(q: Value) -> Value:
     """u8[n] -> u8[2n]: the low halves, then the high ones."""
-    return q.k.concat([q & 15, q >> 4])
+    return shifted(q.repeat(2), [0, 4]) & 15
+
+
+def shifted(lanes: Value, bits: Sequence[int]) -> Value:
+    """Equal runs of u8 lanes shifted to the right, each by as many bits as its turn says.
+
+    As 32-bit words, which CPUs shift lane by lane: bits of the byte above come in at the top.
+    """
+    words = lanes.bits(u32[lanes.type.lanes // 4])
+    each = words.type.lanes // len(bits)
+    amounts = lanes.k.constant(words.type, [n for n in bits for _ in range(each)])
+    return (words >> amounts).bits(lanes.type)
+
+
+def with_bit(lanes: Value, is_set: Value, bit: int) -> Value:
+    """u8 lanes, which lack this bit, with it where the u1 lanes are set."""
+    return is_set.select(lanes + bit, lanes)
+
+
+def _first(pair: tuple[int, Value]) -> int:
+    return pair[0]
 
 
 def nibbles_of(q: Bytes) -> Bytes:

@@ -20,6 +20,8 @@ from linnet.kernels.quants.search import (
     squared_error,
 )
 
+# The low nibbles of 64 bytes hold one group of each of two pairs, the high ones the other.
+PAIRS_APART = (0, 2, 1, 3, 4, 6, 5, 7)
 SIX_BITS = np.float32(63)
 NEIGHBOURS = sorted(product((-1, 0, 1), repeat=2), key=lambda step: abs(step[0]) + abs(step[1]))
 
@@ -32,12 +34,11 @@ class Q4_K(QuantType):
     name, id, block = "Q4_K", 12, 256
     fields = {"d": ("<f2", 1), "dmin": ("<f2", 1), "scales": ("u1", 12), "qs": ("u1", 128)}
     largest = 15
+    order = PAIRS_APART
 
     def unpack(self, b: Blocks) -> Unpacked:
-        lanes = []
-        for pair in range(4):
-            q = b.bytes("qs", 32 * pair, 32)
-            lanes += [q & 15, q >> 4]
+        halves = [b.bytes("qs", 64 * half, 64) for half in range(2)]
+        lanes = [lanes for q in halves for lanes in (q & 15, q >> 4)]
         return Unpacked(lanes, *scales_and_offsets(b))
 
     def decode(self, blocks: Records) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from linnet.kernels.ir import Value, u1, u8
+from linnet.kernels.ir import Value, u1
 from linnet.kernels.quants.base import (
     Blocks,
     Bytes,
@@ -14,6 +14,7 @@ from linnet.kernels.quants.base import (
     Unpacked,
     nibbles,
     nibbles_of,
+    with_bit,
 )
 from linnet.kernels.quants.search import nibble_pairs, with_line, with_scale
 
@@ -65,8 +66,8 @@ class Q5_1(QuantType):
 
 def five_bits(b: Blocks, block: int) -> Value:
     """u8[32]: nibbles, and 16 more where the lane's bit of qh is set."""
-    fifth = b.bytes("qh", block=block).bits(u1[32]).to(u8) << 4
-    return nibbles(b.bytes("qs", block=block)) | fifth
+    is_set = b.bytes("qh", block=block).bits(u1[32])
+    return with_bit(nibbles(b.bytes("qs", block=block)), is_set, 16)
 
 
 def five_bits_of(blocks: Records) -> Floats:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked, with_bit
 from linnet.kernels.quants.q4_k import (
     NIBBLE_SHIFTS,
+    PAIRS_APART,
     nibbles_by_pair,
     scales_and_minimums_of,
     scales_and_offsets,
@@ -31,14 +32,16 @@ class Q5_K(QuantType):
         "qs": ("u1", 128),
     }
     largest = 31
+    order = PAIRS_APART
 
     def unpack(self, b: Blocks) -> Unpacked:
-        qh, lanes = b.bytes("qh"), []
-        for pair in range(4):
-            q = b.bytes("qs", 32 * pair, 32)
-            for group, four_bits in ((2 * pair, q & 15), (2 * pair + 1, q >> 4)):
-                fifth = qh << (4 - group) if group < 4 else qh >> (group - 4)
-                lanes.append(four_bits | (fifth & 16))
+        qh, lanes = b.bytes("qh").repeat(2), []
+        for half in range(2):
+            q = b.bytes("qs", 64 * half, 64)
+            for i, four_bits in enumerate((q & 15, q >> 4)):
+                groups = self.order[4 * half + 2 * i :][:2]
+                bits = b.k.constant(qh.type, [1 << group for group in groups for _ in range(32)])
+                lanes.append(with_bit(four_bits, qh & bits > 0, 16))
         return Unpacked(lanes, *scales_and_offsets(b))
 
     def decode(self, blocks: Records) -> Floats:

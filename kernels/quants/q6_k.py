@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from linnet.kernels.ir import f32, i8
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked, shifted
 from linnet.kernels.quants.search import (
     best_scale,
     blocks_of,
@@ -35,13 +35,11 @@ class Q6_K(QuantType):
     def unpack(self, b: Blocks) -> Unpacked:
         lanes = []
         for half in range(2):
-            low = [b.bytes("ql", 64 * half + 32 * i, 32) for i in range(2)]
-            high = b.bytes("qh", 32 * half, 32)
+            low = b.bytes("ql", 64 * half, 64)
+            high = b.bytes("qh", 32 * half, 32).repeat(2)
             lanes += [
-                (low[0] & 15) | ((high << 4) & 48),
-                (low[1] & 15) | ((high << 2) & 48),
-                (low[0] >> 4) | (high & 48),
-                (low[1] >> 4) | ((high >> 2) & 48),
+                (low & 15) | ((shifted(high, [0, 2]) & 3) << 4),
+                (low >> 4) | (shifted(high, [0, 2]) & 48),
             ]
         scales = b.bytes("scales").bits(i8[16]).to(f32) * b.halves("d")[0]
         return Unpacked(lanes, scales)
