@@ -118,6 +118,21 @@ def exp(k: Kernel, x: Value) -> Value:
     return series * two_to_power
 
 
+# tanh(x) = x + x^3 * p(x^2) for |x| < 0.625 (Cephes, tanhf)
+TANH_POLYNOMIAL = (
+    -5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1,
+)  # fmt: skip
+
+
+def tanh(k: Kernel, x: Value) -> Value:
+    """The hyperbolic tangent of each lane; NaN stays NaN."""
+    square = x * x
+    near_zero = k.fma(polynomial(k, square, TANH_POLYNOMIAL) * square, x, x)
+    far = 1.0 - 2.0 / (exp(k, k.maximum(x, -x) * 2.0) + 1.0)
+    far = (x < 0.0).select(-far, far)
+    return (square < 0.625 * 0.625).select(near_zero, far)
+
+
 def polynomial(k: Kernel, x: Value, coefficients: Sequence[float]) -> Value:
     """Horner's rule, highest power first."""
     total = k.constant(x.type, coefficients[0])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.activations import Quantize
-from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
 from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import FloatLinear, Linear
@@ -90,8 +90,15 @@ class Graph:
         keys, values = (aligned(n_bytes).view(NUMPY_TYPES[type]).reshape(shape) for _ in range(2))
         return Cache(type, keys, values)
 
-    def attend(self, q: Buffer, k: Buffer, v: Buffer, cache: Cache, *, scale: float) -> Buffer:
-        """Store k and v, then softmax(scale * q @ keys) @ values for each token's own past."""
+    def attend(
+        self, q: Buffer, k: Buffer, v: Buffer, cache: Cache, *, scale: float,
+        window: int | None = None, softcap: float = 0.0, sinks: Floats | None = None,
+    ) -> Buffer:  # fmt: skip
+        """Store k and v, then softmax(scale * q @ keys) @ values for each token's own past.
+
+        `window`: how many positions a token sees; `softcap`: scores stay within it, if not 0;
+        `sinks`: (n_heads,) scores of nothing. See `Attend`.
+        """
         _, n_kv_heads, _, head_dim = cache.keys.shape
         place = {"slots": self.program.slots, "positions": self.program.positions}
         for x, store in ((k, cache.keys), (v, cache.values)):
@@ -102,9 +109,11 @@ class Graph:
         out = self._buffer("attention", q.width)
         group = q.width // head_dim // n_kv_heads
         self.program.step(
-            "attend", Attend(cache.type, head_dim, group),
+            "attend", Attend(cache.type, head_dim, group, capped=softcap != 0),
             q=q, keys=cache.keys, values=cache.values, out=out,
-            n_kv_heads=n_kv_heads, n_ctx=self.n_ctx, scale=scale, **place,
+            n_kv_heads=n_kv_heads, n_ctx=self.n_ctx, scale=scale, softcap=softcap,
+            sinks=np.full(n_kv_heads * group, -np.inf, np.float32) if sinks is None else sinks,
+            window=window or NO_WINDOW, **place,
         )  # fmt: skip
         return out
 
