@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
 RUN = 256
+GELU_SCALE = math.sqrt(2 / math.pi)
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,18 @@ class AddRow(Add):
         return a["y"].load(type, column * 4)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Scale(Elementwise):
-    """x * y, with one number y for everything"""
+class WithNumber(Elementwise):
+    """One number y for everything."""
 
     parameters = {"x": pointer, "y": f32, "out": pointer, "width": i64}
 
     def second(self, a: dict[str, Any], type: Type, at: Value, column: Value) -> Value:
         return a["y"]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Scale(WithNumber):
+    """x * y, with one number y for everything"""
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
         return x * y
@@ -94,6 +100,37 @@ class SiluMultiply(Elementwise):
         x = a["x"].astype(np.float64)
         with np.errstate(over="ignore"):
             a["out"][...] = x / (1 + np.exp(-x)) * a["y"]
+
+
+@dataclass(frozen=True)
+class GeluMultiply(Elementwise):
+    """gelu(x) * y, the gate of GeGLU (Shazeer 2020, arXiv:2002.05202).
+
+    gelu(x) = x / 2 * (1 + tanh(u)) = x / (1 + exp(-2u)), where u = sqrt(2 / pi) (x + 0.044715 x^3)
+    (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+    """
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        u = x * k.fma(x * x, k.constant(x.type, 0.044715), k.constant(x.type, 1))
+        twice = u * (2 * GELU_SCALE)
+        gate = (twice < -87.0).select(x * 0.0, x / (exp(k, -twice) + 1.0))
+        return gate * y
+
+    def reference(self, **a: Any) -> None:
+        x = a["x"].astype(np.float64)
+        u = GELU_SCALE * (x + 0.044715 * x**3)
+        a["out"][...] = x / 2 * (1 + np.tanh(u)) * a["y"]
+
+
+@dataclass(frozen=True)
+class SoftCap(WithNumber):
+    """y * tanh(x / y), with one y for everything: what stays within -y and y (arXiv:2408.00118)"""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return tanh(k, x / y) * y
+
+    def reference(self, **a: Any) -> None:
+        a["out"][...] = a["y"] * np.tanh(a["x"].astype(np.float64) / a["y"])
 
 
 # exp(r) = 1 + r + r^2 * p(r) for |r| <= ln(2) / 2, to 2 units in the last place (Cephes, expf)

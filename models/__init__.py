@@ -11,8 +11,13 @@ from typing import Protocol
 from linnet.kernels.program import Buffer
 from linnet.models.config import Config
 from linnet.models.errors import ModelError
+from linnet.models.gemma3 import Gemma3
 from linnet.models.graph import Graph
 from linnet.models.llama import Llama
+from linnet.models.phi3 import Phi3
+from linnet.models.qwen2 import Qwen2
+from linnet.models.qwen3 import Qwen3
+from linnet.models.transformer import Transformer
 from linnet.models.weights import Tensor
 
 __all__ = ["ARCHITECTURES", "Model", "ModelError", "load_model"]
@@ -28,8 +33,12 @@ class Model(Protocol):
         ...
 
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, type[Transformer]] = {
+    "gemma3": Gemma3,
     "llama": Llama,
+    "phi3": Phi3,
+    "qwen2": Qwen2,
+    "qwen3": Qwen3,
 }
 
 

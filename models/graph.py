@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from linnet.kernels.activations import Quantize
 from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
-from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply
+from linnet.kernels.elementwise import Add, AddRow, Elementwise, Scale, SoftCap
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import FloatLinear, Linear
 from linnet.kernels.norm import RmsNorm
@@ -18,6 +18,7 @@ from linnet.kernels.program import Argument, Buffer, Program, Rows, aligned
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import PickRows
+from linnet.models.rope import Rope as Rotation
 from linnet.models.weights import Floats, Matrix
 
 
@@ -40,6 +41,7 @@ class Graph:
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
         self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
         self._quantized: dict[Buffer, tuple[Buffer, Buffer, Buffer]] = {}
+        self._rope_tables: dict[Rotation, Floats] = {}
 
     # -- rows in, rows out ----------------------------------------------------------------------
     def embed(self, table: Matrix) -> Buffer:
@@ -73,10 +75,13 @@ class Graph:
         )
         return out
 
-    def rope(self, x: Buffer, table: Floats, *, head_dim: int, adjacent: bool) -> Buffer:
+    def rope(self, x: Buffer, rope: Rotation, *, head_dim: int) -> Buffer:
         """Rotate the first 2 * n_pairs columns of every head by position, in place."""
+        if rope not in self._rope_tables:
+            self._rope_tables[rope] = rope.table(self.n_ctx)
+        table = self._rope_tables[rope]
         self.program.step(
-            "rope", Rope(adjacent),
+            "rope", Rope(rope.adjacent),
             x=x, positions=self.program.positions, table=table,
             n_heads=x.width // head_dim, head_dim=head_dim, n_pairs=table.shape[2],
         )  # fmt: skip
@@ -117,19 +122,27 @@ class Graph:
         )  # fmt: skip
         return out
 
-    def silu_multiply(self, gate: Buffer, up: Buffer) -> Buffer:
-        """silu(gate) * up."""
-        return self._elementwise("silu", SiluMultiply(), gate, up)
+    # -- numbers one by one ---------------------------------------------------------------------
+    def combine(self, op: Elementwise, x: Buffer, y: Buffer) -> Buffer:
+        """op(x, y): a gate and what it lets through, for example."""
+        return self._elementwise(type(op).__name__, op, x, y)
 
     def add(self, x: Buffer, y: Buffer) -> Buffer:
         return self._elementwise("add", Add(), x, y)
+
+    def scale(self, x: Buffer, factor: float) -> Buffer:
+        return x if factor == 1.0 else self._elementwise("scale", Scale(), x, factor)
+
+    def softcap(self, x: Buffer, cap: float) -> Buffer:
+        """cap * tanh(x / cap), or x where cap is 0."""
+        return self._elementwise("softcap", SoftCap(), x, cap) if cap else x
 
     # -- how ------------------------------------------------------------------------------------
     def _buffer(self, name: str, width: int, rows: Rows = Rows.TOKENS) -> Buffer:
         return self.program.buffer(name, width, rows=rows)
 
     def _elementwise(
-        self, name: str, op: Add | Scale | SiluMultiply, x: Buffer, y: Buffer | Floats | float
+        self, name: str, op: Elementwise, x: Buffer, y: Buffer | Floats | float
     ) -> Buffer:
         out = self._buffer(name, x.width, x.rows)
         self.program.step(name, op, x=x, y=y, out=out, width=x.width)
@@ -149,8 +162,7 @@ class Graph:
         else:
             op = FloatLinear(matrix.type)
             self.program.step(matrix.name, op, weights=matrix.packed, x=x, **sizes)
-        if matrix.scale != 1.0:
-            out = self._elementwise("scale", Scale(), out, matrix.scale)
+        out = self.scale(out, matrix.scale)
         if matrix.bias is not None:
             out = self._elementwise("bias", AddRow(), out, matrix.bias)
         return out
