@@ -38,10 +38,11 @@ class Elementwise(Op):
                 column = first + i
                 at = (token * a["width"] + column) * 4
                 x = a["x"].load(f32[size], at)
-                a["out"].store(self.apply(k, x, self.second(a, f32[size], at, column)), at)
+                a["out"].store(self.apply(k, x, self.second(a, f32[size], token, column)), at)
 
-    def second(self, a: dict[str, Any], type: Type, at: Value, column: Value) -> Value:
-        """The other operand, where x is `at` bytes into its array and in `column` of its row."""
+    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
+        """The other operand, for the x of these columns."""
+        at = (token * a["width"] + column) * 4
         return a["y"].load(type, at)  # type: ignore[no-any-return]
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
@@ -63,7 +64,7 @@ class Add(Elementwise):
 class AddRow(Add):
     """x + y, with one y (width,) for all tokens: a bias"""
 
-    def second(self, a: dict[str, Any], type: Type, at: Value, column: Value) -> Value:
+    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
         return a["y"].load(type, column * 4)  # type: ignore[no-any-return]
 
 
@@ -72,7 +73,7 @@ class WithNumber(Elementwise):
 
     parameters = {"x": pointer, "y": f32, "out": pointer, "width": i64}
 
-    def second(self, a: dict[str, Any], type: Type, at: Value, column: Value) -> Value:
+    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
         return a["y"]  # type: ignore[no-any-return]
 
 
@@ -85,6 +86,23 @@ class Scale(WithNumber):
 
     def reference(self, **a: Any) -> None:
         a["out"][...] = a["x"] * np.float32(a["y"])
+
+
+@dataclass(frozen=True)
+class ScaleByPosition(Elementwise):
+    """x * y[position of the token], with one y for each of n_ctx positions"""
+
+    parameters = {"x": pointer, "y": pointer, "positions": pointer, "out": pointer, "width": i64}
+
+    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
+        position = a["positions"].load(i32, token * 4).to(i64)
+        return a["y"].load(f32, position * 4)  # type: ignore[no-any-return]
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return x * y
+
+    def reference(self, **a: Any) -> None:
+        a["out"][...] = a["x"] * a["y"][a["positions"]][:, None]
 
 
 @dataclass(frozen=True)

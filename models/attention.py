@@ -5,12 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from linnet.kernels.program import Buffer
 from linnet.models.blocks import Block
 from linnet.models.config import Config
 from linnet.models.graph import Graph
 from linnet.models.rope import Rope
 from linnet.models.weights import Floats, Matrix, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """Scores at a position grow by 1 + scale * ln(1 + position // every)."""
+
+    scale: float
+    every: int
+
+    def table(self, n_ctx: int) -> Floats:
+        """The factor (n_ctx,) at each position."""
+        steps = np.arange(n_ctx) // self.every
+        return (1 + self.scale * np.log1p(steps)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,7 +35,7 @@ class Attention:
     `rope`: how positions turn queries and keys, None for not at all. `q_norm`, `k_norm`: what
     queries and keys pass before they are turned. `window`: how many positions a token sees, None
     for all before it. `softcap`: scores stay within it, where it is not 0. `sinks`: a score for
-    each head that takes weight and gives no value.
+    each head that takes weight and gives no value. `temperature`: how scores grow with position.
     """
 
     q: Matrix
@@ -36,6 +51,7 @@ class Attention:
     window: int | None = None
     softcap: float = 0.0
     sinks: Floats | None = None
+    temperature: Temperature | None = None
 
     @classmethod
     def load(
@@ -72,6 +88,8 @@ class Attention:
         k = self.k_norm.record(g, k) if self.k_norm else k
         if self.rope:
             q, k = (g.rope(y, self.rope, head_dim=self.head_dim) for y in (q, k))
+        if self.temperature:
+            q = g.scale_by_position(q, self.temperature.table(g.n_ctx))
         out = g.attend(
             q, k, v, g.cache(self.n_kv_heads, self.head_dim),
             scale=self.scale, window=self.window, softcap=self.softcap, sinks=self.sinks,

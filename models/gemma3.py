@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 
-from linnet.kernels.elementwise import GeluMultiply
-from linnet.kernels.program import Buffer
 from linnet.models.attention import Attention
-from linnet.models.blocks import Block, FeedForward
-from linnet.models.graph import Graph
+from linnet.models.blocks import Block
+from linnet.models.gemma2 import Gemma2
 from linnet.models.rope import Rope, frequencies
-from linnet.models.transformer import Transformer
 from linnet.models.weights import Weights
 
-LAYERS_OF_27B = 62
 
+class Gemma3(Gemma2):
+    """Queries and keys are normalised instead of capped; five layers in six see a window, in which
+    they are turned faster."""
 
-class Gemma3(Transformer):
-    """Norms before and after each block; five layers in six see a window, rotated faster."""
-
-    attn_post_norm = "post_attention_norm"
-    ffn_post_norm = "post_ffw_norm"
+    layers_of_27b = 62
+    usual_cap = 0.0
 
     @cached_property
     def local_rope(self) -> Rope:
@@ -29,19 +24,12 @@ class Gemma3(Transformer):
         return Rope(frequencies(self.config.n_rot, theta))
 
     def attention(self, w: Weights, i: int) -> Block:
-        c, window = self.config, self.window(i, every=6)
+        window = self.window(i, every=6)
         return Attention.load(
-            w, c, self.rope if window is None else self.local_rope,
-            scale=(c.n_embd // c.n_heads) ** -0.5 if c.n_layers == LAYERS_OF_27B else 0.0,
-            window=window, qk_norm=self.head_norms(w),
-        )  # fmt: skip
-
-    def feed_forward(self, w: Weights, i: int) -> Block:
-        return FeedForward.load(w, self.config, activation=GeluMultiply())
-
-    def embed(self, g: Graph) -> Buffer:
-        return g.scale(super().embed(g), math.sqrt(self.config.n_embd))
-
-    def logits(self, g: Graph, x: Buffer) -> Buffer:
-        cap = self.keys.number("final_logit_softcapping", 0.0, 1e6, default=0.0)
-        return g.softcap(super().logits(g, x), cap)
+            w,
+            self.config,
+            rope=self.rope if window is None else self.local_rope,
+            scale=self.attention_scale,
+            window=window,
+            qk_norm=self.head_norms(w),
+        )

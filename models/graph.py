@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from linnet.kernels.activations import Quantize
 from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
-from linnet.kernels.elementwise import Add, AddRow, Elementwise, Scale, SoftCap
+from linnet.kernels.elementwise import Add, AddRow, Elementwise, Scale, ScaleByPosition, SoftCap
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import FloatLinear, Linear
 from linnet.kernels.norm import RmsNorm
@@ -132,6 +132,15 @@ class Graph:
 
     def scale(self, x: Buffer, factor: float) -> Buffer:
         return x if factor == 1.0 else self._elementwise("scale", Scale(), x, factor)
+
+    def scale_by_position(self, x: Buffer, factors: Floats) -> Buffer:
+        """x of a token times factors[position]; factors: (n_ctx,)"""
+        out = self._buffer("scale", x.width, x.rows)
+        self.program.step(
+            "scale", ScaleByPosition(),
+            x=x, y=factors, positions=self.program.positions, out=out, width=x.width,
+        )  # fmt: skip
+        return out
 
     def softcap(self, x: Buffer, cap: float) -> Buffer:
         """cap * tanh(x / cap), or x where cap is 0."""
