@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.elementwise import exp
+from linnet.kernels.elementwise import exp, tanh
 from linnet.kernels.ir import Pointer, Type, Value, f16, f32, i32, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
 RUN = 16  # positions whose scores are turned to weights together
 NUMPY_TYPES = {f16: np.float16, f32: np.float32}
+NO_WINDOW = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,25 @@ class Attend(Op):
     the thread or the batch:
 
         for token, head in items:
-            for run of positions 0 .. position of token:
-                scores = scale * q[group] @ keys[run]
+            largest, total = sinks[group], 1             # of no sink, -inf: 0
+            for run of positions position - window + 1 .. position of token:
+                scores = cap(scale * q[group] @ keys[run])
                 largest' = max(largest, scores);  shrink = exp(largest - largest')
                 weights = exp(scores - largest')
                 total = total * shrink + sum(weights)
                 sums  = sums * shrink + weights @ values[run]
             out = sums / total
+
+    `window`: how many positions a token can see, its own included (arXiv:2004.05150); NO_WINDOW
+    for all. `sinks`: f32 (n_kv_heads, group), a score that takes weight and gives no value
+    (arXiv:2309.17453); -inf for none. `capped`: scores are softcap * tanh(score / softcap)
+    (arXiv:2408.00118).
     """
 
     type: Type
     head_dim: int
     group: int
+    capped: bool = False
 
     parameters = {
         "q": pointer,
@@ -88,6 +96,9 @@ class Attend(Op):
         "n_kv_heads": i64,
         "n_ctx": i64,
         "scale": f32,
+        "softcap": f32,
+        "sinks": pointer,
+        "window": i64,
     }
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
@@ -105,17 +116,23 @@ class Attend(Op):
             start = (slot * n_heads + head) * a["n_ctx"] * head_dim * self.type.bytes
             keys, values = a["keys"].at(start), a["values"].at(start)
             q = a["q"].at(item * (4 * self.group * head_dim))
-            largest = [k.cell(k.constant(f32, -np.inf), "largest") for _ in group]
-            total = [k.cell(f32, "total") for _ in group]
+            sinks = [a["sinks"].load(f32, (head * self.group + h) * 4) for h in group]
+            largest = [k.cell(sink, "largest") for sink in sinks]
+            one = k.constant(f32, 1)
+            total = [k.cell((sink > -np.inf).select(one, 0), "total") for sink in sinks]
             for i in k.range(self.group * head_dim, name="clear"):
                 sums.store(k.constant(f32, 0), i * 4)
-            for run in k.range(position + 1, step=RUN, name="run"):
-                count = k.minimum(position + 1 - run, RUN)
+            visible = k.maximum(position + 1 - a["window"], 0)
+            for run in k.range(position + 1, visible & -RUN, RUN, name="run"):
+                seen = k.maximum(visible - run, 0), k.minimum(position + 1 - run, RUN)
                 first = run * (head_dim * self.type.bytes)
-                self._scores(k, q, keys.at(first), count, weights, a["scale"])
+                self._scores(k, q, keys.at(first), seen, weights, a["scale"])
                 shrink = []
                 for h in group:
                     scores = weights.load(f32[RUN], 4 * RUN * h)
+                    if self.capped:
+                        capped = tanh(k, scores / a["softcap"]) * a["softcap"]
+                        scores = (scores > -np.inf).select(capped, scores)
                     before = largest[h].get()
                     after = k.maximum(before, scores.max())
                     shrink.append(exp_or_zero(k, before - after))
@@ -123,7 +140,7 @@ class Attend(Op):
                     weights.store(run_weights, 4 * RUN * h)
                     total[h].set(k.fma(total[h].get(), shrink[h], run_weights.sum()))
                     largest[h].set(after)
-                self._sums(k, weights, values.at(first), count, sums, shrink)
+                self._sums(k, weights, values.at(first), seen, sums, shrink)
             out = a["out"].at(item * (4 * self.group * head_dim))
             for h in group:
                 scale = 1.0 / total[h].get()
@@ -136,13 +153,14 @@ class Attend(Op):
         return min(k.isa.lanes, self.head_dim & -self.head_dim)
 
     def _scores(
-        self, k: OpKernel, q: Pointer, keys: Pointer, count: Value, scores: Pointer, scale: Value
-    ) -> None:
-        """scores [group][RUN] = scale * q @ keys[position], and -inf past `count`."""
+        self, k: OpKernel, q: Pointer, keys: Pointer, seen: tuple[Value, Value], scores: Pointer,
+        scale: Value,
+    ) -> None:  # fmt: skip
+        """scores [group][RUN] = scale * q @ keys[position], and -inf where it is not seen."""
         lanes = self._lanes(k)
         for h in range(self.group):
             scores.store(k.constant(f32[RUN], -np.inf), 4 * RUN * h)
-        for position in k.range(count, name="key"):
+        for position in k.range(seen[1], seen[0], name="key"):
             key = keys.at(position * (self.head_dim * self.type.bytes))
             totals = [k.constant(f32[lanes], 0) for _ in range(self.group)]
             for i in range(0, self.head_dim, lanes):
@@ -154,15 +172,15 @@ class Attend(Op):
                 scores.store(totals[h].sum() * scale, position * 4 + 4 * RUN * h)
 
     def _sums(
-        self, k: OpKernel, weights: Pointer, values: Pointer, count: Value, sums: Pointer,
-        shrink: list[Value],
+        self, k: OpKernel, weights: Pointer, values: Pointer, seen: tuple[Value, Value],
+        sums: Pointer, shrink: list[Value],
     ) -> None:  # fmt: skip
         """sums [group][head_dim] = sums * shrink + weights @ values."""
         lanes, group = self._lanes(k), range(self.group)
         for i in range(0, self.head_dim, lanes):
             places = [4 * (h * self.head_dim + i) for h in group]
             totals = [k.cell(sums.load(f32[lanes], places[h]) * shrink[h], "sum") for h in group]
-            for position in k.range(count, name="value"):
+            for position in k.range(seen[1], seen[0], name="value"):
                 at = (position * self.head_dim + i) * self.type.bytes
                 part = values.load(self.type[lanes], at).to(f32)
                 for h in group:
@@ -174,13 +192,19 @@ class Attend(Op):
     def reference(self, **a: Any) -> None:
         q = a["q"].reshape(-1, a["n_kv_heads"], self.group, self.head_dim).astype(np.float64)
         out = a["out"].reshape(q.shape)
+        sinks = np.reshape(a["sinks"], (a["n_kv_heads"], self.group, 1)).astype(np.float64)
         for token, (slot, position) in enumerate(zip(a["slots"], a["positions"], strict=True)):
+            seen = slice(max(position + 1 - a["window"], 0), position + 1)
             keys, values = (
-                a[name][slot, :, : position + 1].astype(np.float64) for name in ("keys", "values")
+                a[name][slot, :, seen].astype(np.float64) for name in ("keys", "values")
             )
             scores = q[token] @ keys.swapaxes(1, 2) * a["scale"]
-            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            out[token] = weights / weights.sum(axis=-1, keepdims=True) @ values
+            if self.capped:
+                scores = np.tanh(scores / a["softcap"]) * a["softcap"]
+            largest = np.maximum(scores.max(axis=-1, keepdims=True), sinks)
+            weights = np.exp(scores - largest)
+            total = weights.sum(axis=-1, keepdims=True) + np.exp(sinks - largest)
+            out[token] = weights / total @ values
 
 
 def exp_or_zero(k: OpKernel, x: Value) -> Value:

@@ -1,83 +1,107 @@
-"""The parts that transformers are made of, written once: attention and the feed-forward network."""
+"""The parts that transformers are made of, written once: norms, residuals, feed-forward networks.
+
+A block takes x (n_tokens, n_embd) to as many numbers; it records its steps with the words of
+`Graph`. How a file's tensors make it up is in its `load`.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
-import numpy as np
-
+from linnet.kernels.elementwise import Elementwise, SiluMultiply
 from linnet.kernels.program import Buffer
-from linnet.kernels.rope import rope_table
 from linnet.models.config import Config
 from linnet.models.graph import Graph
 from linnet.models.weights import Floats, Matrix, Weights
 
+MULTIPLIED_BY_SILU = SiluMultiply()
+
+
+class Block(Protocol):
+    """x (n_tokens, n_embd) -> (n_tokens, n_embd)"""
+
+    def record(self, g: Graph, x: Buffer) -> Buffer: ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Attention:
-    """Attention with grouped heads and rotary positions."""
+class RmsNorm:
+    """x / sqrt(mean(x^2) + eps) * weight, over as many columns as there are weights."""
 
-    q: Matrix
-    k: Matrix
-    v: Matrix
-    output: Matrix
+    eps_key: ClassVar[str] = "attention.layer_norm_rms_epsilon"
+
+    weight: Floats
+    eps: float
 
     @classmethod
-    def load(cls, weights: Weights, layer: str, config: Config) -> Attention:
-        n_q, n_kv = (n * config.head_dim for n in (config.n_heads, config.n_kv_heads))
-        return cls(
-            q=weights.linear(f"{layer}.attn_q", n_q, config.n_embd),
-            k=weights.linear(f"{layer}.attn_k", n_kv, config.n_embd),
-            v=weights.linear(f"{layer}.attn_v", n_kv, config.n_embd),
-            output=weights.linear(f"{layer}.attn_output", config.n_embd, n_q),
-        )
+    def load(cls, w: Weights, name: str, config: Config, width: int | None = None) -> RmsNorm:
+        """`width`: n_embd for None."""
+        return cls(w.vector(f"{name}.weight", width or config.n_embd), config.norm_eps)
 
-    def record(
-        self, g: Graph, x: Buffer, config: Config, rope: Floats, *, adjacent: bool
-    ) -> Buffer:
-        """x (n_tokens, n_embd) -> (n_tokens, n_embd)"""
-        q, k, v = g.linear(x, self.q, self.k, self.v)
-        q, k = (g.rope(y, rope, head_dim=config.head_dim, adjacent=adjacent) for y in (q, k))
-        cache = g.cache(config.n_kv_heads, config.head_dim)
-        (out,) = g.linear(
-            g.attend(q, k, v, cache, scale=1 / math.sqrt(config.head_dim)), self.output
-        )
-        return out
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        return g.rms_norm(x, self.weight, self.eps)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residual:
+    """x + scale * post_norm(block(norm(x))); each norm may be missing."""
+
+    block: Block
+    norm: Block | None = None
+    post_norm: Block | None = None
+    scale: float = 1.0
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        y = self.norm.record(g, x) if self.norm else x
+        y = self.block.record(g, y)
+        y = self.post_norm.record(g, y) if self.post_norm else y
+        return g.add(x, g.scale(y, self.scale))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parallel:
+    """The sum of what several blocks make of the same x."""
+
+    blocks: Sequence[Block]
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        first, *others = (block.record(g, x) for block in self.blocks)
+        for other in others:
+            first = g.add(first, other)
+        return first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeedForward:
-    """SwiGLU: down(silu(gate(x)) * up(x))."""
+    """down(activation(gate(x), up(x))): SwiGLU and its kin (arXiv:2002.05202)."""
 
     gate: Matrix
     up: Matrix
     down: Matrix
+    activation: Elementwise
 
     @classmethod
-    def load(cls, weights: Weights, layer: str, config: Config) -> FeedForward:
-        n_ff, n_embd = config.n_ff, config.n_embd
-        return cls(
-            gate=weights.linear(f"{layer}.ffn_gate", n_ff, n_embd, scale_after_bias=True),
-            up=weights.linear(f"{layer}.ffn_up", n_ff, n_embd, scale_after_bias=True),
-            down=weights.linear(f"{layer}.ffn_down", n_embd, n_ff, scale_after_bias=True),
-        )
+    def load(
+        cls, w: Weights, config: Config, *, n_ff: int | None = None, suffix: str = "",
+        activation: Elementwise = MULTIPLIED_BY_SILU, fused: bool = False, scaled: bool = False,
+    ) -> FeedForward:  # fmt: skip
+        """`n_ff`: its width, where it is not the model's; `suffix`: what its tensors end in.
+
+        `fused`: whether the first half of `ffn_up` is the gate; `scaled`: whether the architecture
+        knows of scales here.
+        """
+        n_ff, n_embd = n_ff or config.n_ff, config.n_embd
+        scales = {"scaled": scaled, "scale_after_bias": True}
+        down = w.linear(f"ffn_down{suffix}", n_embd, n_ff, **scales)
+        if fused:
+            gate, up = w.linear(f"ffn_up{suffix}", 2 * n_ff, n_embd, **scales).split(n_ff, n_ff)
+        else:
+            gate = w.linear(f"ffn_gate{suffix}", n_ff, n_embd, **scales)
+            up = w.linear(f"ffn_up{suffix}", n_ff, n_embd, **scales)
+        return cls(gate, up, down, activation)
 
     def record(self, g: Graph, x: Buffer) -> Buffer:
-        """x (n_tokens, n_embd) -> (n_tokens, n_embd)"""
         gate, up = g.linear(x, self.gate, self.up)
-        (out,) = g.linear(g.silu_multiply(gate, up), self.down)
+        (out,) = g.linear(g.combine(self.activation, gate, up), self.down)
         return out
-
-
-def rope_for(config: Config, factors: Floats | None, n_ctx: int) -> Floats:
-    """The table `Graph.rope` takes, for positions 0 to n_ctx - 1.
-
-    Pair i turns by theta^(-2i / n_rot) radians a position (arXiv:2104.09864, eq. 15), divided by
-    the file's own factors (n_rot / 2,), as in Llama 3.1's `rope_freqs.weight`.
-    """
-    frequencies = config.rope_theta ** (-np.arange(0, config.n_rot, 2) / config.n_rot)
-    frequencies /= config.rope_scale
-    if factors is not None:
-        frequencies /= factors
-    return rope_table(n_ctx, frequencies)

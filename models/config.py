@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from linnet.models.errors import ModelError
 
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_WIDTH = 1 << 20
 MAX_CONTEXT = 1 << 24
+MAX_EXPERTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +24,31 @@ class Config:
     architecture: str
     n_layers: int
     n_embd: int
-    n_ff: int
+    n_ff: int  # the widest layer's; 0 where all layers have experts
     n_heads: int
-    n_kv_heads: int
+    n_kv_heads: int  # the most that a layer has
     head_dim: int
     n_rot: int  # how much of a head is rotated by position
     n_ctx_train: int
     n_vocab: int
     norm_eps: float
     rope_theta: float
-    rope_scale: float  # positions are divided by this
+    recurrent: bool = False  # a state runs along the sequence, which cannot be cut short
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, object], n_vocab: int) -> Config:
-        """Read `<architecture>.*`. Raises ModelError naming the key, its value and the limits."""
-        keys = Keys(metadata)
+    def from_keys(cls, keys: Keys, n_vocab: int, *, eps: str, recurrent: bool = False) -> Config:
+        """Read `<architecture>.*`; `eps`: the key of the norms' constant.
+
+        Raises ModelError naming the key, its value and the limits.
+        """
+        n_blocks = keys.integer("block_count", 1, MAX_LAYERS)
+        # Blocks that predict further tokens come last; what they are for is not done here.
+        n_layers = n_blocks - keys.integer("nextn_predict_layers", 0, n_blocks - 1, default=0)
         heads = keys.integer("attention.head_count", 1, MAX_HEADS)
-        kv_heads = keys.integer("attention.head_count_kv", 1, MAX_HEADS, default=heads)
-        if heads % kv_heads:
+        kv_heads = max(
+            keys.each("attention.head_count_kv", 0, MAX_HEADS, n_layers=n_layers, default=heads)
+        )
+        if not kv_heads or heads % kv_heads:
             raise keys.error("attention.head_count_kv", kv_heads, f"a divisor of {heads} heads")
         n_embd = keys.integer("embedding_length", 1, MAX_WIDTH)
         if not keys.has("attention.key_length") and n_embd % heads:
@@ -53,30 +63,23 @@ class Config:
         stated_vocab = keys.integer("vocab_size", 1, MAX_CONTEXT, default=n_vocab)
         if stated_vocab != n_vocab:
             raise keys.error("vocab_size", stated_vocab, f"{n_vocab}, as token_embd.weight")
+        has_experts = keys.integer("expert_count", 0, MAX_EXPERTS, default=0) > 0
+        fewest = 0 if has_experts else 1
         return cls(
             architecture=keys.architecture,
-            n_layers=keys.integer("block_count", 1, MAX_LAYERS),
+            n_layers=n_layers,
             n_embd=n_embd,
-            n_ff=keys.integer("feed_forward_length", 1, MAX_WIDTH),
+            n_ff=max(keys.each("feed_forward_length", fewest, MAX_WIDTH, n_layers=n_layers)),
             n_heads=heads,
             n_kv_heads=kv_heads,
             head_dim=head_dim,
             n_rot=n_rot,
             n_ctx_train=keys.integer("context_length", 1, MAX_CONTEXT),
             n_vocab=n_vocab,
-            norm_eps=keys.number("attention.layer_norm_rms_epsilon", 0.0, 1.0),
+            norm_eps=keys.number(eps, 0.0, 1.0),
             rope_theta=keys.number("rope.freq_base", 1.0, 1e12, default=10000.0),
-            rope_scale=_linear_scale(keys),
+            recurrent=recurrent,
         )
-
-
-def _linear_scale(keys: Keys) -> float:
-    """Linear position scaling; a factor of 0 in a file means none."""
-    kind = keys.text("rope.scaling.type", default="linear")
-    if kind not in ("none", "linear"):
-        raise keys.error("rope.scaling.type", kind, "'none' or 'linear'")
-    factor = keys.number("rope.scaling.factor", 0.0, 1e6, default=0.0)
-    return factor if kind == "linear" and factor else 1.0
 
 
 class Keys:
@@ -92,12 +95,24 @@ class Keys:
     def has(self, key: str) -> bool:
         return f"{self.architecture}.{key}" in self._metadata
 
+    def is_array(self, key: str) -> bool:
+        return isinstance(self._metadata.get(f"{self.architecture}.{key}"), np.ndarray)
+
     def integer(self, key: str, low: int, high: int, *, default: int | None = None) -> int:
         """An int within low..high; the default where the key is missing."""
+        return self._whole(key, self._value(key, default), low, high)
+
+    def each(
+        self, key: str, low: int, high: int, *, n_layers: int, default: int | None = None
+    ) -> tuple[int, ...]:
+        """An int or a bool for each layer: the file has one for all, or one a block."""
         value = self._value(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise self.error(key, value, f"a whole number from {low} to {high}")
-        return value
+        if not isinstance(value, np.ndarray):
+            return (self._whole(key, value, low, high),) * n_layers
+        if len(value) < n_layers:
+            raise self.error(key, value, f"one number, or one for each of {n_layers} layers")
+        numbers = [int(v) if isinstance(v, bool) else v for v in value[:n_layers].tolist()]
+        return tuple(self._whole(key, number, low, high) for number in numbers)
 
     def number(self, key: str, low: float, high: float, *, default: float | None = None) -> float:
         """A finite number within low..high; the default where the key is missing."""
@@ -118,8 +133,19 @@ class Keys:
             raise self.error(key, value, "text")
         return value
 
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, value, "true or false")
+        return value
+
     def error(self, key: str, value: object, wanted: str) -> ModelError:
         return ModelError(f"{self.architecture}.{key} is {str(value)[:80]!r}; it must be {wanted}")
+
+    def _whole(self, key: str, value: object, low: int, high: int) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.error(key, value, f"a whole number from {low} to {high}")
+        return value
 
     def _value(self, key: str, default: object) -> object:
         value = self._metadata.get(f"{self.architecture}.{key}", default)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.activations import Quantize, packed_bytes
-from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
-from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply
+from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.elementwise import Add, AddRow, Elementwise, Scale, ScaleByPosition, SoftCap
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import FloatLinear, Linear
 from linnet.kernels.norm import RmsNorm
@@ -18,6 +18,7 @@ from linnet.kernels.program import Buffer, Program, Rows, aligned
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import PickRows
+from linnet.models.rope import Rope as Rotation
 from linnet.models.weights import Floats, Matrix
 
 
@@ -40,6 +41,7 @@ class Graph:
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
         self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
         self._quantized: dict[Buffer, Buffer] = {}
+        self._rope_tables: dict[Rotation, Floats] = {}
 
     # -- rows in, rows out ----------------------------------------------------------------------
     def embed(self, table: Matrix) -> Buffer:
@@ -73,10 +75,13 @@ class Graph:
         )
         return out
 
-    def rope(self, x: Buffer, table: Floats, *, head_dim: int, adjacent: bool) -> Buffer:
+    def rope(self, x: Buffer, rope: Rotation, *, head_dim: int) -> Buffer:
         """Rotate the first 2 * n_pairs columns of every head by position, in place."""
+        if rope not in self._rope_tables:
+            self._rope_tables[rope] = rope.table(self.n_ctx)
+        table = self._rope_tables[rope]
         self.program.step(
-            "rope", Rope(adjacent),
+            "rope", Rope(rope.adjacent),
             x=x, positions=self.program.positions, table=table,
             n_heads=x.width // head_dim, head_dim=head_dim, n_pairs=table.shape[2],
         )  # fmt: skip
@@ -90,8 +95,15 @@ class Graph:
         keys, values = (aligned(n_bytes).view(NUMPY_TYPES[type]).reshape(shape) for _ in range(2))
         return Cache(type, keys, values)
 
-    def attend(self, q: Buffer, k: Buffer, v: Buffer, cache: Cache, *, scale: float) -> Buffer:
-        """Store k and v, then softmax(scale * q @ keys) @ values for each token's own past."""
+    def attend(
+        self, q: Buffer, k: Buffer, v: Buffer, cache: Cache, *, scale: float,
+        window: int | None = None, softcap: float = 0.0, sinks: Floats | None = None,
+    ) -> Buffer:  # fmt: skip
+        """Store k and v, then softmax(scale * q @ keys) @ values for each token's own past.
+
+        `window`: how many positions a token sees; `softcap`: scores stay within it, if not 0;
+        `sinks`: (n_heads,) scores of nothing. See `Attend`.
+        """
         _, n_kv_heads, _, head_dim = cache.keys.shape
         place = {"slots": self.program.slots, "positions": self.program.positions}
         for x, store in ((k, cache.keys), (v, cache.values)):
@@ -102,25 +114,44 @@ class Graph:
         out = self._buffer("attention", q.width)
         group = q.width // head_dim // n_kv_heads
         self.program.step(
-            "attend", Attend(cache.type, head_dim, group),
+            "attend", Attend(cache.type, head_dim, group, capped=softcap != 0),
             q=q, keys=cache.keys, values=cache.values, out=out,
-            n_kv_heads=n_kv_heads, n_ctx=self.n_ctx, scale=scale, **place,
+            n_kv_heads=n_kv_heads, n_ctx=self.n_ctx, scale=scale, softcap=softcap,
+            sinks=np.full(n_kv_heads * group, -np.inf, np.float32) if sinks is None else sinks,
+            window=window or NO_WINDOW, **place,
         )  # fmt: skip
         return out
 
-    def silu_multiply(self, gate: Buffer, up: Buffer) -> Buffer:
-        """silu(gate) * up."""
-        return self._elementwise("silu", SiluMultiply(), gate, up)
+    # -- numbers one by one ---------------------------------------------------------------------
+    def combine(self, op: Elementwise, x: Buffer, y: Buffer) -> Buffer:
+        """op(x, y): a gate and what it lets through, for example."""
+        return self._elementwise(type(op).__name__, op, x, y)
 
     def add(self, x: Buffer, y: Buffer) -> Buffer:
         return self._elementwise("add", Add(), x, y)
+
+    def scale(self, x: Buffer, factor: float) -> Buffer:
+        return x if factor == 1.0 else self._elementwise("scale", Scale(), x, factor)
+
+    def scale_by_position(self, x: Buffer, factors: Floats) -> Buffer:
+        """x of a token times factors[position]; factors: (n_ctx,)"""
+        out = self._buffer("scale", x.width, x.rows)
+        self.program.step(
+            "scale", ScaleByPosition(),
+            x=x, y=factors, positions=self.program.positions, out=out, width=x.width,
+        )  # fmt: skip
+        return out
+
+    def softcap(self, x: Buffer, cap: float) -> Buffer:
+        """cap * tanh(x / cap), or x where cap is 0."""
+        return self._elementwise("softcap", SoftCap(), x, cap) if cap else x
 
     # -- how ------------------------------------------------------------------------------------
     def _buffer(self, name: str, width: int, rows: Rows = Rows.TOKENS) -> Buffer:
         return self.program.buffer(name, width, rows=rows)
 
     def _elementwise(
-        self, name: str, op: Add | Scale | SiluMultiply, x: Buffer, y: Buffer | Floats | float
+        self, name: str, op: Elementwise, x: Buffer, y: Buffer | Floats | float
     ) -> Buffer:
         out = self._buffer(name, x.width, x.rows)
         self.program.step(name, op, x=x, y=y, out=out, width=x.width)
@@ -134,8 +165,7 @@ class Graph:
             weights=matrix.packed, x=self._quantize(x) if quantized else x, out=out,
             n_columns=matrix.n_columns, n_out=matrix.n_out,
         )  # fmt: skip
-        if matrix.scale != 1.0:
-            out = self._elementwise("scale", Scale(), out, matrix.scale)
+        out = self.scale(out, matrix.scale)
         if matrix.bias is not None:
             out = self._elementwise("bias", AddRow(), out, matrix.bias)
         return out

@@ -28,7 +28,7 @@ from kernel_harness import (
 )
 
 from linnet.kernels.activations import Quantize, packed_bytes
-from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
 from linnet.kernels.bandwidth import ReadBytes
 from linnet.kernels.elementwise import Add, AddRow, SiluMultiply
 from linnet.kernels.ir import f16, f32
@@ -99,8 +99,12 @@ def attention_cases() -> Iterator[Case]:
             yield StoreCache(type), 2, {"x": x, "cache": cache, **sizes, **place}
             q = np.ones((2, n_heads * group * head_dim), np.float32)
             scale = {"n_kv_heads": n_heads, "scale": 0.1}
+            sinks = np.zeros(n_heads * group, np.float32)
             arguments = {"q": q, "keys": cache, "values": cache.copy(), **place, **scale}
-            yield Attend(type, head_dim, group), 2, {**arguments, "out": unwritten(*q.shape)}
+            for window in (NO_WINDOW, 3):
+                masks = {"softcap": 5.0, "sinks": sinks, "window": window}
+                out = unwritten(*q.shape)
+                yield Attend(type, head_dim, group, True), 2, {**arguments, **masks, "out": out}
 
 
 def other_cases() -> Iterator[Case]:

@@ -31,9 +31,9 @@ from kernel_harness import (
 )
 
 from linnet.kernels.activations import Quantize, dequantized, packed_bytes
-from linnet.kernels.attention import NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
 from linnet.kernels.bandwidth import BLOCK, ReadBytes
-from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply, exp
+from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply, exp, tanh
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.isa import ISA, available_isas
 from linnet.kernels.jit import Library
@@ -545,6 +545,17 @@ def test_exp_is_accurate_to_two_units_in_the_last_place(library: Library) -> Non
     assert (result[-8:] == 1).all()
 
 
+def test_tanh_is_accurate(library: Library) -> None:
+    near_zero = np.geomspace(1e-30, 2, 5000)
+    x = np.concatenate([np.linspace(-90, 90, 100_000), near_zero, -near_zero]).astype(np.float32)
+    result = map_vectors(library, tanh, x, np.float32, 8)
+    assert np.allclose(result, np.tanh(x.astype(np.float64)), rtol=3e-7, atol=0)
+    x = np.float32([-1e30, -np.inf, 1e30, np.inf, 0, -0.0, np.nan, np.nan])
+    result = map_vectors(library, tanh, x, np.float32, 8)
+    assert result[:6].tolist() == [-1, -1, 1, 1, 0, 0]
+    assert np.isnan(result[6:]).all()
+
+
 def test_exp_stays_within_its_bounds(library: Library) -> None:
     x = np.float32([-1e30, -np.inf, -88, -87, 88, 89, np.inf, np.nan])
     result = map_vectors(library, exp, x, np.float32, 8)
@@ -608,13 +619,23 @@ def attention(
         "n_kv_heads": n_kv_heads,
         "n_ctx": n_ctx,
         "scale": head_dim**-0.5,
+        "softcap": 0.0,
+        "sinks": np.full((n_kv_heads, group), -np.inf, np.float32),
+        "window": NO_WINDOW,
     }
     return arguments, (6, width)
 
 
-def check_attention(library: Library, type: Type, head_dim: int, group: int, q_size: float) -> None:
-    op = Attend(type, head_dim, group)
+def check_attention(
+    library: Library, type: Type, head_dim: int, group: int, q_size: float, **options: Any
+) -> None:
+    op = Attend(type, head_dim, group, capped="softcap" in options)
     arguments, shape = attention(type, head_dim, group, q_size=q_size)
+    arguments |= options
+    for token, slot in enumerate(arguments["slots"]):
+        unseen = slice(0, max(0, arguments["positions"][token] + 1 - arguments["window"]))
+        for name in ("keys", "values"):
+            arguments[name][slot, :, unseen] = np.nan
     out, expected = unwritten(*shape), np.zeros(shape)
     run(library, op, 6, **arguments, out=out)
     op.reference(**arguments, out=expected)
@@ -635,6 +656,29 @@ def test_attention_with_other_heads(
     check_attention(best_library, type, head_dim, group, 1.0)
 
 
+@pytest.mark.parametrize("window", [1, 5, 16, 17, 33, 40, 100])
+def test_attention_within_a_window(library: Library, window: int) -> None:
+    """What is out of sight is NaN."""
+    check_attention(library, *HEADS[1], 1.0, window=window)
+
+
+@pytest.mark.parametrize("softcap", [0.5, 50.0])
+def test_attention_with_capped_scores(library: Library, softcap: float) -> None:
+    check_attention(library, *HEADS[0], 10.0, softcap=softcap)
+
+
+def test_attention_with_sinks(library: Library) -> None:
+    """From one that hardly counts to one that takes nearly all the weight; one head has none."""
+    type, head_dim, group = HEADS[0]
+    sinks = np.float32([[-90, -np.inf, 0, 3], [1, 20, -3, 40]])
+    check_attention(library, type, head_dim, group, 1.0, sinks=sinks)
+
+
+def test_attention_with_everything(library: Library) -> None:
+    sinks = np.linspace(-1, 1, 14, dtype=np.float32).reshape(2, 7)
+    check_attention(library, *HEADS[2], 3.0, sinks=sinks, window=19, softcap=2.0)
+
+
 def test_attention_is_the_mean_of_the_values_it_weighs(library: Library) -> None:
     """Written out: one head, equal keys but for one position of another weight."""
     op = Attend(f32, 8, 7)
@@ -645,8 +689,9 @@ def test_attention_is_the_mean_of_the_values_it_weighs(library: Library) -> None
     q[0, ::8] = 1
     out = unwritten(1, 7 * 8)
     place = {"slots": np.int32([0]), "positions": np.int32([36])}
-    sizes = {"n_kv_heads": 1, "n_ctx": 40, "scale": 1.0}
-    run(library, op, 1, q=q, keys=keys, values=values, out=out, **place, **sizes)
+    sizes = {"n_kv_heads": 1, "n_ctx": 40, "scale": 1.0, "softcap": 0.0, "window": NO_WINDOW}
+    sinks = np.full(7, -np.inf, np.float32)
+    run(library, op, 1, q=q, keys=keys, values=values, out=out, sinks=sinks, **place, **sizes)
     expected = (sum(range(37)) + 4 * 33) / 41
     assert np.allclose(out, expected, rtol=1e-6)
 

@@ -1,0 +1,112 @@
+"""Attention, written once, with all that architectures vary about it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from linnet.kernels.program import Buffer
+from linnet.models.blocks import Block
+from linnet.models.config import Config
+from linnet.models.graph import Graph
+from linnet.models.rope import Rope
+from linnet.models.weights import Floats, Matrix, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    """Scores at a position grow by 1 + scale * ln(1 + position // every)."""
+
+    scale: float
+    every: int
+
+    def table(self, n_ctx: int) -> Floats:
+        """The factor (n_ctx,) at each position."""
+        steps = np.arange(n_ctx) // self.every
+        return (1 + self.scale * np.log1p(steps)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attention:
+    """Attention with grouped heads: output(softmax(scale * q @ keys) @ values).
+
+    `rope`: how positions turn queries and keys, None for not at all. `q_norm`, `k_norm`: what
+    queries and keys pass before they are turned. `window`: how many positions a token sees, None
+    for all before it. `softcap`: scores stay within it, where it is not 0. `sinks`: a score for
+    each head that takes weight and gives no value. `temperature`: how scores grow with position.
+    """
+
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    output: Matrix
+    n_kv_heads: int
+    head_dim: int
+    rope: Rope | None
+    scale: float
+    q_norm: Block | None = None
+    k_norm: Block | None = None
+    window: int | None = None
+    softcap: float = 0.0
+    sinks: Floats | None = None
+    temperature: Temperature | None = None
+
+    @classmethod
+    def load(
+        cls, w: Weights, config: Config, rope: Rope | None, *,
+        head_dim: int | None = None, n_kv_heads: int | None = None, scale: float = 0.0,
+        qk_norm: tuple[Block | None, Block | None] = (None, None), window: int | None = None,
+        softcap: float = 0.0,
+    ) -> Attention:  # fmt: skip
+        """Projections may be fused in the file. A `scale` of 0 means 1 / sqrt(head_dim)."""
+        n_heads, n_kv_heads = config.n_heads, n_kv_heads or config.n_kv_heads
+        head_dim = head_dim or config.head_dim
+        n_q, n_kv = n_heads * head_dim, n_kv_heads * head_dim
+        q, k, v = projections(w, config.n_embd, n_q, n_kv)
+        return cls(
+            q=q,
+            k=k,
+            v=v,
+            output=w.linear("attn_output", config.n_embd, n_q),
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            rope=rope,
+            scale=scale or 1 / math.sqrt(head_dim),
+            q_norm=qk_norm[0],
+            k_norm=qk_norm[1],
+            window=window,
+            softcap=softcap,
+            sinks=w.optional("attn_sinks.weight", n_heads),
+        )
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        """x (n_tokens, n_embd) -> (n_tokens, n_embd)"""
+        q, k, v = g.linear(x, self.q, self.k, self.v)
+        q = self.q_norm.record(g, q) if self.q_norm else q
+        k = self.k_norm.record(g, k) if self.k_norm else k
+        if self.rope:
+            q, k = (g.rope(y, self.rope, head_dim=self.head_dim) for y in (q, k))
+        if self.temperature:
+            q = g.scale_by_position(q, self.temperature.table(g.n_ctx))
+        out = g.attend(
+            q, k, v, g.cache(self.n_kv_heads, self.head_dim),
+            scale=self.scale, window=self.window, softcap=self.softcap, sinks=self.sinks,
+        )  # fmt: skip
+        (out,) = g.linear(out, self.output)
+        return out
+
+
+def projections(w: Weights, n_embd: int, n_q: int, n_kv: int) -> tuple[Matrix, Matrix, Matrix]:
+    """The matrices of queries, keys and values, which a file may hold as one."""
+    sizes = {"attn_q": n_q, "attn_k": n_kv, "attn_v": n_kv}
+    if "attn_qkv.weight" not in w:
+        q, k, v = (w.linear(name, n, n_embd) for name, n in sizes.items())
+        return q, k, v
+    fused = w.linear("attn_qkv", n_q + 2 * n_kv, n_embd)
+    q, k, v = (
+        part if part.bias is not None else replace(part, bias=w.optional(f"{name}.bias", n))
+        for part, (name, n) in zip(fused.split(n_q, n_kv, n_kv), sizes.items(), strict=True)
+    )
+    return q, k, v

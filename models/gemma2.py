@@ -1,0 +1,45 @@
+"""Gemma 2 (arXiv:2408.00118)."""
+
+from __future__ import annotations
+
+import math
+
+from linnet.kernels.elementwise import GeluMultiply
+from linnet.kernels.program import Buffer
+from linnet.models.attention import Attention
+from linnet.models.blocks import Block, FeedForward
+from linnet.models.graph import Graph
+from linnet.models.transformer import Transformer
+from linnet.models.weights import Weights
+
+
+class Gemma2(Transformer):
+    """Norms before and after each block; every other layer sees a window; scores are capped."""
+
+    attn_post_norm = "post_attention_norm"
+    ffn_post_norm = "post_ffw_norm"
+    layers_of_27b = 46
+    usual_cap = 30.0
+
+    def attention(self, w: Weights, i: int) -> Block:
+        cap = self.keys.number("attn_logit_softcapping", 0.0, 1e6, default=50.0)
+        window = self.window(i, every=2, default=4096)
+        scale = self.attention_scale
+        return Attention.load(w, self.config, self.rope, scale=scale, window=window, softcap=cap)
+
+    @property
+    def attention_scale(self) -> float:
+        """Of heads wider than the model is for its number of heads in the largest one."""
+        c = self.config
+        width = c.n_embd // c.n_heads if c.n_layers == self.layers_of_27b else c.head_dim
+        return 1 / math.sqrt(width)
+
+    def feed_forward(self, w: Weights, i: int) -> Block:
+        return FeedForward.load(w, self.config, activation=GeluMultiply())
+
+    def embed(self, g: Graph) -> Buffer:
+        return g.scale(super().embed(g), math.sqrt(self.config.n_embd))
+
+    def logits(self, g: Graph, x: Buffer) -> Buffer:
+        cap = self.keys.number("final_logit_softcapping", 0.0, 1e6, default=self.usual_cap)
+        return g.softcap(super().logits(g, x), cap)

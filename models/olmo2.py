@@ -1,0 +1,28 @@
+"""OLMo 2 and 3 (arXiv:2501.00656)."""
+
+from __future__ import annotations
+
+from linnet.models.attention import Attention
+from linnet.models.blocks import Block
+from linnet.models.rope import Rope, frequencies
+from linnet.models.transformer import Transformer
+from linnet.models.weights import Weights
+
+
+class Olmo2(Transformer):
+    """Norms after the blocks alone, and one for all heads of the queries and one of the keys.
+
+    In OLMo 3, three layers in four see a window, without the scaling of the others' positions.
+    """
+
+    attn_norm = ffn_norm = ""
+    attn_post_norm = "post_attention_norm"
+    ffn_post_norm = "post_ffw_norm"
+
+    def attention(self, w: Weights, i: int) -> Block:
+        c, window = self.config, self.window(i, every=4)
+        local_rope = Rope(frequencies(c.n_rot, c.rope_theta))
+        q_norm = self.norm.load(w, "attn_q_norm", c, c.n_heads * c.head_dim)
+        k_norm = self.norm.load(w, "attn_k_norm", c, c.n_kv_heads * c.head_dim)
+        rope = self.rope if window is None else local_rope
+        return Attention.load(w, c, rope, qk_norm=(q_norm, k_norm), window=window)

@@ -1,0 +1,18 @@
+"""Phi 3 and 4 (arXiv:2404.14219, 2412.08905)."""
+
+from __future__ import annotations
+
+from linnet.models.blocks import Block, FeedForward
+from linnet.models.transformer import Transformer
+from linnet.models.weights import Weights
+
+
+class Phi3(Transformer):
+    """Queries, keys and values come of one matrix, gate and up of another; part of each head is
+    rotated, with factors for short and for long contexts.
+
+    Its sliding window, which files do not state as the model was trained, is left out.
+    """
+
+    def feed_forward(self, w: Weights, i: int) -> Block:
+        return FeedForward.load(w, self.config, fused=True)

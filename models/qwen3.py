@@ -1,0 +1,18 @@
+"""Qwen 3 (arXiv:2505.09388)."""
+
+from __future__ import annotations
+
+from linnet.models.attention import Attention
+from linnet.models.blocks import Block, FeedForward
+from linnet.models.transformer import Transformer
+from linnet.models.weights import Weights
+
+
+class Qwen3(Transformer):
+    """Queries and keys are normalised head by head."""
+
+    def attention(self, w: Weights, i: int) -> Block:
+        return Attention.load(w, self.config, self.rope, qk_norm=self.head_norms(w))
+
+    def feed_forward(self, w: Weights, i: int) -> Block:
+        return FeedForward.load(w, self.config, scaled=True)

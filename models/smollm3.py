@@ -1,0 +1,17 @@
+"""SmolLM 3 (Hugging Face)."""
+
+from __future__ import annotations
+
+from linnet.models.attention import Attention
+from linnet.models.blocks import Block
+from linnet.models.transformer import Transformer
+from linnet.models.weights import Weights
+
+
+class SmolLM3(Transformer):
+    """Llama, but every fourth layer does not know of positions (arXiv:2501.18795)."""
+
+    adjacent = True
+
+    def attention(self, w: Weights, i: int) -> Block:
+        return Attention.load(w, self.config, None if (i + 1) % 4 == 0 else self.rope)
