@@ -10,7 +10,7 @@ import numpy as np
 from linnet.kernels.ir import i64, pointer, u64
 from linnet.kernels.isa import ISA
 from linnet.kernels.matvec import FEWEST_BYTES, MOST_BYTES
-from linnet.kernels.op import Op, OpKernel
+from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 
 BLOCK = 64 * 1024  # bytes in an item
 
@@ -25,7 +25,7 @@ class ReadBytes(Op):
     parameters = {"data": pointer, "out": pointer, "n_bytes": i64}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return -(-sizes["n_bytes"] // BLOCK), 0
+        return -(-sizes["n_bytes"] // BLOCK), ALL_ROWS
 
     def chunk(self, **sizes: Any) -> tuple[int, int]:
         return FEWEST_BYTES // BLOCK, MOST_BYTES // BLOCK

@@ -24,7 +24,7 @@ class Elementwise(Op):
     parameters = {"x": pointer, "y": pointer, "out": pointer, "width": i64}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return 0, -(-sizes["width"] // RUN)
+        return -(-sizes["width"] // RUN), 1
 
     def chunk(self, **sizes: Any) -> tuple[int, int]:
         return 4, 4

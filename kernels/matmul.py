@@ -24,7 +24,7 @@ from linnet.kernels.interleave import GROUP, RUN
 from linnet.kernels.ir import Pointer, Type, Value, f32, i8, i32, i64, pointer, u8
 from linnet.kernels.isa import ISA
 from linnet.kernels.matvec import FloatMatVec, MatVec, chunks, row_stride
-from linnet.kernels.op import Op, OpKernel
+from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 from linnet.kernels.quants import QuantType, WeightType
 
 CHUNK = 256  # the most columns unpacked at a time
@@ -34,7 +34,7 @@ class PanelsOfWeights(Op):
     """An op whose items are panels of rows of a packed matrix."""
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return -(-sizes["n_out"] // panel_rows(isa)), 0
+        return -(-sizes["n_out"] // panel_rows(isa)), ALL_ROWS
 
 
 class Panel:

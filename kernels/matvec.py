@@ -12,7 +12,7 @@ from linnet.kernels.activations import Span, dequantized, packed_bytes
 from linnet.kernels.interleave import GROUP, RUN, Register, deal
 from linnet.kernels.ir import Cell, Pointer, Value, f32, i8, i32, i64, pointer
 from linnet.kernels.isa import ISA
-from linnet.kernels.op import Op, OpKernel
+from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 from linnet.kernels.quants import QuantType, WeightType
 from linnet.kernels.quants.base import Unpacked
 
@@ -28,7 +28,7 @@ class RowsOfWeights(Op):
     type: WeightType
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return sizes["n_out"], 0
+        return sizes["n_out"], ALL_ROWS
 
     def chunk(self, **sizes: Any) -> tuple[int, int]:
         row_bytes = self.type.row_bytes(sizes["n_columns"])

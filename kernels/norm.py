@@ -27,7 +27,7 @@ class RmsNorm(Op):
     parameters = {"x": pointer, "weight": pointer, "out": pointer, "width": i64, "eps": f32}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return 0, sizes["out"] // sizes["width"]
+        return sizes["out"] // sizes["width"], 1
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         width, sizes = a["width"], (k.isa.lanes, 1)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from linnet.kernels.ir import Kernel, Pointer, Type, Value, i64, pointer
 from linnet.kernels.isa import ISA
 
+ALL_ROWS = 1 << 62
 SIGNATURE = {"arguments": pointer, "first": i64, "last": i64, "scratch": pointer}
 
 
@@ -32,9 +33,11 @@ class Op:
         return 0
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        """How many items there are: a fixed number, and so many more for each row of the pass.
+        """(How many items there are, for how many rows of the pass each time.)
 
-        `sizes`: the arguments, with buffers given as their widths.
+        So many for each row: (n, 1); for each eight of them, the last few included: (n, 8); and
+        (n, ALL_ROWS) where it is n whatever the rows. `sizes`: the arguments, with buffers given as
+        their widths.
         """
         raise NotImplementedError
 

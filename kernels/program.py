@@ -176,13 +176,13 @@ class Program:
         since_barrier: list[tuple[int, int, bool]] = []
         for record, step in zip(records, self.steps, strict=True):
             op = step.op.lowered(n_rows[step.rows])
-            fixed, per_row = op.items(library.isa, **step.sizes())
+            count, rows = op.items(library.isa, **step.sizes())
             arguments = self._native_arguments(op, step)
             accesses = list(_accesses(op, step))
             barrier = any(_conflict(a, b) for a in accesses for b in since_barrier)
             since_barrier = accesses if barrier else since_barrier + accesses
             record[:8] = (
-                library.address(op), arguments.ctypes.data, fixed, per_row,
+                library.address(op), arguments.ctypes.data, count, rows,
                 self.state.ctypes.data + 8 * step.rows, barrier, *op.chunk(**step.sizes()),
             )  # fmt: skip
             scratch_bytes = max(scratch_bytes, op.scratch_bytes(library.isa, self.max_tokens))

@@ -36,7 +36,7 @@ STEPS, N_STEPS, N_THREADS, SCRATCH, SCRATCH_BYTES, YIELD, SLEEPING = range(256, 
 SEEN = 320  # one line a thread: the last pass it served
 LINE = 64
 # Byte offsets into a step record
-FUNCTION, ARGUMENTS, FIXED_ITEMS, ITEMS_PER_ROW, N_ROWS, BARRIER_BEFORE = range(0, 48, 8)
+FUNCTION, ARGUMENTS, ITEMS, ROWS_OF_ITEMS, N_ROWS, BARRIER_BEFORE = range(0, 48, 8)
 FEWEST, MOST = 48, 56
 COUNTER = 64
 
@@ -224,8 +224,8 @@ def emit_pass(k: Kernel, team: Pointer, thread: Value) -> None:
             emit_barrier(k, team)
         walk.leave(team.load(u64, HALTED).equals(1))
         n_rows = step.load_pointer(N_ROWS).load(i64)
-        items = step.load(i64, FIXED_ITEMS) + step.load(i64, ITEMS_PER_ROW) * n_rows
-        items = (n_rows > 0).select(items, 0)
+        rows_of_items = step.load(i64, ROWS_OF_ITEMS)
+        items = step.load(i64, ITEMS) * ((n_rows + rows_of_items - 1) // rows_of_items)
         share = items // (team.load(i64, N_THREADS) * CHUNKS_A_THREAD)
         chunk = k.minimum(k.maximum(share, step.load(i64, FEWEST)), step.load(i64, MOST))
         with k.loop("work") as work:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.activations import Quantize, packed_bytes
-from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.attention import NO_WINDOW, Attend
+from linnet.kernels.cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import Add, AddRow, Elementwise, Scale, ScaleByPosition, SoftCap
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import FloatLinear, Linear
@@ -24,7 +25,7 @@ from linnet.models.weights import Floats, Matrix
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cache:
-    """Keys and values of one layer: (n_slots, n_kv_heads, n_ctx, head_dim) each."""
+    """Keys and values of one layer, as `linnet.kernels.cache` lays them out."""
 
     type: Type
     keys: npt.NDArray[np.floating]
@@ -91,8 +92,10 @@ class Graph:
         """Room for the keys and values of one layer; pages are taken as positions are filled."""
         type = f32 if self.exact else f16
         shape = self.n_slots, n_kv_heads, self.n_ctx, head_dim
-        n_bytes = math.prod(shape) * type.bytes
-        keys, values = (aligned(n_bytes).view(NUMPY_TYPES[type]).reshape(shape) for _ in range(2))
+        keys, values = (
+            aligned(math.prod(shape) * type.bytes).view(NUMPY_TYPES[type]).reshape(shape)
+            for shape in (keys_shape(*shape), shape)
+        )
         return Cache(type, keys, values)
 
     def attend(
@@ -104,12 +107,13 @@ class Graph:
         `window`: how many positions a token sees; `softcap`: scores stay within it, if not 0;
         `sinks`: (n_heads,) scores of nothing. See `Attend`.
         """
-        _, n_kv_heads, _, head_dim = cache.keys.shape
+        _, n_kv_heads, _, head_dim = cache.values.shape
         place = {"slots": self.program.slots, "positions": self.program.positions}
-        for x, store in ((k, cache.keys), (v, cache.values)):
+        stores = (StoreKeys(cache.type), k, cache.keys), (StoreValues(cache.type), v, cache.values)
+        for op, x, array in stores:
             self.program.step(
-                "store", StoreCache(cache.type),
-                x=x, cache=store, n_heads=n_kv_heads, n_ctx=self.n_ctx, head_dim=head_dim, **place,
+                "store", op,
+                x=x, cache=array, n_heads=n_kv_heads, n_ctx=self.n_ctx, head_dim=head_dim, **place,
             )  # fmt: skip
         out = self._buffer("attention", q.width)
         group = q.width // head_dim // n_kv_heads

@@ -98,14 +98,14 @@ def run(
         arguments["n_rows"] = np.array([n_rows])
     assert arguments.keys() == op.parameters.keys()
     sizes = {n: a.shape[-1] if isinstance(a, np.ndarray) else a for n, a in arguments.items()}
-    fixed, per_row = op.items(library.isa, **sizes)
+    count, rows = op.items(library.isa, **sizes)
     n_bytes = op.scratch_bytes(library.isa, n_rows)
     scratch = np.full(n_bytes + 64, 0xFF, np.uint8)
     function = ctypes.CFUNCTYPE(
         None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
     )(library.address(op))
     slots = argument_slots(op, arguments)
-    first, last = items or (0, fixed + per_row * n_rows)
+    first, last = items or (0, count * -(-n_rows // rows))
     function(slots.ctypes.data, first, last, scratch.ctypes.data)
     assert (scratch[n_bytes:] == 0xFF).all(), f"{op.symbol} writes past its scratch memory"
 

@@ -28,8 +28,9 @@ from kernel_harness import (
 )
 
 from linnet.kernels.activations import Quantize, packed_bytes
-from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.attention import NO_WINDOW, Attend
 from linnet.kernels.bandwidth import ReadBytes
+from linnet.kernels.cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import Add, AddRow, SiluMultiply
 from linnet.kernels.ir import f16, f32
 from linnet.kernels.isa import available_isas, choose_isa
@@ -86,9 +87,11 @@ def product_cases(type: WeightType) -> Iterator[Case]:
 
 def attention_cases() -> Iterator[Case]:
     for type, head_dim, group in ((f16, 64, 4), (f32, 80, 1), (f16, 8, 7)):
-        for n_ctx in (1, 15, 16, 17):  # of which all positions are seen
+        for n_ctx in (1, 15, 16, 17, 65):  # of which all positions are seen
             n_slots, n_heads = 2, 2
-            cache = np.ones((n_slots, n_heads, n_ctx, head_dim), NUMPY_TYPES[type])
+            shape = n_slots, n_heads, n_ctx, head_dim
+            values = np.ones(shape, NUMPY_TYPES[type])
+            keys = np.ones(keys_shape(*shape), values.dtype)
             place = {
                 "slots": np.int32([0, 1]),
                 "positions": np.int32([n_ctx - 1, n_ctx - 1]),
@@ -96,15 +99,26 @@ def attention_cases() -> Iterator[Case]:
             }
             x = np.ones((2, n_heads * head_dim), np.float32)
             sizes = {"n_heads": n_heads, "head_dim": head_dim}
-            yield StoreCache(type), 2, {"x": x, "cache": cache, **sizes, **place}
+            yield StoreKeys(type), 2, {"x": x, "cache": keys, **sizes, **place}
+            yield StoreValues(type), 2, {"x": x, "cache": values, **sizes, **place}
             q = np.ones((2, n_heads * group * head_dim), np.float32)
             scale = {"n_kv_heads": n_heads, "scale": 0.1}
             sinks = np.zeros(n_heads * group, np.float32)
-            arguments = {"q": q, "keys": cache, "values": cache.copy(), **place, **scale}
+            arguments = {"q": q, "keys": keys, "values": values, **place, **scale}
             for window in (NO_WINDOW, 3):
                 masks = {"softcap": 5.0, "sinks": sinks, "window": window}
                 out = unwritten(*q.shape)
-                yield Attend(type, head_dim, group, True), 2, {**arguments, **masks, "out": out}
+                op = Attend(type, head_dim, group, True)
+                yield op, 2, {**arguments, **masks, "out": out}
+            # The last block of a prompt that fills the context, and its tokens one by one.
+            n = min(n_ctx, 16 // group)
+            arguments |= {
+                "q": np.ones((n, n_heads * group * head_dim), np.float32),
+                "slots": np.ones(n, np.int32),
+                "positions": np.arange(n_ctx - n, n_ctx, dtype=np.int32),
+            }
+            out = unwritten(*arguments["q"].shape)  # type: ignore[union-attr]
+            yield op.lowered(None), n, {**arguments, **masks, "out": out}
 
 
 def other_cases() -> Iterator[Case]:

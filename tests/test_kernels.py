@@ -31,8 +31,9 @@ from kernel_harness import (
 )
 
 from linnet.kernels.activations import Quantize, dequantized, packed_bytes
-from linnet.kernels.attention import NO_WINDOW, NUMPY_TYPES, Attend, StoreCache
+from linnet.kernels.attention import NO_WINDOW, Attend, AttendInBlocks
 from linnet.kernels.bandwidth import BLOCK, ReadBytes
+from linnet.kernels.cache import LANES, NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply, exp, tanh
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.isa import ISA, available_isas
@@ -569,24 +570,36 @@ def test_exp_stays_within_its_bounds(library: Library) -> None:
 
 @pytest.mark.parametrize("type", [f16, f32], ids=str)
 @pytest.mark.parametrize("head_dim", [8, 13, 64])
-def test_keys_are_stored_at_their_slots_and_positions(
+def test_keys_and_values_are_stored_at_their_slots_and_positions(
     library: Library, type: Type, head_dim: int
 ) -> None:
     x = np.random.default_rng(head_dim).standard_normal((4, 2 * head_dim)).astype(np.float32)
     x[0, :6] = 65519, 65520, -7e4, 6e-8, 2.9e-8, 3e-5  # the ends of halves, and subnormals
     x[3, -1] = np.inf
     dtype = NUMPY_TYPES[type]
-    cache, expected = (np.full((3, 2, 9, head_dim), -5, dtype) for _ in range(2))
-    slots, positions = np.int32([2, 0, 2, 0]), np.int32([8, 0, 7, 8])
-    sizes = {"n_heads": 2, "n_ctx": 9, "head_dim": head_dim}
-    run(library, StoreCache(type), 4, x=x, cache=cache, slots=slots, positions=positions, **sizes)
+    slots, positions = np.int32([2, 0, 2, 0]), np.int32([18, 0, 17, 18])
+    shape = 3, 2, 19, head_dim
+    arguments = {"x": x, "slots": slots, "positions": positions}
+    arguments |= {"n_heads": 2, "n_ctx": 19, "head_dim": head_dim}
+    expected = np.full(shape, -5, dtype)
     with np.errstate(over="ignore"):
         for i in range(4):
             expected[slots[i], :, positions[i]] = x[i].reshape(2, head_dim).astype(dtype)
-    assert cache.tobytes() == expected.tobytes()
-    with np.errstate(over="ignore"):
-        StoreCache(type).reference(x=x, cache=cache, slots=slots, positions=positions, **sizes)
-    assert cache.tobytes() == expected.tobytes()
+    for op, laid in ((StoreValues(type), expected), (StoreKeys(type), by_lanes(expected, -5))):
+        cache = np.full(laid.shape, -5, dtype)
+        run(library, op, 4, cache=cache, **arguments)
+        assert cache.tobytes() == laid.tobytes()
+        with np.errstate(over="ignore"):
+            op.reference(cache=cache, **arguments)
+        assert cache.tobytes() == laid.tobytes()
+
+
+def by_lanes(keys: Array, unwritten: float) -> Array:
+    """Keys (n_slots, n_heads, n_ctx, head_dim) as a cache holds them."""
+    laid = np.full(keys_shape(*keys.shape), unwritten, keys.dtype)
+    for position in range(keys.shape[2]):
+        laid[:, :, position // LANES, :, position % LANES] = keys[:, :, position]
+    return laid
 
 
 HEADS = [(f16, 64, 4), (f32, 80, 1), (f16, 8, 7)]
@@ -594,25 +607,26 @@ MORE_HEADS = [(f16, 32, 1), (f32, 32, 4), (f16, 128, 1), (f32, 128, 7), (f16, 80
 
 
 def attention(
-    type: Type, head_dim: int, group: int, *, q_size: float = 1.0
+    type: Type, head_dim: int, group: int, *, q_size: float = 1.0, window: int = NO_WINDOW
 ) -> tuple[dict[str, Any], tuple[int, int]]:
     """Arguments of `Attend` but `out`, whose shape comes second.
 
-    Whatever a token may not see is NaN: later positions, and slots of others.
+    Whatever a token may not see is NaN: other positions, and slots of others.
     """
     rng = np.random.default_rng(head_dim)
-    positions = np.int32([0, 39, 15, 16, 1, 31])
+    positions = np.int32([0, 139, 63, 64, 1, 31])
     slots = np.int32([4, 2, 0, 3, 1, 5])
-    n_kv_heads, n_ctx = 2, 40
+    n_kv_heads, n_ctx = 2, 140
     shape = (7, n_kv_heads, n_ctx, head_dim)
     keys, values = rng.standard_normal((2, *shape)).astype(NUMPY_TYPES[type])
     for slot in range(7):
-        seen = positions[slots == slot] + 1 if slot in slots else [0]
-        keys[slot, :, seen[0] :], values[slot, :, seen[0] :] = np.nan, np.nan
+        (end,) = positions[slots == slot] + 1 if slot in slots else [0]
+        for unseen in (slice(end, None), slice(max(0, end - window))):
+            keys[slot, :, unseen], values[slot, :, unseen] = np.nan, np.nan
     width = n_kv_heads * group * head_dim
     arguments = {
         "q": rng.standard_normal((6, width)).astype(np.float32) * np.float32(q_size),
-        "keys": keys,
+        "keys": by_lanes(keys, np.nan),
         "values": values,
         "slots": slots,
         "positions": positions,
@@ -621,21 +635,18 @@ def attention(
         "scale": head_dim**-0.5,
         "softcap": 0.0,
         "sinks": np.full((n_kv_heads, group), -np.inf, np.float32),
-        "window": NO_WINDOW,
+        "window": window,
     }
     return arguments, (6, width)
 
 
 def check_attention(
-    library: Library, type: Type, head_dim: int, group: int, q_size: float, **options: Any
-) -> None:
+    library: Library, type: Type, head_dim: int, group: int, q_size: float,
+    window: int = NO_WINDOW, **options: Any,
+) -> None:  # fmt: skip
     op = Attend(type, head_dim, group, capped="softcap" in options)
-    arguments, shape = attention(type, head_dim, group, q_size=q_size)
+    arguments, shape = attention(type, head_dim, group, q_size=q_size, window=window)
     arguments |= options
-    for token, slot in enumerate(arguments["slots"]):
-        unseen = slice(0, max(0, arguments["positions"][token] + 1 - arguments["window"]))
-        for name in ("keys", "values"):
-            arguments[name][slot, :, unseen] = np.nan
     out, expected = unwritten(*shape), np.zeros(shape)
     run(library, op, 6, **arguments, out=out)
     op.reference(**arguments, out=expected)
@@ -656,7 +667,7 @@ def test_attention_with_other_heads(
     check_attention(best_library, type, head_dim, group, 1.0)
 
 
-@pytest.mark.parametrize("window", [1, 5, 16, 17, 33, 40, 100])
+@pytest.mark.parametrize("window", [1, 5, 16, 17, 64, 76, 77, 100, 140])
 def test_attention_within_a_window(library: Library, window: int) -> None:
     """What is out of sight is NaN."""
     check_attention(library, *HEADS[1], 1.0, window=window)
@@ -682,17 +693,18 @@ def test_attention_with_everything(library: Library) -> None:
 def test_attention_is_the_mean_of_the_values_it_weighs(library: Library) -> None:
     """Written out: one head, equal keys but for one position of another weight."""
     op = Attend(f32, 8, 7)
-    keys, values = np.zeros((2, 1, 1, 40, 8), np.float32)
-    values[0, 0] = np.arange(40)[:, None]
-    keys[0, 0, 33, 0] = np.log(5)
+    keys, values = np.zeros((2, 1, 1, 80, 8), np.float32)
+    values[0, 0] = np.arange(80)[:, None]
+    keys[0, 0, 63, 0] = np.log(5)
+    keys = by_lanes(keys, np.nan)
     q = np.zeros((1, 7 * 8), np.float32)
     q[0, ::8] = 1
     out = unwritten(1, 7 * 8)
-    place = {"slots": np.int32([0]), "positions": np.int32([36])}
-    sizes = {"n_kv_heads": 1, "n_ctx": 40, "scale": 1.0, "softcap": 0.0, "window": NO_WINDOW}
+    place = {"slots": np.int32([0]), "positions": np.int32([76])}
+    sizes = {"n_kv_heads": 1, "n_ctx": 80, "scale": 1.0, "softcap": 0.0, "window": NO_WINDOW}
     sinks = np.full(7, -np.inf, np.float32)
     run(library, op, 1, q=q, keys=keys, values=values, out=out, sinks=sinks, **place, **sizes)
-    expected = (sum(range(37)) + 4 * 33) / 41
+    expected = (sum(range(77)) + 4 * 63) / 81
     assert np.allclose(out, expected, rtol=1e-6)
 
 
@@ -709,11 +721,69 @@ def test_a_tokens_attention_is_the_same_in_any_company(library: Library) -> None
         assert alone.tobytes() == together[part].tobytes()
 
 
+def prompt_attention(
+    type: Type, head_dim: int, group: int, n_tokens: int, start: int, window: int = NO_WINDOW
+) -> dict[str, Any]:
+    """Arguments of `Attend` but `out`: tokens that follow each other from `start` on."""
+    rng, n_ctx = np.random.default_rng(start), start + n_tokens
+    keys, values = rng.standard_normal((2, 2, 2, n_ctx, head_dim)).astype(NUMPY_TYPES[type])
+    keys[0], values[0] = np.nan, np.nan  # a slot of others
+    return {
+        "q": rng.standard_normal((n_tokens, 2 * group * head_dim)).astype(np.float32),
+        "keys": by_lanes(keys, np.nan),
+        "values": values,
+        "slots": np.full(n_tokens, 1, np.int32),
+        "positions": np.arange(start, start + n_tokens, dtype=np.int32),
+        "n_kv_heads": 2,
+        "n_ctx": n_ctx,
+        "scale": head_dim**-0.5,
+        "softcap": 3.0,
+        "sinks": np.linspace(-1, 1, 2 * group, dtype=np.float32),
+        "window": window,
+    }
+
+
+@pytest.mark.parametrize("window", [1, 20, 70, NO_WINDOW])
+@pytest.mark.parametrize(("type", "head_dim", "group"), [*HEADS, (f16, 16, 16), (f16, 16, 20)])
+def test_attention_in_blocks_is_that_of_every_token_alone(
+    library: Library, type: Type, head_dim: int, group: int, window: int
+) -> None:
+    """Bit for bit: whole blocks, and what is left; from the start, and within a sequence."""
+    alone = Attend(type, head_dim, group, capped=True)
+    blocks = alone.lowered(None)
+    for n_tokens, start in ((37, 0), (16, 100), (1, 64)):
+        arguments = prompt_attention(type, head_dim, group, n_tokens, start, window)
+        shape = arguments["q"].shape
+        out, expected, truth = unwritten(*shape), unwritten(*shape), np.zeros(shape)
+        run(library, blocks, n_tokens, **arguments, out=out)
+        run(library, alone, n_tokens, **arguments, out=expected)
+        alone.reference(**arguments, out=truth)
+        assert out.tobytes() == expected.tobytes()
+        assert nmse(out, truth) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["slots", "positions"])
+@pytest.mark.parametrize("token", [1, 2, 3])
+def test_tokens_that_do_not_follow_each_other_make_no_block(
+    best_library: Library, name: str, token: int
+) -> None:
+    arguments = prompt_attention(f16, 8, 4, 4, 70)
+    arguments["keys"][0], arguments["values"][0] = 0, 1
+    arguments[name][token] -= 1
+    out, truth = unwritten(*arguments["q"].shape), np.zeros(arguments["q"].shape)
+    op = Attend(f16, 8, 4, capped=True).lowered(None)
+    run(best_library, op, 4, **arguments, out=out)
+    op.reference(**arguments, out=truth)
+    assert isinstance(op, AttendInBlocks)
+    assert op.n_together == 4
+    assert nmse(out, truth) <= 1e-12
+
+
 def test_a_nan_among_what_is_seen_comes_out(library: Library) -> None:
     type, head_dim, group = HEADS[0]
     for name in ("q", "keys", "values"):
         arguments, shape = attention(type, head_dim, group)
-        place = (1, 5) if name == "q" else (2, 0, 20, 5)
+        place = {"q": (1, 5), "keys": (2, 0, 1, 5, 4), "values": (2, 0, 20, 5)}[name]
         arguments[name][place] = np.nan
         out = np.zeros(shape, np.float32)
         run(library, Attend(type, head_dim, group), 6, **arguments, out=out)

@@ -18,7 +18,7 @@ from linnet.kernels.ir import i64, pointer, u32
 from linnet.kernels.isa import ISA, choose_isa
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import FloatLinear
-from linnet.kernels.op import Op, OpKernel
+from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 from linnet.kernels.program import Lowered, Program
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rows import PickRows
@@ -39,7 +39,7 @@ class CountItems(LocalOp):
     parameters = {"out": pointer, "after": pointer, "n_items": i64, "rows": pointer}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return sizes["n_items"], 0
+        return sizes["n_items"], ALL_ROWS
 
     def chunk(self, **sizes: Any) -> tuple[int, int]:
         return self.take, self.take
@@ -56,7 +56,7 @@ class AddReversed(LocalOp):
     parameters = {"x": pointer, "out": pointer, "n_items": i64, "rows": pointer}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return sizes["n_items"], 0
+        return sizes["n_items"], ALL_ROWS
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         for item in k.items():
@@ -71,7 +71,7 @@ class WaitForFlag(LocalOp):
     parameters = {"out": pointer, "flag": pointer, "rows": pointer}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return 1, 0
+        return 1, ALL_ROWS
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         for _ in k.items():
@@ -90,7 +90,7 @@ class FillScratch(LocalOp):
     parameters = {"out": pointer, "n_items": i64, "rows": pointer}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return sizes["n_items"], 0
+        return sizes["n_items"], ALL_ROWS
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
         return 8 * self.n_words

@@ -15,6 +15,7 @@ class AVX512(AVX2):
     attributes = ("-prefer-256-bit",)
     bits = 512
     tile = (6, 2)
+    query_rows = 8
 
 
 class AVX512VNNI(AVX512):

@@ -18,7 +18,8 @@ class ISA:
     `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told.
     `bits`: the width of a vector register. `prefetch_bytes`: how far ahead of itself a stream of
     weights asks for memory. `tile`: tokens and vectors of rows that one register tile of the
-    many-row products covers. The last two change speed, never results.
+    many-row products covers. `query_rows`: queries that attention takes together, with two sums in
+    registers for each. The last three change speed, never results.
     """
 
     name: ClassVar[str]
@@ -27,6 +28,7 @@ class ISA:
     bits: ClassVar[int] = 128
     prefetch_bytes: ClassVar[int] = 2304
     tile: ClassVar[tuple[int, int]] = (4, 1)
+    query_rows: ClassVar[int] = 2
 
     @property
     def target_attributes(self) -> str:
