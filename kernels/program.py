@@ -24,7 +24,7 @@ from linnet.kernels.op import Op
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
-RECORD_WORDS = 16  # of 8 bytes: a cache line the threads read, and one for the shared counter
+RECORD_WORDS = 8  # of 8 bytes: a cache line
 
 
 class Rows(enum.IntEnum):
@@ -181,7 +181,7 @@ class Program:
             accesses = list(_accesses(op, step))
             barrier = any(_conflict(a, b) for a in accesses for b in since_barrier)
             since_barrier = accesses if barrier else since_barrier + accesses
-            record[:8] = (
+            record[:] = (
                 library.address(op), arguments.ctypes.data, count, rows,
                 self.state.ctypes.data + 8 * step.rows, barrier, *op.chunk(**step.sizes()),
             )  # fmt: skip

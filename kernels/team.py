@@ -1,16 +1,20 @@
 """Threads that run a lowered program together.
 
 Every thread sits in one native call (ctypes lets go of the GIL): the calling thread leads, the
-others serve. All walk the program's steps:
+others serve. Whoever has nothing in hand takes a chunk of the step that is open:
 
-    for step in steps:
-        barrier, if the step needs what others made
-        while a chunk of the step's items is left (shared counter):  step.function(chunk)
-    barrier
+    while the pass is running:
+        take a chunk of the open step's items, or wait until there is one
+        if it was the step's last, and the next step needs nothing that is still being made:
+            open the next step
+        step.function(chunk)
+        if all that was opened is done now:
+            open the next step, or end the pass
 
-so a slow core takes fewer chunks. A wait spins briefly, then yields the CPU, then sleeps. Between
-passes the servers wait in the same way for a while, and then return to Python to wait for a bell
-until the next pass: an idle team costs nothing.
+So a step waits for items, never for threads: one that the system has put aside holds up the others
+only if it had a chunk in hand, and a slow core takes fewer chunks. A wait spins briefly, then
+yields the CPU, then sleeps. Between passes the servers wait in the same way for a while, and then
+return to Python to wait for a bell until the next pass: an idle team costs nothing.
 """
 
 from __future__ import annotations
@@ -31,16 +35,19 @@ from linnet.kernels.jit import Library
 from linnet.kernels.program import RECORD_WORDS, Lowered, aligned
 
 # Byte offsets into the team's shared memory; what threads write lies on lines of its own.
-PASS, ARRIVED, BARRIER, STOP, HALTED = 0, 64, 128, 192, 200
+CURSOR, RUNNING, DONE, STOP, HALTED = 0, 8, 64, 128, 136
+STEP, ITEMS, FEWEST, MOST, OPENED = range(192, 232, 8)  # the open step
 STEPS, N_STEPS, N_THREADS, SCRATCH, SCRATCH_BYTES, YIELD, SLEEPING = range(256, 312, 8)
-SEEN = 320  # one line a thread: the last pass it served
-LINE = 64
+TEAM_BYTES = 320
 # Byte offsets into a step record
-FUNCTION, ARGUMENTS, ITEMS, ROWS_OF_ITEMS, N_ROWS, BARRIER_BEFORE = range(0, 48, 8)
-FEWEST, MOST = 48, 56
-COUNTER = 64
+FUNCTION, ARGUMENTS, STEP_ITEMS, ROWS_OF_ITEMS, N_ROWS, BARRIER_BEFORE = range(0, 48, 8)
+STEP_FEWEST, STEP_MOST = 48, 56
 
-CHUNKS_A_THREAD = 4  # that a step is cut into, within what its op says
+# The cursor: steps opened so far in the high half, items taken of the last in the low half.
+TAKEN_BITS = 32
+ALL_TAKEN = (1 << TAKEN_BITS) - 1  # instead of the number of items when none is left
+
+CHUNKS_A_THREAD = 2  # that what is left of a step is cut into, within what its op says
 SPINS = 2000  # some 50 microseconds of pause instructions
 YIELDS = 2000  # about a millisecond of sched_yield
 SLEEP = 1 if sys.platform == "win32" else 50  # milliseconds there, microseconds elsewhere
@@ -55,7 +62,7 @@ class Team:
 
     def __init__(self, library: Library, n_threads: int) -> None:
         self.n_threads = n_threads
-        self._memory = aligned(SEEN + LINE * n_threads).view(np.uint64)
+        self._memory = aligned(TEAM_BYTES).view(np.uint64)
         self._address = self._memory.ctypes.data
         self._library = library
         self._lead = _native(library, _Lead())
@@ -63,6 +70,7 @@ class Team:
         serve = _native(library, _Serve())
         self._memory[YIELD // 8], self._memory[SLEEPING // 8] = _yield_and_sleep()
         self._memory[N_THREADS // 8] = n_threads
+        self._memory[CURSOR // 8] = ALL_TAKEN
         self._scratch = aligned(0)
         self._bells = [threading.Lock() for _ in range(1, n_threads)]
         self._closed = threading.Event()
@@ -88,7 +96,6 @@ class Team:
         self._memory[N_STEPS // 8] = len(program.records)
         self._memory[SCRATCH // 8] = self._scratch.ctypes.data
         self._memory[SCRATCH_BYTES // 8] = program.scratch_bytes
-        before = self._memory[PASS // 8]
         try:
             try:
                 self._publish(self._address, 0)
@@ -96,14 +103,13 @@ class Team:
             except BaseException:  # Ctrl-C, which may come between any two calls
                 _ring(self._bells)
                 raise
-        finally:  # and must not leave the others in a pass without us: here is no call but one
-            if self._memory[PASS // 8] != before:
-                self._lead(self._address, 0)
+        finally:  # and must not leave others in a pass behind: here is no call but one
+            self._lead(self._address, 0)
         if self._memory[HALTED // 8]:
             raise Interrupted("the pass was stopped")
 
     def stop(self) -> None:
-        """End the pass under way at its next barrier; from any thread."""
+        """End the pass under way where its next step would wait for others; from any thread."""
         self._memory[STOP // 8] = 1
 
     def close(self) -> None:
@@ -118,10 +124,9 @@ def _work(
     closed: threading.Event, serve: Any,
 ) -> None:  # fmt: skip
     """A server's life; it holds no reference to the Team, so that a forgotten Team ends."""
-    seen = (SEEN + LINE * thread) // 8
+    bell.acquire()
     while not closed.is_set():
-        if memory[PASS // 8] != memory[seen]:
-            serve(memory.ctypes.data, thread)
+        serve(memory.ctypes.data, thread)  # even if the pass is over by now: the next may be near
         bell.acquire()
 
 
@@ -176,81 +181,105 @@ class _TeamKernel:
 
 
 class _Publish(_TeamKernel):
-    """Zero the steps' counters, then let the servers go."""
+    """Begin a pass; no other may be running."""
 
     def emit(self, k: Kernel, team: Pointer, thread: Value) -> None:
-        steps, zero = team.load_pointer(STEPS), k.constant(u64, 0)
-        for i in k.range(team.load(i64, N_STEPS), name="step"):
-            steps.store(zero, i * (8 * RECORD_WORDS) + COUNTER)
-        team.store(zero, STOP)
-        team.store(zero, HALTED)
-        team.atomic_store(team.load(u64, PASS) + 1, PASS)
+        team.store(k.constant(u64, 0), STOP)
+        team.store(k.constant(u64, 0), HALTED)
+        team.atomic_store(k.constant(u64, 1), RUNNING)
+        emit_open(k, team, k.constant(i64, 0), during=False)
 
 
 class _Lead(_TeamKernel):
-    """Take part in the pass that was published."""
+    """Take part in the pass that is running, to its end."""
 
     def emit(self, k: Kernel, team: Pointer, thread: Value) -> None:
-        emit_pass(k, team, thread)
+        emit_work(k, team, thread, patience=0)
 
 
 class _Serve(_TeamKernel):
     """Take part in every pass; return when none has come for a while."""
 
     def emit(self, k: Kernel, team: Pointer, thread: Value) -> None:
-        seen = team.at(thread * LINE + SEEN)
-        with k.loop("serve") as serving:
-            before = seen.load(u64)
-            waited = k.cell(i64, "waited")
-            with k.loop("idle") as idle:
-                idle.leave(team.atomic_load(u64, PASS).equals(before) ^ 1)
-                idle.leave(waited.get() >= SPINS + YIELDS)
-                emit_wait(k, team, waited)
-            current = team.atomic_load(u64, PASS)
-            serving.leave(current.equals(before))
-            seen.store(current)
-            emit_pass(k, team, thread)
+        emit_work(k, team, thread, patience=SPINS + YIELDS)
 
 
-def emit_pass(k: Kernel, team: Pointer, thread: Value) -> None:
-    """Walk the steps with the other threads."""
-    steps, n_steps = team.load_pointer(STEPS), team.load(i64, N_STEPS)
-    scratch = team.load_pointer(SCRATCH).at(thread * team.load(i64, SCRATCH_BYTES))
-    index = k.cell(i64, "step")
-    with k.loop("pass") as walk:
-        walk.leave(index.get() >= n_steps)
-        step = steps.at(index.get() * (8 * RECORD_WORDS))
-        with k.when(step.load(u64, BARRIER_BEFORE).equals(1)):
-            emit_barrier(k, team)
-        walk.leave(team.load(u64, HALTED).equals(1))
-        n_rows = step.load_pointer(N_ROWS).load(i64)
-        rows_of_items = step.load(i64, ROWS_OF_ITEMS)
-        items = step.load(i64, ITEMS) * ((n_rows + rows_of_items - 1) // rows_of_items)
-        share = items // (team.load(i64, N_THREADS) * CHUNKS_A_THREAD)
-        chunk = k.minimum(k.maximum(share, step.load(i64, FEWEST)), step.load(i64, MOST))
-        with k.loop("work") as work:
-            first = step.atomic_add(chunk, COUNTER)
-            work.leave(first >= items)
-            last = k.minimum(first + chunk, items)
-            function = step.load_pointer(FUNCTION)
-            k.call(function, step.load_pointer(ARGUMENTS), first, last, scratch)
-        index.set(index.get() + 1)
-    emit_barrier(k, team)
-
-
-def emit_barrier(k: Kernel, team: Pointer) -> None:
-    """Wait until every thread has come; the last one passes on a request to stop."""
-    generation = team.atomic_load(u64, BARRIER)
-    arrived = team.atomic_add(k.constant(u64, 1), ARRIVED) + 1
-    last = arrived.equals(team.load(u64, N_THREADS))
-    with k.when(last):
-        team.store(k.constant(u64, 0), ARRIVED)
-        team.store(team.atomic_load(u64, STOP), HALTED)
-        team.atomic_store(generation + 1, BARRIER)
+def emit_work(k: Kernel, team: Pointer, thread: Value, *, patience: int) -> None:
+    """Take chunks and work on them; leave after `patience` turns of waiting for a pass."""
     waited = k.cell(i64, "waited")
-    with k.loop("wait") as waiting:
-        waiting.leave(team.atomic_load(u64, BARRIER).equals(generation) ^ 1)
-        emit_wait(k, team, waited)
+    with k.loop("work") as work:
+        cursor = team.atomic_load(u64, CURSOR)
+        first = (cursor & ALL_TAKEN).to(i64)
+        none_left = first.equals(ALL_TAKEN)
+        with k.when(none_left):
+            running = team.atomic_load(u64, RUNNING).equals(1)
+            work.leave((running ^ 1) & (waited.get() >= patience))
+            emit_wait(k, team, waited)
+        with k.when(none_left ^ 1):
+            # By now these may be of the next step, but then the cursor has moved on as well.
+            step, items, fewest, most = (
+                team.atomic_load(u64, at).to(i64) for at in (STEP, ITEMS, FEWEST, MOST)
+            )
+            share = (items - first) // (team.load(i64, N_THREADS) * CHUNKS_A_THREAD)
+            last = k.minimum(first + k.minimum(k.maximum(share, fewest), most), items)
+            all_taken = last.equals(items)
+            taken = all_taken.select(k.constant(i64, ALL_TAKEN), last)
+            moved = cursor + (taken - first).to(u64)
+            with k.when(team.atomic_replace(cursor, moved, CURSOR)):
+                waited.set(0)
+                with k.when(all_taken):
+                    emit_open(k, team, step + 1, during=True)
+                emit_chunk(k, team, thread, step, first, last)
+
+
+def emit_chunk(
+    k: Kernel, team: Pointer, thread: Value, step: Value, first: Value, last: Value
+) -> None:
+    """Work on items of a step; whoever completes all that was opened goes on, or obeys a stop."""
+    record = team.load_pointer(STEPS).at(step * (8 * RECORD_WORDS))
+    scratch = team.load_pointer(SCRATCH).at(thread * team.load(i64, SCRATCH_BYTES))
+    function = record.load_pointer(FUNCTION)
+    k.call(function, record.load_pointer(ARGUMENTS), first, last, scratch)
+    n_items = (last - first).to(u64)
+    done = team.atomic_add(n_items, DONE) + n_items
+    with k.when(done.equals(team.atomic_load(u64, OPENED))):
+        stop = team.atomic_load(u64, STOP)
+        team.store(stop, HALTED)
+        following = team.atomic_load(u64, STEP).to(i64) + 1
+        emit_open(k, team, stop.equals(1).select(team.load(i64, N_STEPS), following), during=False)
+
+
+def emit_open(k: Kernel, team: Pointer, step: Value, *, during: bool) -> None:
+    """Open the first step from `step` on that has items, or end the pass.
+
+    One thread at a time: the cursor says ALL_TAKEN. `during`: while others are at work, so no step
+    that needs what they make.
+    """
+    n_steps = team.load(i64, N_STEPS)
+    index = k.cell(step, "step")
+    with k.loop("open") as search:
+        search.leave(index.get() >= n_steps)
+        record = team.load_pointer(STEPS).at(index.get() * (8 * RECORD_WORDS))
+        if during:
+            search.leave(record.load(u64, BARRIER_BEFORE).equals(1))
+        n_rows = record.load_pointer(N_ROWS).load(i64)
+        rows_of_items = record.load(i64, ROWS_OF_ITEMS)
+        items = record.load(i64, STEP_ITEMS) * ((n_rows + rows_of_items - 1) // rows_of_items)
+        some = items > 0
+        with k.when(some):
+            opened = team.atomic_load(u64, OPENED) + items.to(u64)
+            numbers = {
+                STEP: index.get().to(u64), ITEMS: items.to(u64), OPENED: opened,
+                FEWEST: record.load(u64, STEP_FEWEST), MOST: record.load(u64, STEP_MOST),
+            }  # fmt: skip
+            for at, number in numbers.items():
+                team.atomic_store(number, at)
+            team.atomic_store(team.atomic_load(u64, CURSOR) + 1, CURSOR)  # ALL_TAKEN + 1: none yet
+        search.leave(some)
+        index.set(index.get() + 1)
+    if not during:
+        with k.when(index.get() >= n_steps):
+            team.atomic_store(k.constant(u64, 0), RUNNING)
 
 
 def emit_wait(k: Kernel, team: Pointer, waited: Any) -> None:

@@ -26,6 +26,7 @@ from linnet.kernels.ir import (
     u8,
     u16,
     u32,
+    u64,
 )
 from linnet.kernels.isa import ISAS
 from linnet.kernels.jit import Library
@@ -362,6 +363,19 @@ def test_atomics_load_store_and_add(library: Library, dtype: Any) -> None:
     run_traced(library, touch, shared, seen)
     assert seen.tolist() == [5, 8]
     assert shared.tolist() == [8, 500]
+
+
+def test_atomic_replace_stores_only_over_what_was_expected(library: Library) -> None:
+    shared, seen = np.array([0, 5], np.uint64), np.zeros(2, np.uint64)
+
+    def touch(k: Kernel, shared: Pointer, seen: Pointer) -> None:
+        for at, old in ((0, 4), (8, 5)):
+            swapped = shared.atomic_replace(k.constant(u64, old), k.constant(u64, 9 + at), 8)
+            seen.store(swapped.select(k.constant(u64, 1), 2), at)
+
+    run_traced(library, touch, shared, seen)
+    assert seen.tolist() == [2, 1]
+    assert shared.tolist() == [0, 17]
 
 
 # ---- control -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 from linnet.kernels.program import Lowered, Program
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rows import PickRows
-from linnet.kernels.team import Interrupted, Team
+from linnet.kernels.team import BARRIER_BEFORE, Interrupted, Team
 
 each_size = pytest.mark.parametrize("n_threads", [1, 2, 3, 7])
 PATIENCE = 60  # seconds after which a thread that should have ended, or begun, never will
@@ -104,6 +104,25 @@ class FillScratch(LocalOp):
                 same = k.scratch.load(i64, i * 8).equals(item * 1000 + i)
                 total.set(total.get() + same.select(k.constant(i64, 1), 0))
             a["out"].store(total.get(), item * 8)
+
+
+@dataclass(frozen=True)
+class NoteChunks(LocalOp):
+    """out[first item of a chunk] = how many items it has."""
+
+    fewest: int
+    most: int
+
+    parameters = {"out": pointer, "n_items": i64, "rows": pointer}
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return sizes["n_items"], ALL_ROWS
+
+    def chunk(self, **sizes: Any) -> tuple[int, int]:
+        return self.fewest, self.most
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        a["out"].store(k.last - k.first, k.first * 8)
 
 
 # ---- programs made of them -----------------------------------------------------------------------
@@ -234,6 +253,120 @@ def test_one_team_runs_programs_in_turn(
         team.run(long)
     assert (short_numbers == 200).all()
     assert (long_numbers == 1600).all()
+
+
+@each_size
+def test_chunks_are_long_at_first_and_short_at_the_end(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int
+) -> None:
+    """Within what the op says, but for the last, which may be shorter."""
+    noted = np.zeros(1000, np.int64)
+    program = lowered(best_library, (NoteChunks(4, 50), {"out": noted, "n_items": 1000}))
+    team_of(n_threads).run(program)
+    sizes = noted[noted > 0]
+    assert sizes.sum() == 1000
+    assert (np.diff(sizes) <= 0).all()
+    assert (sizes[:-1] >= 4).all()
+    assert sizes[0] == 50
+    assert sizes[-1] <= 4
+
+
+def test_a_pass_needs_no_thread_but_the_one_that_leads(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    program, numbers = chain(best_library, length=10, n_items=64)
+    team = team_of(3)
+    bells, team._bells = team._bells, []  # the others will hear of no pass
+    time.sleep(0.06)  # and by now wait for one in Python
+    team.run(program)
+    assert (numbers == 10).all()
+    team._bells = bells
+
+
+def run_while(team: Team, program: Lowered, watch: Callable[[], None]) -> None:
+    """Run a pass while another thread watches it, and raise what that raises."""
+    errors: list[BaseException] = []
+
+    def watching() -> None:
+        try:
+            watch()
+        except BaseException as error:
+            errors.append(error)
+
+    watcher = threading.Thread(target=watching, daemon=True)
+    watcher.start()
+    team.run(program)
+    watcher.join()
+    if errors:
+        raise errors[0]
+
+
+def wait_until(ready: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError("what was waited for never came")
+        time.sleep(0.001)
+
+
+def test_steps_that_need_nothing_from_a_slow_one_go_on_beside_it(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    began, flag = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    counts = [np.zeros(10, np.uint32) for _ in range(3)]
+    program = lowered(
+        best_library,
+        (WaitForFlag(), {"out": began, "flag": flag}),
+        *((CountItems(3), {"out": c, "after": np.zeros(1), "n_items": 10}) for c in counts),
+    )
+
+    def watch() -> None:
+        try:
+            wait_until(lambda: all((c == 1).all() for c in counts))
+        finally:
+            flag[0] = 1
+
+    run_while(team_of(2), program, watch)
+    assert all((c == 1).all() for c in counts)
+
+
+def test_a_step_of_no_rows_hands_on_what_it_would_have_waited_for(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    """The third step needs the first one, and only the second, which is empty, says so."""
+    began, flag = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    none, counts = np.zeros(10, np.uint32), np.zeros(10, np.uint32)
+    program = Program(1, 1)
+    program.state[:2] = 1, 0
+    arguments = {"after": began, "n_items": 10}
+    program.step("slow", WaitForFlag(), out=began, flag=flag, rows=program.tokens)
+    program.step("empty", CountItems(3), out=none, rows=program.outputs, **arguments)
+    program.step("needs", CountItems(3), out=counts, rows=program.tokens, **arguments)
+    native = program.lower(best_library)
+    assert [bool(record[BARRIER_BEFORE // 8]) for record in native.records] == [False, True, False]
+
+    def watch() -> None:
+        try:
+            wait_until(lambda: began[0])
+            time.sleep(0.02)  # time enough for the other thread to go astray
+            assert not counts.any()
+        finally:
+            flag[0] = 1
+
+    run_while(team_of(2), native, watch)
+    assert (counts == 1).all()
+    assert not none.any()
+
+
+def test_a_program_may_be_dropped_as_soon_as_its_pass_is_over(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    """Though threads may not have noticed yet that it is."""
+    team = team_of(7)
+    for n_items in range(300):
+        counts = np.zeros(n_items + 3, np.uint32)
+        team.run(counting(best_library, counts, n_items))
+        assert counts.sum() == n_items
 
 
 def test_a_step_of_no_rows_does_nothing(

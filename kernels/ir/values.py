@@ -235,6 +235,12 @@ class Pointer:
         before = self.k.builder.atomic_rmw("add", self.at(offset).ir, value.ir, "acq_rel")
         return Value(self.k, before, value.type)
 
+    def atomic_replace(self, old: Value, new: Value, offset: int = 0) -> Value:
+        """Store `new` where `old` still is (compare and swap); u1: whether it was."""
+        b = self.k.builder
+        outcome = b.cmpxchg(self.at(offset).ir, old.ir, new.ir, "acq_rel", "acquire")
+        return Value(self.k, b.extract_value(outcome, 1), u1)
+
 
 class Cell:
     """A mutable register; LLVM turns it into the phi nodes of the loops it lives through."""
