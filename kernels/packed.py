@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.activations import Quantize
+from linnet.kernels.activations import Quantize, packed_bytes
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import MOST_FEW_ROWS, FloatLinear, Linear
@@ -135,17 +135,17 @@ def _lower(
         Buffer(name, Rows.TOKENS, width, nowhere.dtype, nowhere)
         for name, width in (("x", matrix.n_columns), ("out", matrix.n_out))
     )
-    sizes = {"weights": matrix.packed, "n_columns": matrix.n_columns, "n_out": matrix.n_out}
-    if isinstance(matrix.type, QuantType) and not matrix.exact:
-        quantized = {
-            "lanes": program.buffer("lanes", matrix.n_columns, dtype=np.int8),
-            "scales": program.buffer("scales", matrix.n_columns // 32),
-            "sums": program.buffer("sums", matrix.n_columns // 16),
-        }
-        program.step("quantize", Quantize(), x=x, **quantized)
-        program.step("product", Linear(matrix.type), **quantized, **sizes, out=out)
-    else:
-        program.step("product", FloatLinear(matrix.type), x=x, **sizes, out=out)
+    quantized = isinstance(matrix.type, QuantType) and not matrix.exact
+    multiplied = x
+    if quantized:
+        n_bytes = packed_bytes(matrix.n_columns)
+        multiplied = program.buffer("quantized", n_bytes, dtype=np.uint8)
+        program.step("quantize", Quantize(), x=x, out=multiplied, width=matrix.n_columns)
+    program.step(
+        "product", Linear(matrix.type) if quantized else FloatLinear(matrix.type),
+        weights=matrix.packed, x=multiplied, out=out,
+        n_columns=matrix.n_columns, n_out=matrix.n_out,
+    )  # fmt: skip
     program.lay_out(keep=[])
     return program.state, program.lower(matrix.library, n_tokens=n_rows)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kernel_harness import QUANT_TYPES, TYPES, Array, by_name, nmse, random_weights, unwritten
 
-from linnet.kernels.activations import Quantize, dequantized
+from linnet.kernels.activations import Quantize, dequantized, packed_bytes
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import MOST_FEW_ROWS
 from linnet.kernels.packed import PackedMatrix
@@ -39,12 +39,9 @@ def truth(x: Array, matrix: PackedMatrix) -> Array:
 
 def as_quantized(x: Array) -> Array:
     """The activations that the int8 products are exact for."""
-    n_rows, n_columns = x.shape
-    lanes = np.zeros((n_rows, n_columns), np.int8)
-    scales, sums = (np.zeros((n_rows, n_columns // n), np.float32) for n in (32, 16))
-    Quantize().reference(x=x, lanes=lanes, scales=scales, sums=sums)
-    activations: Array = dequantized(lanes, scales)
-    return activations
+    packed = np.zeros((len(x), packed_bytes(x.shape[1])), np.uint8)
+    Quantize().reference(x=x, out=packed, width=x.shape[1])
+    return dequantized(packed)
 
 
 @pytest.fixture
