@@ -18,7 +18,7 @@ from linnet.kernels.ir import Kernel, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.jit import Library
 from linnet.kernels.program import RECORD_WORDS, Lowered, aligned
-from linnet.kernels.team import ARGUMENTS, FIXED_ITEMS, FUNCTION, ITEMS_PER_ROW, N_ROWS
+from linnet.kernels.team import ARGUMENTS, FUNCTION, item_count
 
 # Byte offsets into what the native function is given
 STEPS, N_STEPS, SCRATCH = 0, 8, 16
@@ -49,8 +49,6 @@ class _Walk:
         steps, scratch = given.load_pointer(STEPS), given.load_pointer(SCRATCH)
         for i in k.range(given.load(i64, N_STEPS), name="step"):
             step = steps.at(i * (8 * RECORD_WORDS))
-            n_rows = step.load_pointer(N_ROWS).load(i64)
-            items = step.load(i64, FIXED_ITEMS) + step.load(i64, ITEMS_PER_ROW) * n_rows
             arguments, first = step.load_pointer(ARGUMENTS), k.constant(i64, 0)
-            k.call(step.load_pointer(FUNCTION), arguments, first, items, scratch)
+            k.call(step.load_pointer(FUNCTION), arguments, first, item_count(step), scratch)
         return k.finish()

@@ -223,9 +223,7 @@ def emit_pass(k: Kernel, team: Pointer, thread: Value) -> None:
         with k.when(step.load(u64, BARRIER_BEFORE).equals(1)):
             emit_barrier(k, team)
         walk.leave(team.load(u64, HALTED).equals(1))
-        n_rows = step.load_pointer(N_ROWS).load(i64)
-        rows_of_items = step.load(i64, ROWS_OF_ITEMS)
-        items = step.load(i64, ITEMS) * ((n_rows + rows_of_items - 1) // rows_of_items)
+        items = item_count(step)
         share = items // (team.load(i64, N_THREADS) * CHUNKS_A_THREAD)
         chunk = k.minimum(k.maximum(share, step.load(i64, FEWEST)), step.load(i64, MOST))
         with k.loop("work") as work:
@@ -236,6 +234,12 @@ def emit_pass(k: Kernel, team: Pointer, thread: Value) -> None:
             k.call(function, step.load_pointer(ARGUMENTS), first, last, scratch)
         index.set(index.get() + 1)
     emit_barrier(k, team)
+
+
+def item_count(step: Pointer) -> Value:
+    """How many items a step has in this pass."""
+    n_rows, rows_of_items = step.load_pointer(N_ROWS).load(i64), step.load(i64, ROWS_OF_ITEMS)
+    return step.load(i64, ITEMS) * ((n_rows + rows_of_items - 1) // rows_of_items)
 
 
 def emit_barrier(k: Kernel, team: Pointer) -> None:
