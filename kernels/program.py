@@ -85,10 +85,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Native step records (n_steps, RECORD_WORDS) u64, and what must live as long as they do."""
+    """Native step records (n_steps, RECORD_WORDS) u64, and what must live as long as they do.
+
+    `arguments`: for each step, by name, the eight bytes (1,) in which it finds an argument: a
+    number, or the address of an array, which may be pointed to another of the same shape.
+    """
 
     records: npt.NDArray[np.uint64]
     steps: Sequence[Step]
+    arguments: Sequence[dict[str, npt.NDArray[np.uint64]]]
     scratch_bytes: int
     owned: Sequence[Any]
 
@@ -172,7 +177,7 @@ class Program:
         records = aligned(len(self.steps) * RECORD_WORDS * 8).view(np.uint64)
         records = records.reshape(-1, RECORD_WORDS)
         owned: list[Any] = [records, library, self.state]
-        scratch_bytes = 0
+        scratch_bytes, slots = 0, []
         since_barrier: list[tuple[int, int, bool]] = []
         for record, step in zip(records, self.steps, strict=True):
             op = step.op.lowered(n_rows[step.rows])
@@ -186,8 +191,9 @@ class Program:
                 self.state.ctypes.data + 8 * step.rows, barrier, *op.chunk(**step.sizes()),
             )  # fmt: skip
             scratch_bytes = max(scratch_bytes, op.scratch_bytes(library.isa, self.max_tokens))
-            owned.append(arguments)
-        return Lowered(records, self.steps, -(-scratch_bytes // ALIGNMENT) * ALIGNMENT, owned)
+            slots.append(dict(zip(op.parameters, arguments.reshape(-1, 1), strict=True)))
+        scratch_bytes = -(-scratch_bytes // ALIGNMENT) * ALIGNMENT
+        return Lowered(records, self.steps, slots, scratch_bytes, owned)
 
     def _native_arguments(self, op: Op, step: Step) -> npt.NDArray[np.uint64]:
         """One 8-byte slot a parameter; `n_rows` is where the rows of this pass are counted."""

@@ -262,9 +262,7 @@ def emit_open(k: Kernel, team: Pointer, step: Value, *, during: bool) -> None:
         record = team.load_pointer(STEPS).at(index.get() * (8 * RECORD_WORDS))
         if during:
             search.leave(record.load(u64, BARRIER_BEFORE).equals(1))
-        n_rows = record.load_pointer(N_ROWS).load(i64)
-        rows_of_items = record.load(i64, ROWS_OF_ITEMS)
-        items = record.load(i64, STEP_ITEMS) * ((n_rows + rows_of_items - 1) // rows_of_items)
+        items = item_count(record)
         some = items > 0
         with k.when(some):
             opened = team.atomic_load(u64, OPENED) + items.to(u64)
@@ -280,6 +278,12 @@ def emit_open(k: Kernel, team: Pointer, step: Value, *, during: bool) -> None:
     if not during:
         with k.when(index.get() >= n_steps):
             team.atomic_store(k.constant(u64, 0), RUNNING)
+
+
+def item_count(record: Pointer) -> Value:
+    """How many items a step has in this pass."""
+    n_rows, of_items = record.load_pointer(N_ROWS).load(i64), record.load(i64, ROWS_OF_ITEMS)
+    return record.load(i64, STEP_ITEMS) * ((n_rows + of_items - 1) // of_items)
 
 
 def emit_wait(k: Kernel, team: Pointer, waited: Any) -> None:
