@@ -80,18 +80,19 @@ class Quantize(Op):
             inverse = (largest > 0.0).select(127.0 / largest, 0.0)
             rounded = (x * inverse + ROUNDING).bits(i32[GROUP]) - ROUNDING_BITS
             lanes = rounded.to(f32)
-            scale = (x * lanes).sum() / k.maximum((lanes * lanes).sum(), 1.0)
+            products, squares = x * lanes, lanes * lanes
+            first, second = lanes[:16], lanes[16:]
+            sums = k.sums([products[:16] + products[16:], squares[:16] + squares[16:], first, second])
+            scale = sums[0] / k.maximum(sums[1], 1.0)
             group = item % in_row
             n_groups = (group < (in_row & -GROUPS)).select(k.constant(i64, GROUPS), 1)
-            first = group & -n_groups
-            span = Span(a["out"].at((item - group + first) * packed_bytes(GROUP)), n_groups)
+            start = group & -n_groups
+            span = Span(a["out"].at((item - group + start) * packed_bytes(GROUP)), n_groups)
+            packed = rounded.to(i8)
             for run in range(RUNS):
-                numbers = rounded[RUN * run : RUN * (run + 1)]
-                span.lanes(run, group - first).store(numbers.to(i8))
-            span.scales(group - first).store(scale.splat(2))
-            for half in range(2):
-                total = rounded[16 * half : 16 * half + 16].sum().to(f32) * scale
-                span.sums(group - first).store(total, 4 * half)
+                span.lanes(run, group - start).store(packed[RUN * run : RUN * (run + 1)])
+            span.scales(group - start).store(scale.splat(2))
+            span.sums(group - start).store(sums[2:] * scale)
 
     def reference(self, **a: Any) -> None:
         groups = a["x"].reshape(len(a["x"]), -1, GROUP)

@@ -121,6 +121,19 @@ class Kernel:
             distance *= 2
         return turned
 
+    def sums(self, vectors: Sequence[Value]) -> Value:
+        """The sums of n vectors (a power of two, as are their lanes, which are more): n lanes.
+
+        Halves are added as in `Value.sum`, those of two vectors side by side: fewer instructions
+        than one sum after the other, and the same numbers.
+        """
+        parts, lanes = list(vectors), vectors[0].type.lanes  # of each, `lanes` are still to be added
+        while lanes > 1:
+            half, mates = lanes // 2, parts[1::2] or [None]
+            parts = [_add_halves(a, b, half) for a, b in zip(parts[::2], mates, strict=True)]
+            lanes = half
+        return parts[0]
+
     def cell(self, initial: Value | Type, name: str = "cell", mark: Any = None) -> Cell:
         """A mutable register, set here (or after the code marked) to a value, or to zero."""
         if isinstance(initial, Type):
@@ -227,6 +240,13 @@ class _Callee:
 
     def get_reference(self) -> str:
         return str(self.address.get_reference())
+
+
+def _add_halves(a: Value, b: Value | None, half: int) -> Value:
+    """Every 2 * `half` lanes of a, and of b behind them, to the sums of their halves."""
+    n = a.type.lanes * (1 if b is None else 2)
+    low = [i for i in range(n) if i % (2 * half) < half]
+    return a.shuffle(low, b) + a.shuffle([i + half for i in low], b)
 
 
 def _suffix(type: Type) -> str:
