@@ -23,6 +23,7 @@ from tiny_llama import N_VOCAB, TinyLlama
 import linnet
 from linnet import LLM, Chunk, SamplingParams, Tokenizer
 from linnet.engine.cli import main as cli
+from linnet.engine.session import PROMPT_TOKENS
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = TinyLlama(type="Q4_K")
@@ -164,19 +165,25 @@ def test_flags_reach_model_and_sampler(
     monkeypatch.setattr("linnet.engine.cli.generate.LLM", Recorder)
     flags = """-q -n 3 --temp 0.5 --top-k 7 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.5
         --repeat-last-n 20 --presence-penalty 0.25 --frequency-penalty 0.75 --stop zz --stop yy
-        -s 42 --ignore-eos -t 2 -c 64 --isa generic --activations f32 --no-mmap"""
+        -s 42 --ignore-eos -t 2 -c 64 -b 7 --isa generic --activations f32 --no-mmap"""
     assert run("generate", "-m", path, *flags.split(), PROMPT).status == 0
     params = SamplingParams(
         max_tokens=3, temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, repeat_penalty=1.5,
         repeat_last_n=20, presence_penalty=0.25, frequency_penalty=0.75, stop=("zz", "yy"),
         seed=42, ignore_eos=True,
     )  # fmt: skip
-    options = {"n_threads": 2, "n_ctx": 64, "isa": "generic", "activations": "f32", "mmap": False}
+    options = {
+        "n_threads": 2, "n_ctx": 64, "n_batch": 7, "isa": "generic", "activations": "f32",
+        "mmap": False,
+    }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": params}
 
     given.clear()
     assert run("generate", "-m", path, PROMPT).status == 0
-    options = {"n_threads": None, "n_ctx": None, "isa": None, "activations": "int8", "mmap": True}
+    options = {
+        "n_threads": None, "n_ctx": None, "n_batch": PROMPT_TOKENS, "isa": None,
+        "activations": "int8", "mmap": True,
+    }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": SamplingParams()}
 
 
