@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import linnet
 from linnet import LLM, Chunk, SamplingParams, Tokenizer
 from linnet.engine.cli import main as cli
 from linnet.engine.session import PROMPT_TOKENS
+from linnet.kernels.team import Team
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = TinyLlama(type="Q4_K")
@@ -127,6 +129,60 @@ def test_a_prompt_comes_from_where_it_is_said_to(
     for source in ([PROMPT], ["-p", PROMPT], ["--file", file]):
         assert generate("-q", *source) == Result(0, expected, "")
     assert generate("-q", "-p", "-", stdin=PROMPT.encode()) == Result(0, expected, "")
+
+
+class Terminal(io.StringIO):
+    """Where both stdout and stderr go, as they do when somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Have a test write to a terminal from now on, and see every bar at once."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("linnet.engine.cli.progress.PATIENCE", 0)
+    return terminal
+
+
+def test_a_prompt_in_several_passes_comes_after_a_bar(
+    path: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch(monkeypatch)
+    common = ["generate", "-m", path, "--temp", "0", "-n", "9", PROMPT]
+
+    def shown(*flags: str) -> str:
+        watched.seek(0)
+        watched.truncate()
+        assert cli.main([*common, *flags]) == 0
+        return watched.getvalue()
+
+    bar = r"(\rprompt: +\d+%.* \d+/13 \[[^\r]*)+\r +\r"  # the last has spaces overwrite it
+    line = CLOSING_LINE.pattern
+    assert re.fullmatch(bar + re.escape(expected) + line, shown("-b", "4"))
+    for flags in (["-b", "13"], []):  # one pass
+        assert re.fullmatch(re.escape(expected) + line, shown(*flags))
+    assert shown("-b", "4", "-q") == expected
+    monkeypatch.setattr("linnet.engine.cli.progress.PATIENCE", 60)
+    assert re.fullmatch(re.escape(expected) + line, shown("-b", "4"))  # it was quick
+
+
+def test_an_interrupt_takes_the_bar_away(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = watch(monkeypatch)
+    run, n_passes = Team.run, 0
+
+    def interrupt(team: Team, program: Any) -> None:
+        nonlocal n_passes
+        n_passes += 1
+        if n_passes == 2:
+            raise KeyboardInterrupt
+        run(team, program)
+
+    monkeypatch.setattr(Team, "run", interrupt)
+    assert cli.main(["generate", "-m", path, "-b", "4", PROMPT]) == 130
+    assert re.fullmatch(r"(\rprompt: +[^\r]*)+\r +\r\n", watched.getvalue())
 
 
 def test_json_is_one_object(generate: Run, expected: str) -> None:
@@ -438,6 +494,19 @@ def test_ctrl_c_ends_it_at_once(path: str) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, b"\n")
+
+
+def test_ctrl_c_ends_a_prompt_at_once(path: str, tmp_path: Path) -> None:
+    """A prompt of one pass, which takes a good while."""
+    prompt = tmp_path / "prompt"
+    prompt.write_text("to be or not " * 1200)
+    argv = "generate", "-m", path, "-t2", "-b16384", *LONG, "-f", str(prompt)
+    with linnet_process(*argv) as process:
+        assert process.stdout.read(prompt.stat().st_size) == prompt.read_bytes()  # then it begins
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
 def test_a_reader_that_has_enough_ends_it(path: str) -> None:
