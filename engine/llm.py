@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -14,13 +12,19 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from linnet.engine.checks import whole
+from linnet.engine.generation import Chunk, Generation, Output, finite, generate
 from linnet.engine.gguf import GGUFFile
 from linnet.engine.machine import usable_threads
 from linnet.engine.roofline import read_bandwidth, weights_read
-from linnet.engine.sampling import NonFiniteLogits, Sampler
 from linnet.engine.sampling_params import SamplingParams
-from linnet.engine.session import Session
-from linnet.engine.stopping import StopMatcher
+from linnet.engine.session import (
+    MOST_PROMPT_TOKENS,
+    PROMPT_TOKENS,
+    Progress,
+    Session,
+    slots_that_fit,
+)
 from linnet.engine.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
@@ -33,57 +37,13 @@ DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo" / "demo-Q4_K_M.gguf"
 Prompt = str | Sequence[int]
 
 
-@dataclass(slots=True)
-class Stats:
-    """What a generation took. Seconds are wall-clock."""
-
-    n_prompt: int
-    n_generated: int = 0
-    prompt_seconds: float = 0.0
-    generate_seconds: float = 0.0  # from the first token to the last
-
-    @property
-    def prompt_rate(self) -> float:
-        """Prompt tokens a second."""
-        return self.n_prompt / self.prompt_seconds if self.prompt_seconds else 0.0
-
-    @property
-    def generate_rate(self) -> float:
-        """Tokens a second after the first, whose time is the prompt's."""
-        steps = self.n_generated - 1
-        return steps / self.generate_seconds if steps > 0 and self.generate_seconds else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of a generation: the text that one more token made certain, perhaps none.
-
-    The last chunk has no token, but the rest of the text, a `finish_reason`, "stop" for an end
-    token or a stop string or "length" for max_tokens or a full context, and the `stats`.
-    """
-
-    text: str
-    token_id: int | None = None
-    finish_reason: str | None = None
-    stats: Stats | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A whole generation. `token_ids` leave out the end token."""
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str
-    stats: Stats
-
-
 class LLM:
-    """A model ready to generate: one sequence at a time, so a later call ends an earlier stream.
+    """A model ready to generate. A later call ends an earlier stream.
 
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
     `n_ctx`: the most tokens in a sequence; None for what the model was trained on, at most 8192.
+    `n_batch`: the most tokens of a prompt in one pass.
     `isa`: see `linnet.kernels.isa`; None for the best this CPU has.
     `activations`: "int8", or "f32" for the exact mode, which multiplies the same packed weights by
     f32 activations and keeps keys and values in f32.
@@ -99,6 +59,7 @@ class LLM:
         *,
         n_threads: int | None = None,
         n_ctx: int | None = None,
+        n_batch: int = PROMPT_TOKENS,
         isa: str | None = None,
         activations: str = "int8",
         mmap: bool = True,
@@ -110,16 +71,17 @@ class LLM:
         self.path = self._file.path
         self.weight_bytes = sum(tensor.data.nbytes for tensor in self._file.tensors.values())
         worthwhile = 1 + self.weight_bytes // BYTES_A_THREAD
-        self.n_threads = _whole("n_threads", n_threads, 1, 1024) or min(
-            usable_threads(), worthwhile
-        )
+        self.n_threads = whole("n_threads", n_threads, 1, 1024) or min(usable_threads(), worthwhile)
         self.model = load_model(self._file.metadata, self._file.tensors)
         self.config = self.model.config
         trained = min(self.config.n_ctx_train, DEFAULT_CONTEXT)
-        self.n_ctx = _whole("n_ctx", n_ctx, 1, 1 << 24) or trained
+        self.n_ctx = whole("n_ctx", n_ctx, 1, 1 << 24) or trained
+        whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
+        self.n_batch = n_batch
         self.activations = activations
         self._library = Library(choose_isa(isa))
-        self._session = self.session()
+        exact = activations == "f32"
+        self._session = self.session(slots_that_fit(self.config, self.n_ctx, exact=exact))
         self.load_seconds = time.perf_counter() - started
 
     @property
@@ -150,14 +112,16 @@ class LLM:
             raise TokenizerError(f"the vocabulary has {found}; they must be as many")
         return tokenizer
 
-    def session(self) -> Session:
-        """A sequence of its own over the same weights, with its own cache and threads."""
+    def session(self, n_slots: int = 1) -> Session:
+        """Sequences of their own over the same weights, with their own cache and threads."""
         return Session(
             self.model,
             self._library,
             n_threads=self.n_threads,
             n_ctx=self.n_ctx,
             exact=self.activations == "f32",
+            n_slots=n_slots,
+            n_batch=self.n_batch,
         )
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -165,41 +129,64 @@ class LLM:
 
         Raises ContextOverflow, NonFiniteLogits, and ValueError for ids out of the vocabulary.
         """
-        return _finite(self._session.all_logits(ids))
+        return finite(self._session.all_logits(ids))
 
     @overload
     def generate(self, prompts: Prompt, params: SamplingParams | None = None) -> Output: ...
     @overload
     def generate(
-        self, prompts: list[str] | list[Sequence[int]], params: SamplingParams | None = None
+        self,
+        prompts: list[str] | list[Sequence[int]],
+        params: SamplingParams | list[SamplingParams] | None = None,
     ) -> list[Output]: ...
-    def generate(self, prompts: Any, params: SamplingParams | None = None) -> Any:
+    def generate(self, prompts: Any, params: Any = None) -> Any:
         """Continue a prompt, or each of a list of prompts: texts, or lists of token ids.
 
-        Raises what `stream` raises.
+        Prompts in a list go on together, up to 8 at a time, which reads the weights once for all of
+        them; each output is, bit for bit, what its prompt gives alone. `params`: one for all, or a
+        list with one for each. Raises what `stream` raises, and ValueError for a list of another
+        length.
         """
         if isinstance(prompts, list) and any(isinstance(p, Sequence | np.ndarray) for p in prompts):
-            return [self.generate(prompt, params) for prompt in prompts]
-        texts, token_ids = [], []
-        for chunk in self.stream(prompts, params):
-            texts.append(chunk.text)
-            if chunk.token_id is not None:
-                token_ids.append(chunk.token_id)
-        if chunk.finish_reason is None or chunk.stats is None:
-            raise RuntimeError("the stream ended without its last chunk")
-        return Output("".join(texts), token_ids, chunk.finish_reason, chunk.stats)
+            return self._generate_all(prompts, params)
+        (output,) = self._generate_all([prompts], params)
+        return output
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Chunk]:
+    def _generate_all(
+        self, prompts: list[Prompt], params: SamplingParams | list[SamplingParams] | None
+    ) -> list[Output]:
+        each = params if isinstance(params, list) else [params] * len(prompts)
+        if len(each) != len(prompts):
+            raise ValueError(f"params has {len(each)} items; it must have {len(prompts)}, one each")
+        generations = [self._generation(*pair) for pair in zip(prompts, each, strict=True)]
+        chunks: list[list[Chunk]] = [[] for _ in prompts]
+        for index, chunk in generate(self._session, generations):
+            chunks[index].append(chunk)
+        return [Output.of(parts) for parts in chunks]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Iterator[Chunk]:
         """Continue a text, or a list of token ids, chunk by chunk; see `Chunk`.
+
+        `progress` is called with the prompt's tokens that are done and their number, before the
+        first pass and after each. What it raises ends the stream.
 
         Raises, before anything is computed, ContextOverflow for a prompt longer than the context
         and ValueError for an empty one or ids out of the vocabulary; later NonFiniteLogits where
         the model gives NaN or infinity, and RuntimeError where another call has taken over.
         """
-        params = params or SamplingParams()
+        generation = self._generation(prompt, params)
+        return (chunk for _, chunk in generate(self._session, [generation], progress))
+
+    def _generation(self, prompt: Prompt, params: SamplingParams | None) -> Generation:
         tokenizer = self.tokenizer
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        return _Generation(self._session, tokenizer, ids, params).chunks()
+        return Generation(self._session, tokenizer, ids, params or SamplingParams())
 
     def close(self) -> None:
         """End the threads and let go of the file."""
@@ -211,73 +198,3 @@ class LLM:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Generation:
-    """One prompt's way through session, sampler, detokeniser and stop strings."""
-
-    def __init__(
-        self, session: Session, tokenizer: Tokenizer, ids: list[int], params: SamplingParams
-    ) -> None:
-        session.check(ids)
-        self.session, self.tokenizer, self.ids, self.params = session, tokenizer, ids, params
-        self.sampler = Sampler(params, session.n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids)
-        self.stats = Stats(n_prompt=len(ids))
-
-    def chunks(self) -> Iterator[Chunk]:
-        detokenizer = self.tokenizer.detokenizer(continues=True)
-        matcher = StopMatcher(self.params.stop)
-        finish_reason = "length"
-        for token_id in self._token_ids():
-            if token_id is None:
-                finish_reason = "stop"
-                break
-            yield Chunk(matcher.push(detokenizer.push(token_id)), token_id)
-            if matcher.matched is not None:
-                break
-        rest = matcher.push(detokenizer.finish()) + matcher.finish()
-        if matcher.matched is not None:
-            finish_reason = "stop"
-        yield Chunk(rest, finish_reason=finish_reason, stats=self.stats)
-
-    def _token_ids(self) -> Iterator[int | None]:
-        """Tokens until max_tokens or the context is full; None for an end token."""
-        stats, session = self.stats, self.session
-        room = session.n_ctx - len(self.ids)
-        limit = self.params.max_tokens
-        owner = object()
-        started = time.perf_counter()
-        logits = session.prompt(self.ids, owner=owner)
-        stats.prompt_seconds = time.perf_counter() - started
-        started = time.perf_counter()
-        token_id = -1
-        # The last token of a full context needs no place in the cache, but nothing can follow it.
-        for n in range(room + 1 if limit is None else min(limit, room + 1)):
-            if n:
-                logits = session.extend(token_id, owner=owner)
-            token_id = self.sampler.sample(_finite(logits))
-            session.check_owner(owner)  # what was sampled from were our logits to the end
-            if token_id in self.tokenizer.eog_ids and not self.params.ignore_eos:
-                yield None
-                return
-            self.sampler.accept(token_id)
-            stats.n_generated += 1
-            stats.generate_seconds = time.perf_counter() - started
-            yield token_id
-
-
-def _finite(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The same logits. Raises NonFiniteLogits where one is NaN or infinite."""
-    for extreme in (logits.min(), logits.max()):  # of NaN and numbers, both are NaN
-        if not math.isfinite(extreme):
-            raise NonFiniteLogits(f"the model's logits are not all finite: {extreme} is among them")
-    return logits
-
-
-def _whole(name: str, value: int | None, low: int, high: int) -> int | None:
-    """A checked whole number, or None. Raises ValueError."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
-    return value

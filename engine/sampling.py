@@ -11,6 +11,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -48,7 +49,7 @@ class Sampler:
         if n_vocab < 1:
             raise ValueError(f"n_vocab is {n_vocab}; it must be at least 1")
         self._params = params
-        self._ids = np.arange(n_vocab)
+        self._ids = _all_ids(n_vocab)
         self._chain = make_chain(params)
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         self._recent: deque[int] = deque()
@@ -86,6 +87,14 @@ class Sampler:
     def _check_id(self, name: str, token_id: int) -> None:
         if not 0 <= token_id < len(self._ids):
             raise ValueError(f"{name} is {token_id}; it must be 0 to {len(self._ids) - 1}")
+
+
+@lru_cache(maxsize=1)
+def _all_ids(n_vocab: int) -> NDArray[np.intp]:
+    """(n_vocab,) every token's id: one array for all samplers, of which there may be thousands."""
+    ids = np.arange(n_vocab)
+    ids.flags.writeable = False
+    return ids
 
 
 # ---- candidates ----------------------------------------------------------------------------------

@@ -1,24 +1,32 @@
-"""One sequence under way: its cache of keys and values, and the passes that extend it."""
+"""Sequences under way: their cache of keys and values, and the passes that extend them."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
+from linnet.engine.checks import whole
+from linnet.engine.interruptible import Interruptible
 from linnet.engine.machine import available_memory
+from linnet.engine.sequence import CachedSequence
 from linnet.kernels.jit import Library
+from linnet.kernels.linear import MOST_FEW_ROWS
 from linnet.kernels.program import Lowered, Program
-from linnet.kernels.team import Team
+from linnet.kernels.team import Interrupted, Team
 from linnet.models import Model
+from linnet.models.config import Config
 from linnet.models.graph import Graph
 
 Floats = npt.NDArray[np.float32]
+Progress = Callable[[int, int], object]  # is told tokens done, and tokens in all
 PROMPT_TOKENS = 512  # in one pass
+MOST_PROMPT_TOKENS = 16384
+MOST_SLOTS = MOST_FEW_ROWS  # so that one pass of the few-row kernels extends them all
 OUTPUTS = 32  # rows of logits one pass makes
 ROPE_BYTES = 24  # what making the table of rotations takes, for each number turned and position
 
@@ -34,115 +42,159 @@ class ContextOverflow(ValueError):
 
 
 class Session:
-    """Tokens in, logits out, for one sequence of up to `n_ctx` tokens.
+    """Tokens in, logits out, for `n_slots` sequences of up to `n_ctx` tokens each.
 
-    Prompts go through the many-row kernels and generated tokens through the few-row kernels, and a
-    row comes out the same whatever shares its pass; so the same calls give the same bits. Cached
-    positions are reused only where a prompt pass filled them, which keeps that true.
+    Prompts go through the many-row kernels, `n_batch` tokens a pass, and generated tokens through
+    the few-row kernels, one of each sequence a pass. A row comes out the same whatever shares its
+    pass; so the same calls give the same bits. Cached positions are reused only where a prompt pass
+    filled them, which keeps that true.
 
     One call at a time: a second one, from another thread, raises RuntimeError. So does any call
     once the session is closed, or in a process forked from the one that opened it.
+
+    A call that ends early, for Ctrl-C or `stop`, keeps the passes it has finished.
     """
 
     def __init__(
-        self, model: Model, library: Library, *, n_threads: int, n_ctx: int, exact: bool = False
-    ) -> None:
-        """Raises MemoryError, with figures, where the cache and buffers would not fit."""
+        self, model: Model, library: Library, *, n_threads: int, n_ctx: int, exact: bool = False,
+        n_slots: int = 1, n_batch: int = PROMPT_TOKENS,
+    ) -> None:  # fmt: skip
+        """Raises MemoryError, with figures, where the cache and buffers would not fit, and
+        ValueError for numbers out of range."""
+        whole("n_slots", n_slots, 1, MOST_SLOTS)
+        whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
         config = model.config
-        per_layer = 2 * config.n_kv_heads * config.head_dim * (4 if exact else 2)
-        per_token = config.n_layers * per_layer + ROPE_BYTES * config.n_rot
-        _check_memory(per_token * n_ctx, f"a context of {n_ctx} tokens", "n_ctx (-c)")
+        n_bytes = n_slots * cache_bytes(config, n_ctx, exact=exact)
+        n_bytes += ROPE_BYTES * config.n_rot * n_ctx
+        times = f"{n_slots} times " if n_slots > 1 else ""
+        _check_memory(n_bytes, f"{times}a context of {n_ctx} tokens", "n_ctx (-c)")
         self.n_ctx, self.n_vocab = n_ctx, config.n_vocab
+        self.n_batch = min(n_batch, n_ctx)
         self.library = library
-        self.ids: list[int] = []  # the tokens whose keys and values are cached
-        self._n_from_prompts = 0  # how many of them, from the first, a prompt pass computed
+        self.sequences = [CachedSequence() for _ in range(n_slots)]
         self._owner: object = None
         self._closed = False
+        self._stopping = False
         self._process = os.getpid()
         self._busy = threading.RLock()  # not left locked to us where Ctrl-C comes between
-        self.program = Program(min(PROMPT_TOKENS, n_ctx), OUTPUTS)
-        graph = Graph(self.program, n_ctx=n_ctx, n_slots=1, exact=exact)
+        self.program = Program(max(self.n_batch, n_slots), OUTPUTS)
+        graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_slots, exact=exact)
         self._logits = model.record(graph)
         self.program.lay_out(keep=[self._logits])
         self._lowered: dict[tuple[int | None, int | None], Lowered] = {}
         self.team = Team(library, n_threads)
+        self._long = Interruptible(self.team.stop)
 
-    def prompt(self, ids: Sequence[int], *, owner: object = None) -> Floats:
-        """Make `ids` the sequence; returns the last one's logits (n_vocab,), a view until the next
-        call. `owner`: who may extend it. Raises what `check` raises."""
+    @property
+    def n_slots(self) -> int:
+        return len(self.sequences)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens of slot 0 whose keys and values are cached."""
+        return self.sequences[0].ids
+
+    def prompt(
+        self, ids: Sequence[int], *, slot: int = 0, owner: object = None,
+        progress: Progress | None = None,
+    ) -> Floats:  # fmt: skip
+        """Make `ids` the slot's sequence; returns the last one's logits (n_vocab,), a view until
+        the next call. `owner`: who may extend sequences from now on. `progress` is called before
+        the first pass and after each. Raises what `check` raises, and Interrupted."""
         with self.exclusively():
             self.check(ids)
+            sequence = self._sequence(slot)
             self._owner = owner
-            start = min(self._reusable(ids), len(ids) - 1)
-            self._truncate(start)
-            step = self.program.max_tokens
-            for first in range(start, len(ids), step):
-                part = ids[first : first + step]
+            start = min(sequence.reusable(ids), len(ids) - 1)
+            sequence.truncate(start)
+            if progress:
+                progress(start, len(ids))
+            for first in range(start, len(ids), self.n_batch):
+                part = ids[first : first + self.n_batch]
                 last = first + len(part) == len(ids)
-                self._pass(part, outputs=[len(part) - 1] if last else [], lowered=(None, 1))
-                self._n_from_prompts = len(self.ids)
+                self._prompt_pass(
+                    part, slot, first, outputs=[len(part) - 1] if last else [], n_outputs=1
+                )
+                if progress:
+                    progress(first + len(part), len(ids))
             return self._row()
 
-    def extend(self, token_id: int, *, owner: object = None) -> Floats:
+    def extend(self, token_id: int, *, slot: int = 0, owner: object = None) -> Floats:
         """Append one token; returns its logits (n_vocab,), a view until the next call.
 
-        Raises ContextOverflow where the context is full, and RuntimeError where another owner has
-        begun a sequence since.
+        Raises what `extend_each` raises.
+        """
+        row: Floats = self.extend_each({slot: token_id}, owner=owner)[0]
+        return row
+
+    def extend_each(self, tokens: Mapping[int, int], *, owner: object = None) -> Floats:
+        """Append a token to each of several sequences, given by slot, in one pass.
+
+        Returns their logits (n, n_vocab), in the order given, a view until the next call. Raises,
+        with nothing done, ContextOverflow where a context is full, and RuntimeError where another
+        owner has begun a sequence since.
         """
         with self.exclusively():
             self.check_owner(owner)
-            self.check([token_id])
-            if len(self.ids) >= self.n_ctx:
-                raise ContextOverflow(len(self.ids) + 1, self.n_ctx)
-            self._pass([token_id], outputs=[0], lowered=(1, 1))
-            return self._row()
+            ids, n = list(tokens.values()), len(tokens)
+            self._check_ids(ids)
+            sequences = [self._sequence(slot) for slot in tokens]
+            ends = [len(sequence.ids) for sequence in sequences]
+            if max(ends) >= self.n_ctx:
+                raise ContextOverflow(self.n_ctx + 1, self.n_ctx)
+            lowered = self._set(ids, list(tokens), ends, outputs=range(n), lowered=(n, n))
+            self.team.run(lowered)
+            for sequence, token_id in zip(sequences, ids, strict=True):
+                sequence.ids.append(int(token_id))
+            logits: Floats = self._logits.data[:n]
+            return logits
 
     def all_logits(self, ids: Sequence[int]) -> Floats:
-        """Make `ids` the sequence; returns every token's logits (len(ids), n_vocab).
+        """Make `ids` the sequence of slot 0; returns every token's logits (len(ids), n_vocab).
 
-        Raises what `check` raises, and MemoryError.
+        Raises what `check` raises, Interrupted, and MemoryError.
         """
         with self.exclusively():
             self.check(ids)
             n_bytes = len(ids) * self.n_vocab * 4
             _check_memory(n_bytes, f"logits of {len(ids)} tokens", "number of tokens")
             self._owner = None
-            self._truncate(0)
+            self.sequences[0].truncate(0)
             logits = np.empty((len(ids), self.n_vocab), np.float32)
-            step = min(self.program.max_tokens, self.program.max_outputs)
+            step = min(self.n_batch, self.program.max_outputs)
             for first in range(0, len(ids), step):
                 part = ids[first : first + step]
-                self._pass(part, outputs=range(len(part)), lowered=(None, None))
+                self._prompt_pass(part, 0, first, outputs=range(len(part)), n_outputs=None)
                 logits[first : first + len(part)] = self._logits.data[: len(part)]
-                self._n_from_prompts = len(self.ids)
             return logits
 
+    def stop(self) -> None:
+        """End the call that is under way, from any thread; there it raises Interrupted."""
+        self._stopping = True
+        self.team.stop()
+
     def reset(self) -> None:
-        """Forget the sequence."""
+        """Forget all sequences."""
         with self.exclusively():
             self._owner = None
-            self._truncate(0)
+            for sequence in self.sequences:
+                sequence.truncate(0)
 
     def close(self) -> None:
-        """End the threads, after the pass that may be under way."""
+        """End the threads, after the call that may be under way."""
         with self._busy:
             self._closed = True
+            self._long.settle()
             self.team.close()
 
     def check(self, ids: Sequence[int]) -> None:
         """Raise ContextOverflow, or ValueError for no ids or ids that the vocabulary lacks."""
-        if not len(ids):
-            raise ValueError("no tokens: a prompt needs at least one")
         if len(ids) > self.n_ctx:
             raise ContextOverflow(len(ids), self.n_ctx)
-        for token_id in ids:
-            whole = isinstance(token_id, int | np.integer) and not isinstance(token_id, bool)
-            if not whole or not 0 <= token_id < self.n_vocab:
-                limits = f"a whole number from 0 to {self.n_vocab - 1}"
-                raise ValueError(f"token id is {token_id!r}; it must be {limits}")
+        self._check_ids(ids)
 
     def check_owner(self, owner: object) -> None:
-        """Raise RuntimeError where the sequence is not this owner's any more."""
+        """Raise RuntimeError where the sequences are not this owner's any more."""
         if owner is not self._owner:
             raise RuntimeError("a later call has begun another sequence in this session")
 
@@ -156,33 +208,54 @@ class Session:
         try:
             if self._closed:
                 raise RuntimeError("this session is closed")
+            self._long.settle()
+            self._stopping = False
             yield
         finally:
             self._busy.release()
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if not len(ids):
+            raise ValueError("no tokens: at least one is needed")
+        for token_id in ids:
+            is_whole = isinstance(token_id, int | np.integer) and not isinstance(token_id, bool)
+            if not is_whole or not 0 <= token_id < self.n_vocab:
+                limits = f"a whole number from 0 to {self.n_vocab - 1}"
+                raise ValueError(f"token id is {token_id!r}; it must be {limits}")
+
+    def _sequence(self, slot: int) -> CachedSequence:
+        if slot not in range(self.n_slots):
+            limits = f"a whole number from 0 to {self.n_slots - 1}"
+            raise ValueError(f"slot is {slot!r}; it must be {limits}")
+        return self.sequences[slot]
 
     def _row(self) -> Floats:
         """The first row of logits."""
         logits: Floats = self._logits.data[0]
         return logits
 
-    def _reusable(self, ids: Sequence[int]) -> int:
-        """How many of `ids`, from the first, are cached as a prompt pass would compute them."""
-        n = 0
-        for ours, theirs in zip(self.ids[: self._n_from_prompts], ids, strict=False):
-            if ours != theirs:
-                break
-            n += 1
-        return n
+    def _prompt_pass(
+        self, ids: Sequence[int], slot: int, first: int, *, outputs: Sequence[int],
+        n_outputs: int | None,
+    ) -> None:  # fmt: skip
+        """Compute `ids` at the positions from `first`, where the slot's sequence ends."""
+        sequence = self.sequences[slot]
+        if self._stopping:
+            raise Interrupted("the prompt was stopped")
+        if len(sequence.ids) != first:  # `progress` has called us
+            raise RuntimeError("a later call has begun another sequence in this session")
+        positions = range(first, first + len(ids))
+        lowered = self._set(ids, slot, positions, outputs=outputs, lowered=(None, n_outputs))
+        self._long.run(lambda: self.team.run(lowered), lambda: self._stopping)
+        sequence.ids.extend(int(token_id) for token_id in ids)
+        sequence.n_from_prompts = len(sequence.ids)
 
-    def _truncate(self, n: int) -> None:
-        del self.ids[n:]
-        self._n_from_prompts = min(self._n_from_prompts, n)
-
-    def _pass(
-        self, ids: Sequence[int], *, outputs: Sequence[int], lowered: tuple[int | None, int | None]
-    ) -> None:
-        """Run the program on `ids` at the end of the sequence."""
-        program, n, start = self.program, len(ids), len(self.ids)
+    def _set(
+        self, ids: Sequence[int], slots: int | Sequence[int], positions: Sequence[int], *,
+        outputs: Sequence[int], lowered: tuple[int | None, int | None],
+    ) -> Lowered:  # fmt: skip
+        """Fill in what the next pass works on; returns the program lowered for it."""
+        program, n = self.program, len(ids)
         if lowered not in self._lowered:
             n_tokens, n_outputs = lowered
             self._lowered[lowered] = program.lower(
@@ -190,10 +263,23 @@ class Session:
             )
         program.state[:2] = n, len(outputs)
         program.tokens.data[:n] = ids
-        program.positions.data[:n] = range(start, start + n)
+        program.slots.data[:n] = slots
+        program.positions.data[:n] = positions
         program.outputs.data[: len(outputs)] = outputs
-        self.team.run(self._lowered[lowered])
-        self.ids.extend(int(token_id) for token_id in ids)
+        return self._lowered[lowered]
+
+
+def cache_bytes(config: Config, n_ctx: int, *, exact: bool) -> int:
+    """What the keys and values of one sequence of `n_ctx` tokens take."""
+    return n_ctx * config.n_layers * 2 * config.n_kv_heads * config.head_dim * (4 if exact else 2)
+
+
+def slots_that_fit(config: Config, n_ctx: int, *, exact: bool) -> int:
+    """How many sequences half of the available memory has room for, from 1 to MOST_SLOTS."""
+    available = available_memory()
+    if available is None:
+        return MOST_SLOTS
+    return max(1, min(MOST_SLOTS, available // 2 // cache_bytes(config, n_ctx, exact=exact)))
 
 
 def _check_memory(n_bytes: int, what: str, smaller: str) -> None:

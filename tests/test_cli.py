@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from tiny_llama import N_VOCAB, TinyLlama
 import linnet
 from linnet import LLM, Chunk, SamplingParams, Tokenizer
 from linnet.engine.cli import main as cli
+from linnet.engine.session import PROMPT_TOKENS
+from linnet.kernels.team import Team
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = TinyLlama(type="Q4_K")
@@ -128,6 +131,60 @@ def test_a_prompt_comes_from_where_it_is_said_to(
     assert generate("-q", "-p", "-", stdin=PROMPT.encode()) == Result(0, expected, "")
 
 
+class Terminal(io.StringIO):
+    """Where both stdout and stderr go, as they do when somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Have a test write to a terminal from now on, and see every bar at once."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("linnet.engine.cli.progress.PATIENCE", 0)
+    return terminal
+
+
+def test_a_prompt_in_several_passes_comes_after_a_bar(
+    path: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch(monkeypatch)
+    common = ["generate", "-m", path, "--temp", "0", "-n", "9", PROMPT]
+
+    def shown(*flags: str) -> str:
+        watched.seek(0)
+        watched.truncate()
+        assert cli.main([*common, *flags]) == 0
+        return watched.getvalue()
+
+    bar = r"(\rprompt: +\d+%.* \d+/13 \[[^\r]*)+\r +\r"  # the last has spaces overwrite it
+    line = CLOSING_LINE.pattern
+    assert re.fullmatch(bar + re.escape(expected) + line, shown("-b", "4"))
+    for flags in (["-b", "13"], []):  # one pass
+        assert re.fullmatch(re.escape(expected) + line, shown(*flags))
+    assert shown("-b", "4", "-q") == expected
+    monkeypatch.setattr("linnet.engine.cli.progress.PATIENCE", 60)
+    assert re.fullmatch(re.escape(expected) + line, shown("-b", "4"))  # it was quick
+
+
+def test_an_interrupt_takes_the_bar_away(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = watch(monkeypatch)
+    run, n_passes = Team.run, 0
+
+    def interrupt(team: Team, program: Any) -> None:
+        nonlocal n_passes
+        n_passes += 1
+        if n_passes == 2:
+            raise KeyboardInterrupt
+        run(team, program)
+
+    monkeypatch.setattr(Team, "run", interrupt)
+    assert cli.main(["generate", "-m", path, "-b", "4", PROMPT]) == 130
+    assert re.fullmatch(r"(\rprompt: +[^\r]*)+\r +\r\n", watched.getvalue())
+
+
 def test_json_is_one_object(generate: Run, expected: str) -> None:
     result = generate("-o", "json", "--stop", "never", PROMPT)
     assert (result.status, result.err) == (0, "")
@@ -164,19 +221,25 @@ def test_flags_reach_model_and_sampler(
     monkeypatch.setattr("linnet.engine.cli.generate.LLM", Recorder)
     flags = """-q -n 3 --temp 0.5 --top-k 7 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.5
         --repeat-last-n 20 --presence-penalty 0.25 --frequency-penalty 0.75 --stop zz --stop yy
-        -s 42 --ignore-eos -t 2 -c 64 --isa generic --activations f32 --no-mmap"""
+        -s 42 --ignore-eos -t 2 -c 64 -b 7 --isa generic --activations f32 --no-mmap"""
     assert run("generate", "-m", path, *flags.split(), PROMPT).status == 0
     params = SamplingParams(
         max_tokens=3, temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, repeat_penalty=1.5,
         repeat_last_n=20, presence_penalty=0.25, frequency_penalty=0.75, stop=("zz", "yy"),
         seed=42, ignore_eos=True,
     )  # fmt: skip
-    options = {"n_threads": 2, "n_ctx": 64, "isa": "generic", "activations": "f32", "mmap": False}
+    options = {
+        "n_threads": 2, "n_ctx": 64, "n_batch": 7, "isa": "generic", "activations": "f32",
+        "mmap": False,
+    }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": params}
 
     given.clear()
     assert run("generate", "-m", path, PROMPT).status == 0
-    options = {"n_threads": None, "n_ctx": None, "isa": None, "activations": "int8", "mmap": True}
+    options = {
+        "n_threads": None, "n_ctx": None, "n_batch": PROMPT_TOKENS, "isa": None,
+        "activations": "int8", "mmap": True,
+    }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": SamplingParams()}
 
 
@@ -431,6 +494,19 @@ def test_ctrl_c_ends_it_at_once(path: str) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, b"\n")
+
+
+def test_ctrl_c_ends_a_prompt_at_once(path: str, tmp_path: Path) -> None:
+    """A prompt of one pass, which takes a good while."""
+    prompt = tmp_path / "prompt"
+    prompt.write_text("to be or not " * 1200)
+    argv = "generate", "-m", path, "-t2", "-b16384", *LONG, "-f", str(prompt)
+    with linnet_process(*argv) as process:
+        assert process.stdout.read(prompt.stat().st_size) == prompt.read_bytes()  # then it begins
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
 def test_a_reader_that_has_enough_ends_it(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ from linnet import (
     TokenizerError,
 )
 from linnet.engine.sampling import Sampler
-from linnet.engine.session import PROMPT_TOKENS
+from linnet.engine.session import PROMPT_TOKENS, cache_bytes
 from linnet.kernels.isa import available_isas
+from linnet.kernels.team import Team
 
 TINY = TinyLlama(type="Q4_K")
 PROMPT = "once upon a time"
@@ -193,6 +195,163 @@ def test_a_character_comes_when_it_is_whole(shared: LLM, monkeypatch: pytest.Mon
         assert [chunk.text for chunk in chunks] == texts
 
 
+# ---- lists of prompts ----------------------------------------------------------------------------
+
+
+def requests(n: int, seed: int = 0) -> tuple[list[list[int]], list[SamplingParams]]:
+    """Prompts of odd lengths, some of which begin alike, and how to go on from each."""
+    rng = random.Random(seed)
+    prompts = [rng.choices(range(BOS, N_VOCAB), k=rng.randrange(1, 60)) for _ in range(n)]
+    for i in range(2, n, 3):
+        prompts[i] = prompts[i - 2][:20] + prompts[i][:30]
+    how = [
+        SamplingParams(
+            seed=rng.randrange(9), temperature=rng.choice([0, 1, 1.5]), top_k=0,
+            max_tokens=rng.choice([0, 1, 2, 7, 30]), repeat_penalty=rng.choice([1, 1.3]),
+            ignore_eos=rng.random() < 0.5, stop=rng.choice([(), ("e",), ("an", "zz", "o")]),
+        )
+        for _ in range(n)
+    ]  # fmt: skip
+    return prompts, how
+
+
+def facts(output: Output) -> tuple[Any, ...]:
+    """All but the times."""
+    stats = output.stats
+    return (
+        output.text, output.token_ids, output.finish_reason, stats.n_prompt, stats.n_generated
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("activations", ["int8", "f32"])
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_prompt_in_a_list_gives_what_it_gives_alone(
+    path: Path, n_threads: int, activations: str
+) -> None:
+    options = {"activations": activations, "n_threads": n_threads}
+    with LLM(path, **options) as alone, LLM(path, **options) as together:  # type: ignore[arg-type]
+        reasons = set()
+        for n in (*range(1, 10), 25):
+            prompts, how = requests(n, seed=n)
+            expected = [facts(alone.generate(*pair)) for pair in zip(prompts, how, strict=True)]
+            assert [facts(output) for output in together.generate(prompts, how)] == expected
+            reasons |= {reason for _, _, reason, _, _ in expected}
+        assert reasons == {"length", "stop"}
+
+
+def test_a_list_is_decoded_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are read once for a token of each; who waits begins when the first ends."""
+    n_rows: list[int] = []
+    run = Team.run
+
+    def count(team: Team, program: Any) -> None:
+        n_rows.append(int(llm._session.program.state[0]))
+        run(team, program)
+
+    with LLM(path) as llm:
+        monkeypatch.setattr(Team, "run", count)
+        prompts = [[BOS, 300 + i] for i in range(10)]
+        how = [greedy(max_tokens=n) for n in (9, 9, 5, 9, 9, 9, 9, 9, 4, 3)]
+        outputs = llm.generate(prompts, how)
+        assert [len(output.token_ids) for output in outputs] == [p.max_tokens for p in how]
+        # Eight begin. The ninth follows the third, with its first token cached; then the tenth.
+        assert n_rows == [2] * 8 + [8] * 4 + [1] + [8] * 3 + [1] + [8] + [1]
+        assert all(output.stats.prompt_seconds > 0 for output in outputs)
+
+
+def test_with_little_memory_fewer_go_on_together(
+    path: Path, monkeypatch: pytest.MonkeyPatch, shared: LLM
+) -> None:
+    prompts, how = requests(5)
+    expected = [facts(output) for output in shared.generate(prompts, how)]
+    one = cache_bytes(shared.config, TINY.n_ctx, exact=False)
+    monkeypatch.setattr("linnet.engine.session.available_memory", lambda: 7 * one)
+    with LLM(path) as llm:
+        assert llm._session.n_slots == 3
+        assert [facts(output) for output in llm.generate(prompts, how)] == expected
+
+
+def test_a_full_context_ends_one_of_a_list(path: Path) -> None:
+    ids = list(range(BOS, 33))
+    with LLM(path, n_ctx=40) as llm:
+        prompts = [ids, ids[:5], [*ids, *range(300, 308)]]
+        outputs = llm.generate(prompts, greedy(max_tokens=None))
+        assert [len(output.token_ids) for output in outputs] == [9, 36, 1]
+        assert {output.finish_reason for output in outputs} == {"length"}
+
+
+def test_one_wrong_prompt_in_a_list_stops_it_before_anything_is_computed(idle: LLM) -> None:
+    for wrong, message in (
+        ([BOS] * (idle.n_ctx + 1), f"do not fit the context of {idle.n_ctx}"),
+        ([N_VOCAB], f"token id is {N_VOCAB};"),
+        ([], "at least one"),
+    ):
+        for prompts in ([[BOS], wrong], [wrong, [BOS]]):
+            with pytest.raises(ValueError, match=message):
+                idle.generate(prompts)
+    with pytest.raises(ValueError, match=r"params has 1 items; it must have 2, one each"):
+        idle.generate([[BOS], [BOS]], [greedy()])
+    with pytest.raises(ValueError, match="logit_bias"):
+        idle.generate([[BOS], [BOS]], [greedy(), greedy(logit_bias={N_VOCAB: 1.0})])
+
+
+def test_thousands_of_samplers_share_one_array_of_ids() -> None:
+    """As many arrays of the vocabulary's size would not fit."""
+    first, second = (Sampler(greedy(), 100_000) for _ in range(2))
+    assert first._ids is second._ids
+
+
+def test_an_interrupted_list_is_no_trouble(shared: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, how = requests(10)
+    expected = [facts(output) for output in shared.generate(prompts, how)]
+    run = Team.run
+    for n in range(3, 40, 4):
+        left = n
+
+        def run_some(team: Team, program: Any) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+            run(team, program)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Team, "run", run_some)
+            with pytest.raises(KeyboardInterrupt):
+                shared.generate(prompts, how)
+        assert [facts(output) for output in shared.generate(prompts, how)] == expected
+
+
+# ---- progress ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_batch", "n_passes"), [(1, 13), (5, 3), (13, 1), (512, 1)])
+def test_a_stream_tells_how_far_its_prompt_is(path: Path, n_batch: int, n_passes: int) -> None:
+    told: list[tuple[int, int]] = []
+    with LLM(path, n_batch=n_batch) as llm:
+        n = len(llm.tokenizer.encode(PROMPT))
+        stream = llm.stream(PROMPT, greedy(), progress=lambda *figures: told.append(figures))
+        assert told == []
+        ids = [chunk.token_id for chunk in stream]
+        assert told == [(min(i * n_batch, n), n) for i in range(n_passes + 1)]
+        llm._session.reset()
+        assert [*llm.generate(PROMPT, greedy()).token_ids, None] == ids
+
+
+def test_progress_may_end_a_stream(path: Path, shared: LLM) -> None:
+    expected = shared.generate(PROMPT, greedy()).token_ids
+
+    def fail(n_done: int, n_tokens: int) -> None:
+        if n_done == 8:
+            raise ZeroDivisionError
+
+    with LLM(path, n_batch=4) as llm:
+        with pytest.raises(ZeroDivisionError):
+            next(llm.stream(PROMPT, greedy(), progress=fail))
+        assert len(llm._session.ids) == 8
+        assert llm.generate(PROMPT, greedy()).token_ids == expected
+
+
 # ---- the end -------------------------------------------------------------------------------------
 
 
@@ -344,6 +503,7 @@ def test_half_a_surrogate_pair_in_a_prompt_is_no_trouble(shared: LLM) -> None:
     [
         *[({"n_threads": n}, f"n_threads is {n!r};.* 1 to 1024") for n in (0, -1, 1025, True, 2.0)],
         *[({"n_ctx": n}, f"n_ctx is {n!r};.* 1 to 16777216") for n in (0, -8, 2**24 + 1, "64")],
+        *[({"n_batch": n}, f"n_batch is {n!r};.* 1 to 16384") for n in (0, -1, 16385, True, 2.5)],
         *[({"activations": a}, f"activations is {a!r};") for a in ("f16", "", None)],
     ],
 )
@@ -541,6 +701,38 @@ def test_threads_at_once_get_the_right_text_or_an_error(path: Path) -> None:
         assert len(outcomes) == 120
         assert set(outcomes) <= {"right", "refused"}
         assert [llm.generate(prompt, greedy()).token_ids for prompt in prompts] == expected
+
+
+def test_a_list_ends_an_earlier_stream(shared: LLM) -> None:
+    early = shared.stream(PROMPT, greedy())
+    next(early)
+    shared.generate(["the land", "to be"], greedy(max_tokens=2))
+    with pytest.raises(RuntimeError, match="another sequence"):
+        next(early)
+
+
+def test_lists_in_threads_at_once_get_the_right_texts_or_an_error(path: Path) -> None:
+    outcomes: list[str] = []
+    with LLM(path) as llm:
+        lists = [requests(4, seed=seed) for seed in range(3)]
+        expected = [[facts(output) for output in llm.generate(*list_)] for list_ in lists]
+
+        def work(i: int) -> None:
+            for _ in range(15):
+                try:
+                    found = [facts(output) for output in llm.generate(*lists[i])]
+                    outcomes.append("right" if found == expected[i] else "wrong")
+                except RuntimeError:
+                    outcomes.append("refused")
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(outcomes) == 45
+        assert set(outcomes) <= {"right", "refused"}
+        assert [facts(output) for output in llm.generate(*lists[0])] == expected[0]
 
 
 def test_llms_at_once_do_not_disturb_each_other(path: Path, shared: LLM) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,9 +20,17 @@ from kernel_harness import nmse
 from tiny_llama import N_VOCAB, TinyLlama
 
 from linnet.engine.gguf import GGUFFile
-from linnet.engine.session import PROMPT_TOKENS, ContextOverflow, Session
+from linnet.engine.session import (
+    MOST_SLOTS,
+    PROMPT_TOKENS,
+    ROPE_BYTES,
+    ContextOverflow,
+    Session,
+    cache_bytes,
+    slots_that_fit,
+)
 from linnet.kernels.jit import Library
-from linnet.kernels.team import Interrupted
+from linnet.kernels.team import Interrupted, Team
 from linnet.models import Model, load_model
 
 TYPES = ["F32", "F16", "Q8_0", "Q5_1", "Q4_K", "Q6_K"]
@@ -55,10 +65,10 @@ class Sessions:
     opened: list[Session]
 
     def __call__(
-        self, type: str = "Q4_K", *, threads: int = 1, n_ctx: int = N_CTX, exact: bool = False
+        self, type: str = "Q4_K", *, threads: int = 1, n_ctx: int = N_CTX, **options: Any
     ) -> Session:
         model = self.model_of(type)
-        session = Session(model, self.library, n_threads=threads, n_ctx=n_ctx, exact=exact)
+        session = Session(model, self.library, n_threads=threads, n_ctx=n_ctx, **options)
         self.opened.append(session)
         return session
 
@@ -152,6 +162,15 @@ def test_only_what_a_prompt_adds_is_computed(open_session: Sessions) -> None:
     assert n_computed() == 40
 
 
+@pytest.mark.parametrize("n_batch", [1, 7, 32, 100])
+def test_the_size_of_a_pass_changes_no_bit(open_session: Sessions, n_batch: int) -> None:
+    ids = ids_of(70)
+    session = open_session(n_batch=n_batch)
+    expected = open_session()
+    assert continued(session, ids) == continued(expected, ids)
+    assert session.all_logits(ids).tobytes() == expected.all_logits(ids).tobytes()
+
+
 def test_not_a_number_is_forgotten_with_its_token(tmp_path: Path, best_library: Library) -> None:
     tiny = TinyLlama(type="Q4_K", n_layers=2)
     tensors = tiny.tensors()
@@ -165,6 +184,233 @@ def test_not_a_number_is_forgotten_with_its_token(tmp_path: Path, best_library: 
         assert continued(session, [3, 5, 9]) == expected
     assert np.isnan(session.extend(7)).all()
     assert continued(session, [3, 5, 9]) == expected
+
+
+# ---- several sequences ---------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("type", ["F16", "Q5_1", "Q4_K", "Q6_K"])
+def test_a_sequence_does_not_depend_on_others_beside_it(
+    open_session: Sessions, type: str, exact: bool
+) -> None:
+    """Prompts of odd lengths, in any slots, extended by any of them at a time."""
+    alone = open_session(type, exact=exact)
+    together = open_session(type, threads=2, exact=exact, n_slots=MOST_SLOTS)
+    rng = random.Random(0)
+    for n in range(1, MOST_SLOTS + 1):
+        slots = rng.sample(range(MOST_SLOTS), n)
+        prompts = {slot: ids_of(rng.randrange(1, 60), seed=100 * n + slot) for slot in slots}
+        after = {slot: ids_of(6, seed=1000 * n + slot) for slot in slots}
+        found = {slot: [together.prompt(prompts[slot], slot=slot).tobytes()] for slot in slots}
+        while left := [slot for slot in slots if len(found[slot]) <= 6]:
+            some = rng.sample(left, rng.randrange(1, len(left) + 1))
+            rows = together.extend_each({s: after[s][len(found[s]) - 1] for s in some})
+            assert rows.shape == (len(some), N_VOCAB)
+            for slot, row in zip(some, rows, strict=True):
+                found[slot].append(row.tobytes())
+        for slot in slots:
+            expected = [alone.prompt(prompts[slot]).tobytes()]
+            expected += [alone.extend(token_id).tobytes() for token_id in after[slot]]
+            assert found[slot] == expected, f"slot {slot} of {slots}"
+            assert together.sequences[slot].ids == prompts[slot] + after[slot]
+
+
+def test_several_tokens_are_one_pass(
+    open_session: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, run, n_passes = open_session(n_slots=5), Team.run, 0
+
+    def count(team: Team, program: Any) -> None:
+        nonlocal n_passes
+        n_passes += 1
+        run(team, program)
+
+    monkeypatch.setattr(Team, "run", count)
+    for slot in range(5):
+        session.prompt([1, 2, slot], slot=slot)
+    session.extend_each(dict.fromkeys(range(5), 3))
+    assert n_passes == 5 + 1
+
+
+def test_each_slot_reuses_its_own(open_session: Sessions) -> None:
+    session, ids = open_session(n_slots=3), ids_of(40)
+    session.prompt(ids, slot=2)
+    for slot, n_computed in ((1, 40), (2, 1), (0, 40), (1, 1)):
+        session.prompt(ids, slot=slot)
+        assert session.program.state[0] == n_computed
+    session.reset()
+    assert [sequence.ids for sequence in session.sequences] == [[]] * 3
+
+
+def test_more_slots_than_numbers_in_a_prompt_pass(open_session: Sessions) -> None:
+    """A context, or a pass, shorter than there are sequences."""
+    for options in ({"n_ctx": 2}, {"n_batch": 2}):
+        session = open_session(n_slots=8, **options)
+        for slot in range(8):
+            session.prompt([slot], slot=slot)
+        rows = session.extend_each({slot: 20 + slot for slot in range(8)})
+        for slot in range(8):
+            alone = open_session()
+            alone.prompt([slot])
+            assert alone.extend(20 + slot).tobytes() == rows[slot].tobytes()
+
+
+def test_what_cannot_be_extended_leaves_all_as_they_were(open_session: Sessions) -> None:
+    session = open_session(n_slots=3, n_ctx=40)
+    session.prompt(ids_of(40), slot=1)
+    session.prompt([1, 2], slot=2)
+    for tokens, error, message in (
+        ({2: 3, 1: 4}, ContextOverflow, "41 tokens do not fit the context of 40"),
+        ({2: 3, 3: 4}, ValueError, "slot is 3; it must be a whole number from 0 to 2"),
+        ({-1: 3}, ValueError, "slot is -1;"),
+        ({2: 3, 0: N_VOCAB}, ValueError, f"token id is {N_VOCAB};"),
+        ({}, ValueError, "at least one"),
+    ):
+        with pytest.raises(error, match=message):
+            session.extend_each(tokens)
+        assert [len(sequence.ids) for sequence in session.sequences] == [0, 40, 2]
+    with pytest.raises(ValueError, match="slot is 3;"):
+        session.prompt([1], slot=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *[({"n_slots": n}, f"n_slots is {n!r};.* 1 to 8") for n in (0, 9, 1.0)],
+        *[({"n_batch": n}, f"n_batch is {n!r};.* 1 to 16384") for n in (0, 16385, True)],
+    ],
+)
+def test_sizes_out_of_range_are_named(
+    open_session: Sessions, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_session(**options)
+
+
+def test_memory_is_asked_for_as_many_caches_as_there_are_slots(
+    open_session: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = open_session.model_of("Q4_K").config
+    one = cache_bytes(config, N_CTX, exact=False)
+    steps = [step for step in open_session().program.steps if "keys" in step.arguments]
+    caches = [step.arguments[name] for step in steps for name in ("keys", "values")]
+    assert one == sum(cache.nbytes for cache in caches if isinstance(cache, np.ndarray))
+    available = 4 * one + ROPE_BYTES * config.n_rot * N_CTX
+    monkeypatch.setattr("linnet.engine.session.available_memory", lambda: available)
+    open_session(n_slots=3)
+    with pytest.raises(MemoryError, match=f"5 times a context of {N_CTX} tokens needs"):
+        open_session(n_slots=5)
+    with pytest.raises(MemoryError, match="3 times"):
+        open_session(n_slots=3, exact=True)
+    fits = [slots_that_fit(config, n, exact=False) for n in (1, N_CTX, 100 * N_CTX)]
+    assert fits == [MOST_SLOTS, 2, 1]
+
+
+# ---- progress, and the end of it -----------------------------------------------------------------
+
+
+def test_progress_is_told_before_the_first_pass_and_after_each(open_session: Sessions) -> None:
+    session, ids, told = open_session(n_batch=16), ids_of(50), []
+    session.prompt(ids[:7])
+    session.prompt(ids, progress=lambda *figures: told.append(figures))
+    assert told == [(7, 50), (23, 50), (39, 50), (50, 50)]
+
+
+def test_a_prompt_ends_between_passes_where_progress_says_so(open_session: Sessions) -> None:
+    session, ids = open_session(n_batch=16), ids_of(50)
+    expected = continued(session, ids)
+
+    def stop(n_done: int, n_tokens: int) -> None:
+        if n_done == 32:
+            session.stop()
+
+    def fail(n_done: int, n_tokens: int) -> None:
+        if n_done == 16:
+            raise ZeroDivisionError
+
+    for progress, error, n_kept in ((stop, Interrupted, 32), (fail, ZeroDivisionError, 16)):
+        session.reset()
+        with pytest.raises(error):
+            session.prompt(ids, progress=progress)
+        assert session.ids == ids[:n_kept]
+        assert session.sequences[0].n_from_prompts == n_kept
+        assert continued(session, ids) == expected
+    session.stop()  # nothing is under way
+    assert continued(session, ids) == expected
+
+
+def test_progress_cannot_begin_another_prompt_unnoticed(open_session: Sessions) -> None:
+    session, ids = open_session(n_batch=16), ids_of(50)
+    with pytest.raises(RuntimeError, match="another sequence"):
+        session.prompt(ids, progress=lambda *_: session.prompt([1, 2]))
+    assert session.ids == [1, 2]
+
+
+class EndlessPass:
+    """From the second pass on, a pass is repeated until it is stopped."""
+
+    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered = threading.Event()
+        self.n_passes = 0
+        run, deadline = session.team.run, time.monotonic() + 60
+
+        def run_on(program: Any) -> None:
+            run(program)
+            self.n_passes += 1
+            while self.n_passes > 1:
+                self.entered.set()
+                assert time.monotonic() < deadline, "nobody stopped it"
+                run(program)
+
+        monkeypatch.setattr(session.team, "run", run_on)
+
+
+def stop(session: Session) -> None:
+    session.stop()
+
+
+def interrupt(session: Session) -> None:
+    _thread.interrupt_main()
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [(stop, Interrupted), (interrupt, KeyboardInterrupt)], ids=["stop", "ctrl-c"]
+)
+@pytest.mark.parametrize("method", ["prompt", "all_logits"])
+def test_a_prompt_ends_amid_a_pass(
+    open_session: Sessions, monkeypatch: pytest.MonkeyPatch,
+    method: str, end: Callable[[Session], None], error: type[BaseException],
+) -> None:  # fmt: skip
+    session, ids = open_session(n_batch=16, threads=2), ids_of(50)
+    expected = continued(session, ids)
+    session.reset()
+    with monkeypatch.context() as patch:
+        endless = EndlessPass(session, patch)
+        join = in_thread(lambda: endless.entered.wait(60) and end(session))
+        with pytest.raises(error):
+            getattr(session, method)(ids)
+        join()
+    assert session.ids == ids[:16]  # the pass that was finished
+    assert session.sequences[0].n_from_prompts == 16
+    session.prompt(ids)
+    assert session.program.state[0] == 50 - 16 - 2 * 16  # the last of those that were missing
+    assert continued(session, ids) == expected
+
+
+def test_ctrl_c_leaves_other_sequences_alone(
+    open_session: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, ids = open_session(n_batch=16, n_slots=2), ids_of(50)
+    expected = continued(session, ids)
+    session.prompt(ids)
+    with monkeypatch.context() as patch:
+        endless = EndlessPass(session, patch)
+        join = in_thread(lambda: endless.entered.wait(60) and interrupt(session))
+        with pytest.raises(KeyboardInterrupt):
+            session.prompt(ids_of(50, seed=3), slot=1)
+        join()
+    assert [session.extend(token_id).tobytes() for token_id in ids_of(4, seed=1)] == expected[1:]
 
 
 # ---- prompts and single tokens -------------------------------------------------------------------

@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 
 from linnet.engine.cli.reading import read_text
-from linnet.engine.llm import LLM, Chunk, Stats
+from linnet.engine.generation import Chunk, Stats
+from linnet.engine.llm import LLM
 from linnet.engine.machine import peak_memory
 from linnet.engine.sampling_params import SamplingParams
+from linnet.engine.session import PROMPT_TOKENS
 from linnet.kernels.isa import ISAS
 
 DEFAULTS = SamplingParams()
@@ -37,10 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--ignore-eos", action="store_true", help="go on where the model would end")
     add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
     add("-c", "--ctx-size", type=int, metavar="N", help="by default the model's, at most 8192")
+    add(
+        "-b",
+        "--batch-size",
+        type=int,
+        default=PROMPT_TOKENS,
+        metavar="N",
+        help="tokens of the prompt in one pass",
+    )
     add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
     add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
     add("--no-mmap", action="store_true", help="read the file into memory instead of mapping it")
-    add("-q", "--quiet", action="store_true", help="the text alone: no closing line")
+    add("-q", "--quiet", action="store_true", help="the text alone: no bar, no closing line")
     add(
         "-o",
         "--output",
@@ -58,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model,
         n_threads=arguments.threads,
         n_ctx=arguments.ctx_size,
+        n_batch=arguments.batch_size,
         isa=arguments.isa,
         activations=arguments.activations,
         mmap=not arguments.no_mmap,
@@ -67,15 +79,26 @@ def run(arguments: argparse.Namespace) -> int:
             fields = {"prompt": prompt, **dataclasses.asdict(output), **_figures(llm, output.stats)}
             print(json.dumps(fields))
             return 0
-        stream = llm.stream(prompt, params)
-        print(prompt, end="", flush=True)
         last = Chunk("")
-        for last in stream:
+        for last in _stream(llm, prompt, params, quiet=arguments.quiet):
             print(last.text, end="", flush=True)
         print(flush=True)
         if not arguments.quiet and last.stats:
             print(_closing_line(llm, last.stats), file=sys.stderr)
     return 0
+
+
+def _stream(llm: LLM, prompt: str, params: SamplingParams, *, quiet: bool) -> Iterator[Chunk]:
+    """The stream, with the prompt written to stdout: after a bar, where one is seen and needed."""
+    if quiet or not sys.stderr.isatty():
+        stream = llm.stream(prompt, params)
+        print(prompt, end="", flush=True)
+        yield from stream
+        return
+    from linnet.engine.cli.progress import PromptBar  # tqdm takes a moment to import
+
+    with PromptBar(prompt, llm.n_batch) as bar:
+        yield from llm.stream(prompt, params, progress=bar)
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
