@@ -192,10 +192,9 @@ class Tokenizer:
         few ways to begin rules nearly all of them out.
         """
         by_prefix: dict[str, list[tuple[int, int]]] = {}
-        for token_id, type in enumerate(self.vocabulary.types):
-            if type in _SPECIAL:
-                text = self.vocabulary.texts[token_id]
-                by_prefix.setdefault(text[:4], []).append((-len(text.encode()), token_id))
+        for token_id in self.vocabulary.of_types(*_SPECIAL):
+            text = self.vocabulary.texts[token_id]
+            by_prefix.setdefault(text[:4], []).append((-len(text.encode()), token_id))
         return by_prefix
 
 

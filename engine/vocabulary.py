@@ -59,7 +59,7 @@ class Vocabulary:
 
     texts: Sequence[str]
     ids: Mapping[str, int]  # the reverse of texts
-    types: Sequence[int]  # TokenType values
+    types: bytes  # a TokenType each
     scores: NDArray[np.float32]  # (n_tokens,) the higher, the sooner it is merged
     bos_id: int | None
     eos_id: int | None
@@ -69,6 +69,10 @@ class Vocabulary:
     add_eos: bool
     add_space_prefix: bool
     strips_right: frozenset[int]  # special tokens that take the white space after them along
+
+    def of_types(self, *types: TokenType) -> list[int]:
+        """The ids of all tokens of these types, in order."""
+        return _of_types(self.types, *types)
 
 
 def read_vocabulary(
@@ -157,18 +161,23 @@ def _read_flag(
 
 def _read_types(
     metadata: Mapping[str, object], n_tokens: int, *, control: Collection[int]
-) -> list[int]:
+) -> bytes:
     """The token types; all NORMAL if the file has none. Those in `control` are CONTROL anyway."""
-    types = [int(TokenType.NORMAL)] * n_tokens
+    types = bytearray([TokenType.NORMAL]) * n_tokens
     if PREFIX + "token_type" in metadata:
         numbers = _read_numbers(metadata, "token_type", n_tokens, kinds="iu")
         smallest, largest = min(TokenType), max(TokenType)
         for i in np.flatnonzero((numbers < smallest) | (numbers > largest))[:1]:
             raise _error(f"token_type[{i}]", int(numbers[i]), f"{smallest} to {largest}")
-        types = numbers.tolist()
+        types = bytearray(numbers.astype(np.uint8))
     for token_id in control:
         types[token_id] = TokenType.CONTROL
-    return types
+    return bytes(types)
+
+
+def _of_types(types: bytes, *wanted: TokenType) -> list[int]:
+    ids: list[int] = np.flatnonzero(np.isin(np.frombuffer(types, np.uint8), wanted)).tolist()
+    return ids
 
 
 def _read_scores(metadata: Mapping[str, object], n_tokens: int) -> NDArray[np.float32]:
@@ -203,7 +212,7 @@ def _end_texts(ids: Mapping[str, int]) -> set[str]:
 
 
 def _strips_right(
-    metadata: Mapping[str, object], ids: Mapping[str, int], types: Sequence[int]
+    metadata: Mapping[str, object], ids: Mapping[str, int], types: bytes
 ) -> frozenset[int]:
     """The special tokens that take white space after them along: those of Phi-3, by its name.
 
@@ -212,9 +221,8 @@ def _strips_right(
     name = metadata.get("general.name")
     if not isinstance(name, str) or not any(n in name.lower() for n in ("phi-3", "phi3")):
         return frozenset()
-    special = TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED
-    exceptions = {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
-    return frozenset(i for i, type in enumerate(types) if type in special) - exceptions
+    special = _of_types(types, TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+    return frozenset(special) - {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
 
 
 def _is_integer(value: object) -> TypeGuard[int]:

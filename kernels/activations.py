@@ -82,7 +82,9 @@ class Quantize(Op):
             lanes = rounded.to(f32)
             products, squares = x * lanes, lanes * lanes
             first, second = lanes[:16], lanes[16:]
-            sums = k.sums([products[:16] + products[16:], squares[:16] + squares[16:], first, second])
+            sums = k.sums(
+                [products[:16] + products[16:], squares[:16] + squares[16:], first, second]
+            )
             scale = sums[0] / k.maximum(sums[1], 1.0)
             group = item % in_row
             n_groups = (group < (in_row & -GROUPS)).select(k.constant(i64, GROUPS), 1)

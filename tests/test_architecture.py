@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,7 +106,36 @@ def test_each_room_is_found_by_its_full_name_and_typed(room: str) -> None:
     assert (ROOT / room / "__init__.py").is_file()
 
 
+def imported_by(code: str) -> set[str]:
+    """The modules that a new process has imported once it has run `code`."""
+    code += "\nimport sys\nprint(*sys.modules)"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return set(subprocess.check_output([sys.executable, "-c", code], env=env, text=True).split())
+
+
+def test_the_public_face_imports_nothing_before_it_is_asked_for() -> None:
+    heavy = {"numpy", "llvmlite", "linnet.engine", "linnet.kernels", "linnet.models"}
+    assert not imported_by("import linnet; linnet.__version__; dir(linnet)") & heavy
+    assert "linnet.engine.llm" in imported_by("import linnet; linnet.LLM")
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["imported", "run"])
+def test_generating_imports_no_more_than_it_uses(runs: bool) -> None:
+    """The packages that only `quantize` takes cost as much time as all the rest."""
+    code = "from linnet.engine.cli import generate"
+    if runs:
+        code = "from linnet.engine.cli.main import main; main(['generate', '-q', '-n1', 'x'])"
+    imported = imported_by(code)
+    assert "linnet.engine.llm" in imported
+    assert not imported & {"gguf", "tqdm", "linnet.engine.quantize", "concurrent.futures"}
+    assert ("sentencepiece" in imported) == runs
+
+
 def test_every_public_name_is_there() -> None:
+    assert {name for names in linnet._HOMES.values() for name in names} == set(linnet.__all__)
+    assert set(linnet.__all__) <= set(dir(linnet))
+    with pytest.raises(AttributeError, match="nonsense"):
+        linnet.nonsense  # noqa: B018
     assert linnet.__version__.count(".") == 2
     assert len(linnet.__all__) == len(set(linnet.__all__))
     for name in linnet.__all__:

@@ -509,6 +509,15 @@ def test_ctrl_c_ends_a_prompt_at_once(path: str, tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
+def test_ctrl_c_while_it_imports_is_quiet_too(path: str, tmp_path: Path) -> None:
+    """Here on the import of numpy, which a stand-in interrupts."""
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    stand_in = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with linnet_process("generate", "-m", path, PROMPT, PYTHONPATH=stand_in) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, b"", b"\n")
+
+
 def test_a_reader_that_has_enough_ends_it(path: str) -> None:
     with linnet_process("generate", "-m", path, *LONG, PROMPT) as process:
         assert process.stdout.read(10) == PROMPT[:10].encode()

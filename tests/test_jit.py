@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import os
 import stat
 from pathlib import Path
@@ -190,6 +192,31 @@ def test_a_library_call_of_the_generic_cpu_is_an_error(folder: Path) -> None:
 def test_bad_ir_is_an_error_that_names_the_kernel(folder: Path, text: str) -> None:
     with pytest.raises(CompileError, match=r"^broken: "):
         Library(choose_isa()).address(Broken(text))
+
+
+class Watched(Broken):
+    """Says whether garbage was collected while its IR was made."""
+
+    def ir(self, isa: ISA) -> str:
+        self.collected = gc.isenabled()
+        return super().ir(isa)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("text", ["define void @broken() {\n ret void\n}", "nonsense"])
+def test_garbage_is_not_collected_while_ir_is_made_and_as_before_afterwards(
+    folder: Path, collects: bool, text: str
+) -> None:
+    source = Watched(text)
+    if not collects:
+        gc.disable()
+    try:
+        with contextlib.suppress(CompileError):
+            Library(choose_isa()).address(source)
+        assert not source.collected
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
 
 
 def test_memory_functions_of_the_c_library_are_found(folder: Path) -> None:

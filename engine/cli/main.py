@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 for success, 2 for bad input with one line on stderr, 130 for Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts threads that nothing uses
     try:
         _open_output()
         arguments = _parser(argv).parse_args(argv)

@@ -127,9 +127,13 @@ class Kernel:
         Halves are added as in `Value.sum`, those of two vectors side by side: fewer instructions
         than one sum after the other, and the same numbers.
         """
-        parts, lanes = list(vectors), vectors[0].type.lanes  # of each, `lanes` are still to be added
+        parts, lanes = (
+            list(vectors),
+            vectors[0].type.lanes,
+        )  # of each, `lanes` are still to be added
         while lanes > 1:
-            half, mates = lanes // 2, parts[1::2] or [None]
+            half = lanes // 2
+            mates: list[Value | None] = [*parts[1::2]] or [None]
             parts = [_add_halves(a, b, half) for a, b in zip(parts[::2], mates, strict=True)]
             lanes = half
         return parts[0]
