@@ -9,6 +9,7 @@ for every 16 columns, the f32 scale of their group and the f32 sum of what they 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -72,29 +73,44 @@ class Quantize(Op):
         return 16, 16
 
     def emit(self, k: OpKernel, **a: Any) -> None:
-        in_row = a["width"] // GROUP
-        for item in k.items("group"):
-            x = a["x"].load(f32[GROUP], item * (GROUP * 4))
-            # As integers, magnitudes order like the floats, and NaN is above them all.
-            largest = (x.bits(u32[GROUP]) & 0x7FFFFFFF).bits(i32[GROUP]).max().bits(f32)
-            inverse = (largest > 0.0).select(127.0 / largest, 0.0)
-            rounded = (x * inverse + ROUNDING).bits(i32[GROUP]) - ROUNDING_BITS
-            lanes = rounded.to(f32)
-            products, squares = x * lanes, lanes * lanes
-            first, second = lanes[:16], lanes[16:]
-            sums = k.sums(
-                [products[:16] + products[16:], squares[:16] + squares[16:], first, second]
-            )
-            scale = sums[0] / k.maximum(sums[1], 1.0)
-            group = item % in_row
-            n_groups = (group < (in_row & -GROUPS)).select(k.constant(i64, GROUPS), 1)
-            start = group & -n_groups
-            span = Span(a["out"].at((item - group + start) * packed_bytes(GROUP)), n_groups)
-            packed = rounded.to(i8)
+        for n, done in k.strips(k.last - k.first, (4, 1)):
+            self._groups(k, a, k.first + done, n)
+
+    def _groups(self, k: OpKernel, a: dict[str, Any], first: Value, n: int) -> None:
+        """n groups at a time: what is summed across lanes is summed for all of them together."""
+        x = [a["x"].load(f32[GROUP], (first + i) * (GROUP * 4)) for i in range(n)]
+        # As integers, magnitudes order like the floats, and NaN is above them all.
+        sizes = [(group.bits(u32[GROUP]) & 0x7FFFFFFF).bits(i32[GROUP]) for group in x]
+        halves = [k.maximum(size[:16], size[16:]) for size in sizes]
+        largest = k.reduce(halves, k.maximum).bits(f32[n])
+        inverse = (largest > 0.0).select(127.0 / largest, 0.0)
+        lanes, parts = [], []
+        for i, group in enumerate(x):
+            rounded = (group * inverse[i] + ROUNDING).bits(i32[GROUP]) - ROUNDING_BITS
+            floats = rounded.to(f32)
+            products, squares = group * floats, floats * floats
+            parts += [products[:16] + products[16:], squares[:16] + squares[16:]]
+            parts += [floats[:16], floats[16:]]
+            lanes.append(rounded.to(i8))
+        sums = k.reduce(parts, operator.add)
+        scales = sums.shuffle(range(0, 4 * n, 4)) / k.maximum(sums.shuffle(range(1, 4 * n, 4)), 1.0)
+        for i in range(n):
+            scale = scales[i].splat(2)
+            span, group = self._place(k, a, first + i)
             for run in range(RUNS):
-                span.lanes(run, group - start).store(packed[RUN * run : RUN * (run + 1)])
-            span.scales(group - start).store(scale.splat(2))
-            span.sums(group - start).store(sums[2:] * scale)
+                span.lanes(run, group).store(lanes[i][RUN * run : RUN * (run + 1)])
+            span.scales(group).store(scale)
+            span.sums(group).store(sums[4 * i + 2 : 4 * i + 4] * scale)
+
+    def _place(self, k: OpKernel, a: dict[str, Any], item: Value) -> tuple[Span, Value]:
+        """The span that an item's group belongs to, and the group's number in it."""
+        in_row = a["width"] // GROUP
+        group = (item.to(u32) % in_row.to(u32)).to(i64)
+        n_groups = (group < (in_row & -GROUPS)).select(k.constant(i64, GROUPS), 1)
+        start = group & -n_groups
+        return Span(
+            a["out"].at((item - group + start) * packed_bytes(GROUP)), n_groups
+        ), group - start
 
     def reference(self, **a: Any) -> None:
         groups = a["x"].reshape(len(a["x"]), -1, GROUP)

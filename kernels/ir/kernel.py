@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -121,22 +121,18 @@ class Kernel:
             distance *= 2
         return turned
 
-    def sums(self, vectors: Sequence[Value]) -> Value:
-        """The sums of n vectors (a power of two, as are their lanes, which are more): n lanes.
+    def reduce(self, vectors: Sequence[Value], combine: Callable[[Value, Value], Value]) -> Value:
+        """n vectors, each reduced to a number (n is a power of two, as are their lanes): n lanes.
 
-        Halves are added as in `Value.sum`, those of two vectors side by side: fewer instructions
-        than one sum after the other, and the same numbers.
+        Halves are combined as in `Value.sum`, those of two vectors side by side: the same numbers
+        in fewer instructions than one vector after the other takes.
         """
-        parts, lanes = (
-            list(vectors),
-            vectors[0].type.lanes,
-        )  # of each, `lanes` are still to be added
+        parts, lanes = list(vectors), vectors[0].type.lanes  # of each, `lanes` are still to combine
         while lanes > 1:
-            half = lanes // 2
+            lanes //= 2
             mates: list[Value | None] = [*parts[1::2]] or [None]
-            parts = [_add_halves(a, b, half) for a, b in zip(parts[::2], mates, strict=True)]
-            lanes = half
-        return parts[0]
+            parts = [combine(*_halves(a, b, lanes)) for a, b in zip(parts[::2], mates, strict=True)]
+        return self.concat(parts)
 
     def cell(self, initial: Value | Type, name: str = "cell", mark: Any = None) -> Cell:
         """A mutable register, set here (or after the code marked) to a value, or to zero."""
@@ -246,11 +242,11 @@ class _Callee:
         return str(self.address.get_reference())
 
 
-def _add_halves(a: Value, b: Value | None, half: int) -> Value:
-    """Every 2 * `half` lanes of a, and of b behind them, to the sums of their halves."""
+def _halves(a: Value, b: Value | None, half: int) -> tuple[Value, Value]:
+    """The first halves, and the second, of every 2 * `half` lanes of a, and of b behind them."""
     n = a.type.lanes * (1 if b is None else 2)
-    low = [i for i in range(n) if i % (2 * half) < half]
-    return a.shuffle(low, b) + a.shuffle([i + half for i in low], b)
+    first = [i for i in range(n) if i % (2 * half) < half]
+    return a.shuffle(first, b), a.shuffle([i + half for i in first], b)
 
 
 def _suffix(type: Type) -> str:
