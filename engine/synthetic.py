@@ -1,8 +1,8 @@
 """Models of real shapes with random packed weights, to measure speed with: no file, no download.
 
-What they say is noise; how fast they say it is what the real model takes. Names, shapes and types of
-tensors are those of files that llama.cpp writes and quantises. Weights have a standard deviation of
-0.02, so that activations stay finite.
+What they say is noise; how fast they say it is as with the real model. Names, shapes and types of
+tensors are those of files that llama.cpp writes and quantises. Weights have a standard deviation
+of 0.02, so that activations stay finite.
 """
 
 from __future__ import annotations

@@ -27,9 +27,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, metavar="N", help="instead of the shape's own")
     arguments = parser.parse_args()
     try:
-        model = synthetic_model(
-            arguments.model, n_vocab=arguments.vocab, n_layers=arguments.layers
-        )
+        model = synthetic_model(arguments.model, n_vocab=arguments.vocab, n_layers=arguments.layers)
     except ValueError as error:
         parser.error(str(error))
     write(arguments.out, model)
