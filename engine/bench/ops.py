@@ -21,14 +21,15 @@ from linnet.engine.bench.work import work
 from linnet.engine.machine import cache_size
 from linnet.engine.roofline import peak_rate, read_bandwidth
 from linnet.engine.synthetic import random_weights
+from linnet.kernels.elementwise import SiluMultiply
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
 from linnet.kernels.peak import Peak, PeakDot, PeakFMA
 from linnet.kernels.program import Buffer, Program
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
-from linnet.kernels.rope import rope_table
 from linnet.kernels.team import Team
 from linnet.models.graph import Graph
+from linnet.models.rope import Rope
 from linnet.models.weights import Matrix
 
 Row = dict[str, Any]
@@ -131,16 +132,16 @@ def _others(name: str) -> Iterator[Case]:
         yield _attention(MANY, MANY)
         return
     weight = np.ones(N_EMBD, np.float32)
-    table = rope_table(MANY, np.ones(HEAD_DIM // 2))
+    rope = Rope(np.ones(HEAD_DIM // 2), adjacent=True)
 
     def record(graph: Graph, _: int) -> None:
         x, y = (graph.program.buffer(n, N_FF if name == "silu" else N_EMBD) for n in "xy")
         if name == "norm":
             graph.rms_norm(x, weight, 1e-5)
         elif name == "rope":
-            graph.rope(x, table, head_dim=HEAD_DIM, adjacent=True)
+            graph.rope(x, rope, head_dim=HEAD_DIM)
         elif name == "silu":
-            graph.silu_multiply(x, y)
+            graph.combine(SiluMultiply(), x, y)
         else:
             graph.linear(x, nothing)
 
@@ -150,7 +151,8 @@ def _others(name: str) -> Iterator[Case]:
     for n_rows in (*FEW, MANY):
         copies = 1 if n_rows == MANY else MOST_STEPS
         shape = str(N_FF if name == "silu" else N_EMBD)
-        yield Case(name, shape, n_rows, name, record, copies=copies)
+        step = "SiluMultiply" if name == "silu" else name
+        yield Case(name, shape, n_rows, step, record, copies=copies)
 
 
 def _attention(n_rows: int, depth: int) -> Case:
@@ -219,7 +221,8 @@ def _measure(case: Case, library: Library, team: Team, *, exact: bool, repetitio
 
 
 def _lay_out(program: Program) -> None:
-    """Give every buffer memory of its own, full of ones: steps need not wait for each other."""
+    """Give every buffer memory of its own, full of ones, or zeros where it is packed: so steps need
+    not wait for each other."""
     buffers = {
         argument
         for step in program.steps
@@ -228,7 +231,7 @@ def _lay_out(program: Program) -> None:
     }
     program.lay_out(keep=list(buffers))
     for buffer in buffers:
-        buffer.data[...] = 1
+        buffer.data[...] = buffer.dtype.kind == "f"
 
 
 def _seconds(run: Callable[[], None], repetitions: int) -> list[float]:
