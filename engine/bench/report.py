@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ class Column:
 
 def write(rows: Iterable[Row], columns: Sequence[Column], format: str, out: TextIO) -> None:
     """Each row as it comes. Markdown has the columns; the others have every key of the rows, CSV
-    without those whose values are lists."""
+    without those whose values are lists. Nothing is written where there is no first row."""
+    rows = iter(rows)
+    first = list(itertools.islice(rows, 1))
+    rows = itertools.chain(first, rows)
     {"md": _markdown, "json": _json, "jsonl": _json_lines, "csv": _csv}[format](rows, columns, out)
 
 
