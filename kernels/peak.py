@@ -9,7 +9,7 @@ import numpy as np
 
 from linnet.kernels.ir import Value, f32, i8, i32, i64, pointer, u8
 from linnet.kernels.isa import ISA
-from linnet.kernels.op import Op, OpKernel
+from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 
 ROUNDS = 1000  # in an item
 TILE = {
@@ -34,7 +34,7 @@ class Peak(Op):
     per_lane: ClassVar[int]  # arithmetic operations of a round, for each of a register's sums
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return sizes["n_items"], 0
+        return sizes["n_items"], ALL_ROWS
 
     def operations(self, isa: ISA) -> int:
         """Multiplications and additions in an item."""

@@ -53,10 +53,10 @@ def seen(step: Step, position: int) -> int:
 
 def cache_bytes(step: Step, n_positions: int) -> int:
     """Keys and values of so many positions of one sequence, for an attention step."""
-    keys, values = step.arguments["keys"], step.arguments["values"]
-    if not isinstance(keys, np.ndarray) or not isinstance(values, np.ndarray):
-        raise TypeError(f"{step.name}: keys and values are not arrays")
-    return int(keys[0, :, :1].nbytes + values[0, :, :1].nbytes) * n_positions
+    values = step.arguments["values"]
+    if not isinstance(values, np.ndarray):
+        raise TypeError(f"{step.name}: its values are not an array")
+    return 2 * int(values[0, :, 0].nbytes) * n_positions  # of (slots, heads, positions, head_dim)
 
 
 def _attention(op: Attend, step: Step, program: Program) -> Work:
