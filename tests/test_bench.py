@@ -220,6 +220,14 @@ def test_waiting_is_for_the_step_that_others_work_on() -> None:
     assert line.worked.sum() + line.waited.sum() == line.total
 
 
+def test_the_earliest_step_is_waited_for() -> None:
+    """Thread 9 has nothing to do until step 2, while 7 works on step 0 and 8 goes on to step 1."""
+    line = timeline(
+        entries((0, 0, 20, 7), (0, 0, 10, 8), (1, 12, 18, 8), (2, 20, 23, 9)), n_steps=3
+    )
+    assert list(line.waited * 3) == [20 + 2 + 2, 0, 3 + 3]  # threads 9 and 8; then 7 and 8
+
+
 def test_a_probed_program_computes_the_same(runner_of: Callable[..., Runner]) -> None:
     runner = runner_of(n_threads=2)
     runner.prompt(9)
@@ -248,7 +256,7 @@ def test_a_log_that_is_too_small_is_told(runner_of: Callable[..., Runner]) -> No
 
 @pytest.mark.parametrize("op", [PeakDot(15), PeakDot(255), PeakFMA()], ids=str)
 def test_the_compute_probe_leaves_nothing_out(op: Any, library: Library) -> None:
-    """All its products are in its sums: so none was optimised away."""
+    """All its products are in its sums."""
     rng, n_items, lanes = np.random.default_rng(0), 3, library.isa.lanes
     n = op.n_data(library.isa)
     if isinstance(op, PeakFMA):
