@@ -7,7 +7,7 @@ The program itself and the team that runs it are untouched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class Probed:
             record[FUNCTION], record[ARGUMENTS] = probe, slots.ctypes.data
         scratch_bytes = max(lowered.scratch_bytes, 64)  # none would not tell threads apart
         owned = [lowered, records, arguments, self._log]
-        self.lowered = Lowered(records, lowered.steps, scratch_bytes, owned)
+        self.lowered = replace(lowered, records=records, scratch_bytes=scratch_bytes, owned=owned)
 
     def take(self) -> Entries:
         """What was logged since the last call. Raises RuntimeError if that was too much."""
