@@ -97,11 +97,13 @@ class LLM:
     @cached_property
     def bytes_per_token(self) -> int:
         """Bytes of packed weights that decoding a token reads."""
-        return sum(array.nbytes for array in weights_read(self._session))
+        return sum(array.nbytes for array in weights_read(self._session.program))
 
     def read_bandwidth(self) -> float:
         """Bytes a second that our threads could read of these weights; measured now, in moments."""
-        return read_bandwidth(self._session, weights_read(self._session))
+        session = self._session
+        with session.exclusively():
+            return read_bandwidth(session.team, self._library, weights_read(session.program))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -35,6 +36,28 @@ def peak_memory() -> int | None:
     That of Linux for this program: getrusage's begins with what the process held that started it.
     """
     return _kilobytes("/proc/self/status", "VmHWM")
+
+
+def cache_size(level: int) -> int | None:
+    """Bytes of a CPU's data cache of that level (1 to 3), shared or its own; None if unknown."""
+    for folder in sorted((CPUS / "cpu0/cache").glob("index*")):
+        with contextlib.suppress(OSError, ValueError):
+            kind, number, size = (
+                (folder / name).read_text().strip() for name in ("type", "level", "size")
+            )
+            if kind != "Instruction" and int(number) == level:
+                shift = {"K": 10, "M": 20, "G": 30}.get(size[-1:], 0)
+                return int(size.rstrip("KMG")) << shift
+    return None
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself, or else its architecture."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _kilobytes(path: str, name: str) -> int | None:

@@ -1,43 +1,63 @@
-"""The speed limit of decoding: how fast this machine reads the weights that a token needs."""
+"""The speed limits: how fast this machine reads weights, and how fast it multiplies."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.session import Session
 from linnet.kernels.bandwidth import BLOCK, ReadBytes
+from linnet.kernels.jit import Library
+from linnet.kernels.peak import Peak, PeakFMA
 from linnet.kernels.program import Buffer, Program, Rows
+from linnet.kernels.team import Team
 
 PASSES = 3
 
 
-def weights_read(session: Session) -> list[npt.NDArray[np.uint8]]:
+def weights_read(program: Program) -> list[npt.NDArray[np.uint8]]:
     """The packed matrices that one token multiplies; of the embedding only a row is read."""
-    given = [step.arguments.get("weights") for step in session.program.steps]
+    given = [step.arguments.get("weights") for step in program.steps]
     return [weights for weights in given if isinstance(weights, np.ndarray)]
 
 
-def read_bandwidth(session: Session, arrays: Sequence[npt.NDArray[np.uint8]]) -> float:
-    """Bytes a second that the session's threads read of these arrays and do nothing else with.
+def read_bandwidth(team: Team, library: Library, arrays: Sequence[npt.NDArray[np.uint8]]) -> float:
+    """Bytes a second that the team's threads read of these arrays and do nothing else with.
 
     The best of a few passes over all of them: so caches help as much as they help decoding.
     """
     program = Program(max_tokens=1, max_outputs=1)
     for array in arrays:
         sums = np.zeros(-(-array.nbytes // BLOCK), np.uint64)
-        out = Buffer("sums", Rows.TOKENS, 0, sums.dtype, sums)
         data = array.reshape(-1)
+        out = Buffer("sums", Rows.TOKENS, 0, sums.dtype, sums)
         program.step("read", ReadBytes(), data=data, out=out, n_bytes=data.nbytes)
+    return sum(array.nbytes for array in arrays) / _seconds(team, library, program)
+
+
+def peak_rate(team: Team, library: Library, op: Peak) -> float:
+    """Arithmetic operations a second of the team's threads that do `op` and nothing else."""
+    isa, n_items = library.isa, 64 * team.n_threads
+    data: npt.NDArray[Any] = np.ones(op.n_data(isa), np.int8)
+    if isinstance(op, PeakFMA):
+        data = np.ones(op.n_data(isa) // 4, np.float32)
+    sums = np.zeros(n_items * isa.lanes, np.uint32)
+    program = Program(max_tokens=1, max_outputs=1)
+    out = Buffer("sums", Rows.TOKENS, 0, sums.dtype, sums)
+    program.step("multiply", op, data=data, out=out, n_items=n_items)
+    return n_items * op.operations(isa) / _seconds(team, library, program)
+
+
+def _seconds(team: Team, library: Library, program: Program) -> float:
+    """The shortest of a few passes of one row."""
     program.state[:] = 1
+    lowered = program.lower(library)
     seconds = []
-    with session.exclusively():
-        lowered = program.lower(session.library)
-        for _ in range(PASSES):
-            started = time.perf_counter()
-            session.team.run(lowered)
-            seconds.append(time.perf_counter() - started)
-    return sum(array.nbytes for array in arrays) / min(seconds)
+    for _ in range(PASSES):
+        started = time.perf_counter()
+        team.run(lowered)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

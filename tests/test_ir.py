@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
+import re
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -480,3 +483,39 @@ def test_strips_cover_every_element_once_in_order(library: Library, sizes: tuple
                 expected.append(first * 100 + size)
                 first += size
     assert trace_of(library, body, 2000) == expected
+
+
+# ---- what LLVM is kept from ----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    platform.machine() not in {"x86_64", "AMD64"}, reason="elsewhere it does nothing"
+)
+def test_an_opaque_value_is_not_computed_ahead(
+    best_library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LINNET_DUMP", "opt")
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    library = Library(best_library.isa)
+
+    def trace(k: Kernel, out: Pointer) -> None:
+        one, two = (k.constant(i32[8], n) for n in (1, 2))
+        out.store(k.opaque(one) + two)
+        out.store(one + two, 32)
+
+    out = np.zeros(16, np.int32)
+    run_traced(library, trace, out)
+    assert (out == 3).all()
+    (dump,) = (tmp_path / "linnet-dump").iterdir()
+    assert len(re.findall("= add", dump.read_text())) == 1  # the other sum is a constant
+
+
+def test_ticks_go_on(best_library: Library) -> None:
+    def trace(k: Kernel, out: Pointer) -> None:
+        for i in range(2):
+            out.store(k.ticks(), 8 * i)
+
+    out = np.zeros(2, np.int64)
+    run_traced(best_library, trace, out)
+    assert 0 < out[0] <= out[1]

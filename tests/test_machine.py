@@ -38,6 +38,22 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
     return pretend
 
 
+# ---- caches --------------------------------------------------------------------------------------
+
+
+def test_the_size_of_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CPUS", tmp_path)
+    caches = [(1, "Instruction", "64K"), (1, "Data", "48K"), (2, "Unified", "1M")]
+    for i, caption in enumerate(caches):
+        folder = tmp_path / "cpu0/cache" / f"index{i}"
+        folder.mkdir(parents=True)
+        for name, text in zip(("level", "type", "size"), caption, strict=True):
+            (folder / name).write_text(f"{text}\n")
+    assert machine.cache_size(1) == 48 << 10
+    assert machine.cache_size(2) == 1 << 20
+    assert machine.cache_size(3) is None
+
+
 # ---- threads -------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,19 @@ class Kernel:
             function = self.declare("llvm.x86.sse2.pause", ir.VoidType(), [])
             self.builder.call(function, [])
 
+    def opaque(self, value: Value) -> Value:
+        """The same vector, of which LLVM knows nothing any more; takes no instruction."""
+        if platform.machine() not in {"x86_64", "AMD64"}:
+            return value
+        kind = ir.FunctionType(value.type.llvm, [value.type.llvm])
+        passed = self.builder.asm(kind, "", "=x,0", [value.ir], side_effect=True)
+        return Value(self, passed, value.type)
+
+    def ticks(self) -> Value:
+        """A clock of the CPU that runs evenly, the same for all threads, in a unit of its own."""
+        here = platform.machine() in {"x86_64", "AMD64"}
+        return self.intrinsic(f"llvm.read{'cycle' if here else 'steady'}counter", i64)
+
     def call(self, function: Pointer, *arguments: Value | Pointer) -> None:
         """Call `void function(arguments)` by address."""
         kinds = [a.type.llvm if isinstance(a, Value) else ir.PointerType() for a in arguments]

@@ -208,6 +208,9 @@ class Pointer:
     def store(self, value: Value, offset: Value | int = 0) -> None:
         self.k.builder.store(value.ir, self.at(offset).ir, align=1)
 
+    def store_pointer(self, value: Pointer, offset: Value | int = 0) -> None:
+        self.k.builder.store(value.ir, self.at(offset).ir, align=1)
+
     def prefetch(self, offset: Value | int) -> None:
         """Ask for the cache line `offset` bytes ahead; never faults, changes no result."""
         constants = [ir.Constant(ir.IntType(32), n) for n in (0, 3, 1)]  # read, keep, data
