@@ -5,6 +5,8 @@ groups of 32. A span holds its lanes in the order of products (`linnet.kernels.i
 for every 16 columns, the f32 scale of their group and the f32 sum of what they stand for:
 
     256 columns: i8[256], f32[16], f32[16];      32 columns: i8[32], f32[2], f32[2]
+
+A row ends in 64 bytes that are not used: rows of 12 KB would all lie on the same lines of a cache.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
 # Adding 1.5 * 2^23 leaves a small number's nearest integer, ties to even, in the low bits.
+UNUSED = 64
 ROUNDING = 12582912.0
 ROUNDING_BITS = 0x4B400000
 
 
 def packed_bytes(n_columns: Any) -> Any:
-    """What so many columns (a multiple of 32; an int or a Value) take when packed."""
+    """What a row of so many columns (a multiple of 32; an int or a Value) takes when packed."""
+    return span_bytes(n_columns) + UNUSED
+
+
+def span_bytes(n_columns: Any) -> Any:
+    """What the spans of so many columns take."""
     return n_columns * 3 // 2
 
 
@@ -38,6 +46,12 @@ class Span:
 
     address: Pointer
     n_groups: int | Value
+
+    @classmethod
+    def of(cls, rows: Pointer, row: Value | int, n_columns: Value, column: Value, n: int) -> Span:
+        """The span of `n` columns (256 or 32) from `column` on, in one of several rows."""
+        at = packed_bytes(n_columns) * row + span_bytes(column)
+        return cls(rows.at(at), n // GROUP)
 
     def lanes(self, run: int, group: int | Value) -> Pointer:
         """i8: a run of a group; on from there the same run of the groups that follow."""
@@ -54,7 +68,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Quantize(Op):
-    """x f32 (n_rows, width) -> out u8 (n_rows, 3 * width / 2), packed; an item is a group of 32.
+    """x f32 (n_rows, width) -> out u8 (n_rows, packed_bytes(width)); an item is a group of 32.
 
         for group in items:
             lanes = round(x * 127 / max |x|)             # to nearest, ties to even
@@ -105,12 +119,12 @@ class Quantize(Op):
     def _place(self, k: OpKernel, a: dict[str, Any], item: Value) -> tuple[Span, Value]:
         """The span that an item's group belongs to, and the group's number in it."""
         in_row = a["width"] // GROUP
-        group = (item.to(u32) % in_row.to(u32)).to(i64)
+        row = (item.to(u32) // in_row.to(u32)).to(i64)
+        group = item - row * in_row
         n_groups = (group < (in_row & -GROUPS)).select(k.constant(i64, GROUPS), 1)
         start = group & -n_groups
-        return Span(
-            a["out"].at((item - group + start) * packed_bytes(GROUP)), n_groups
-        ), group - start
+        at = packed_bytes(a["width"]) * row + span_bytes(start * GROUP)
+        return Span(a["out"].at(at), n_groups), group - start
 
     def reference(self, **a: Any) -> None:
         groups = a["x"].reshape(len(a["x"]), -1, GROUP)
@@ -131,12 +145,13 @@ class Quantize(Op):
 
 
 def spans(packed: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[Any]]:
-    """Packed rows (n_rows, 3n/2) as records (n_rows, n_spans): those of 8 groups, then those of 1.
+    """Packed rows as records (n_rows, n_spans): those of 8 groups, then those of 1.
 
     Fields: `lanes` (4, n_groups, 8), `scales` and `sums` (n_groups, 2).
     """
-    whole = packed.shape[1] // packed_bytes(GROUPS * GROUP) * packed_bytes(GROUPS * GROUP)
-    for n_groups, part in ((GROUPS, packed[:, :whole]), (1, packed[:, whole:])):
+    end = packed.shape[1] - UNUSED
+    whole = end // span_bytes(GROUPS * GROUP) * span_bytes(GROUPS * GROUP)
+    for n_groups, part in ((GROUPS, packed[:, :whole]), (1, packed[:, whole:end])):
         pairs = "<f4", (n_groups, 2)
         fields = [("lanes", "i1", (RUNS, n_groups, RUN)), ("scales", *pairs), ("sums", *pairs)]
         yield part.view(np.dtype(fields)) if part.size else np.empty((len(part), 0), fields)

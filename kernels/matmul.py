@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from linnet.kernels.activations import Span, packed_bytes
+from linnet.kernels.activations import Span, packed_bytes, span_bytes
 from linnet.kernels.interleave import GROUP, RUN
 from linnet.kernels.ir import Pointer, Type, Value, f32, i8, i32, i64, pointer, u8
 from linnet.kernels.isa import ISA
-from linnet.kernels.matvec import FloatMatVec, MatVec, chunks, row_stride
+from linnet.kernels.matvec import CACHE_LINE, FloatMatVec, MatVec, chunks, row_stride
 from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 from linnet.kernels.quants import QuantType, WeightType
 
@@ -154,10 +154,11 @@ class MatMul(PanelsOfWeights):
         vector_bytes, row = 4 * lanes, 4 * panel.width
         tokens = [token + i for i in range(n)]
         n_columns = panel.a["n_columns"]
-        spans = [
-            Span(panel.a["x"].at(packed_bytes(t * n_columns + column)), size // GROUP)
-            for t in tokens
-        ]
+        spans = [Span.of(panel.a["x"], t, n_columns, column, size) for t in tokens]
+        # The next tile's spans lie in other rows, where the CPU does not look ahead by itself.
+        for span in spans:
+            for line in range(0, span_bytes(size), CACHE_LINE):
+                span.address.prefetch(packed_bytes(n_columns) * n + line)
         totals = [
             [k.cell(sums.load(f32[lanes], t * row + v * vector_bytes), "sum") for v in vectors]
             for t in tokens

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.activations import Span, dequantized, packed_bytes
+from linnet.kernels.activations import Span, dequantized
 from linnet.kernels.interleave import GROUP, RUN, Register, deal
 from linnet.kernels.ir import Cell, Pointer, Value, f32, i8, i32, i64, pointer
 from linnet.kernels.isa import ISA
@@ -73,8 +73,7 @@ class MatVec(RowsOfWeights):
                     constants = constants.repeat_lanes(type.group // 16)
                 products = self._products(chunk, size, k.isa.bits // 8)
                 for token, total in enumerate(totals):
-                    at = packed_bytes(n_columns * token + column)
-                    span = Span(a["x"].at(at), size // GROUP)
+                    span = Span.of(a["x"], token, n_columns, column, size)
                     for registers, scales in products:
                         total.add(self._dot(registers, span), scales * x_scales(registers[0], span))
                     if constants is not None:

@@ -288,7 +288,7 @@ def groups_of(packed: Array) -> tuple[Array, Array, Array]:
 
     Read byte by byte, as the format says.
     """
-    n_groups = packed.shape[1] // 48
+    n_groups = (packed.shape[1] - 64) // 48
     lanes = np.empty((len(packed), n_groups, 32), np.int8)
     scales, sums = (
         np.empty(lanes.shape[:2], np.float32),
