@@ -83,7 +83,7 @@ class Quantize(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["width"] // GROUP, 1
 
-    def chunk(self, **sizes: Any) -> tuple[int, int]:
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 16, 16
 
     def emit(self, k: OpKernel, **a: Any) -> None:

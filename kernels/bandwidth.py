@@ -9,7 +9,6 @@ import numpy as np
 
 from linnet.kernels.ir import i64, pointer, u64
 from linnet.kernels.isa import ISA
-from linnet.kernels.matvec import FEWEST_BYTES, MOST_BYTES
 from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 
 BLOCK = 64 * 1024  # bytes in an item
@@ -27,8 +26,8 @@ class ReadBytes(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return -(-sizes["n_bytes"] // BLOCK), ALL_ROWS
 
-    def chunk(self, **sizes: Any) -> tuple[int, int]:
-        return FEWEST_BYTES // BLOCK, MOST_BYTES // BLOCK
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return isa.tuning.items_of(BLOCK)
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         lanes = k.isa.bits // 64

@@ -51,7 +51,7 @@ class StoreValues(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 1, 1
 
-    def chunk(self, **sizes: Any) -> tuple[int, int]:
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return LANES, LANES  # tokens side by side share cache lines
 
     def emit(self, k: OpKernel, **a: Any) -> None:

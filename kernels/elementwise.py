@@ -26,7 +26,7 @@ class Elementwise(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return -(-sizes["width"] // RUN), 1
 
-    def chunk(self, **sizes: Any) -> tuple[int, int]:
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 4, 4
 
     def emit(self, k: OpKernel, **a: Any) -> None:

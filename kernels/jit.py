@@ -93,7 +93,8 @@ class Library:
 
     def _key(self, symbol: str) -> str:
         target = (llvm.llvm_version_info, llvmlite.__version__, _triple())
-        parts = (symbol, _sources_digest(), *target, self.isa.target_attributes)
+        code = (self.isa.target_attributes, self.isa.tuning.in_code)
+        parts = (symbol, _sources_digest(), *target, *code)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _parse(self, ir: str) -> Any:
@@ -141,6 +142,10 @@ class ObjectCache:
             return cls(Path(folder))
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return cls(Path(root) / "linnet" / "kernels")
+
+    @property
+    def folder(self) -> Path | None:
+        return self._folder
 
     def read(self, key: str) -> bytes | None:
         if self._folder is None:

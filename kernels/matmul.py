@@ -8,7 +8,7 @@ it then meets every token, a small tile of tokens at a time, with the sums in re
         sums[all tokens][width] = 0
         for chunk of columns:                            # 256 at a time
             unpack the panel's rows, transpose           # -> [columns][width], in L1
-            for tile of tokens:                          # ISA.tile: tokens x vectors
+            for tile of tokens:                          # Tuning.tile: tokens x vectors
                 sums[tile] += panel times activations
         out[token][panel] = sums[token]
 """
@@ -46,7 +46,7 @@ class Panel:
         """`element_bytes`: what one column of one row takes when unpacked."""
         self.k, self.a = k, a
         self.stride = row_stride(type, a["n_columns"])
-        self.lanes, (self.tile, self.vectors) = k.isa.lanes, k.isa.tile
+        self.lanes, (self.tile, self.vectors) = k.isa.lanes, k.isa.tuning.tile
         self.width = self.lanes * self.vectors
         self.n_tokens = a["n_rows"].load(i64)
         self.row_bytes = CHUNK * element_bytes  # of one unpacked row
@@ -261,4 +261,4 @@ class FloatMatMul(PanelsOfWeights):
 
 def panel_rows(isa: ISA) -> int:
     """Rows of weights in a panel."""
-    return isa.lanes * isa.tile[1]
+    return isa.lanes * isa.tuning.tile[1]

@@ -17,9 +17,6 @@ from linnet.kernels.quants import QuantType, WeightType
 from linnet.kernels.quants.base import Unpacked
 
 CACHE_LINE = 64
-# Weights that a thread takes at a time: in long runs memory is read ahead best, while short ones
-# keep threads from waiting for each other at the end of a small matrix.
-FEWEST_BYTES, MOST_BYTES = 128 * 1024, 1024 * 1024
 
 
 class RowsOfWeights(Op):
@@ -30,9 +27,8 @@ class RowsOfWeights(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_out"], ALL_ROWS
 
-    def chunk(self, **sizes: Any) -> tuple[int, int]:
-        row_bytes = self.type.row_bytes(sizes["n_columns"])
-        return max(1, FEWEST_BYTES // row_bytes), max(1, MOST_BYTES // row_bytes)
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return isa.tuning.items_of(self.type.row_bytes(sizes["n_columns"]))
 
 
 @dataclass(frozen=True)
@@ -205,7 +201,8 @@ def chunks(
     for size, column in k.strips(n_columns, type.chunks):
         packed = row.at(row_stride(type, column))
         n_bytes = size // type.block * type.bytes
-        if n_bytes >= CACHE_LINE:
+        ahead = k.isa.tuning.prefetch_bytes
+        if ahead and n_bytes >= CACHE_LINE:
             for line in range(0, n_bytes, CACHE_LINE):
-                packed.prefetch(k.isa.prefetch_bytes + line)
+                packed.prefetch(ahead + line)
         yield size, column, packed

@@ -41,7 +41,7 @@ class Op:
         """
         raise NotImplementedError
 
-    def chunk(self, **sizes: Any) -> tuple[int, int]:
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         """The fewest and the most items that a thread takes at a time."""
         return 1, 1
 

@@ -188,7 +188,8 @@ class Program:
             since_barrier = accesses if barrier else since_barrier + accesses
             record[:] = (
                 library.address(op), arguments.ctypes.data, count, rows,
-                self.state.ctypes.data + 8 * step.rows, barrier, *op.chunk(**step.sizes()),
+                self.state.ctypes.data + 8 * step.rows, barrier,
+                *op.chunk(library.isa, **step.sizes()),
             )  # fmt: skip
             scratch_bytes = max(scratch_bytes, op.scratch_bytes(library.isa, self.max_tokens))
             slots.append(dict(zip(op.parameters, arguments.reshape(-1, 1), strict=True)))

@@ -41,7 +41,7 @@ class CountItems(LocalOp):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_items"], ALL_ROWS
 
-    def chunk(self, **sizes: Any) -> tuple[int, int]:
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return self.take, self.take
 
     def emit(self, k: OpKernel, **a: Any) -> None:
@@ -118,7 +118,7 @@ class NoteChunks(LocalOp):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_items"], ALL_ROWS
 
-    def chunk(self, **sizes: Any) -> tuple[int, int]:
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return self.fewest, self.most
 
     def emit(self, k: OpKernel, **a: Any) -> None:

@@ -13,6 +13,7 @@ from linnet.kernels.isa.avx512 import AVX512, AVX512VNNI
 from linnet.kernels.isa.base import ISA, ISAError
 from linnet.kernels.isa.generic import Generic
 from linnet.kernels.jit import host_features
+from linnet.kernels.tuning import stored
 
 __all__ = ["ISA", "ISAS", "ISAError", "available_isas", "choose_isa"]
 
@@ -29,14 +30,14 @@ def available_isas() -> tuple[ISA, ...]:
 def choose_isa(name: str | None = None) -> ISA:
     """The ISA called `name`, else the one LINNET_ISA names, else the fastest this CPU has.
 
-    Raises ISAError for an unknown name, or one this CPU cannot run.
+    With the tuning stored for it on this machine, if there is one. Raises ISAError for an unknown
+    name, or one this CPU cannot run.
     """
-    name = name or os.environ.get("LINNET_ISA")
-    if not name:
-        return available_isas()[0]
+    name = name or os.environ.get("LINNET_ISA") or available_isas()[0].name
     for isa in available_isas():
         if isa.name == name:
-            return isa
+            tuning = stored(name)
+            return isa if tuning is None else isa.tuned(tuning)
     known = {isa.name for isa in ISAS}
     here = ", ".join(isa.name for isa in available_isas())
     reason = "this CPU lacks it" if name in known else "unknown"

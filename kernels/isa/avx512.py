@@ -5,6 +5,7 @@ from __future__ import annotations
 from linnet.kernels.ir import Value
 from linnet.kernels.isa.avx2 import AVX2, vpdpbusd
 from linnet.kernels.isa.base import dot_in_registers
+from linnet.kernels.tuning import Tuning
 
 
 class AVX512(AVX2):
@@ -14,8 +15,9 @@ class AVX512(AVX2):
     needs = AVX2.needs | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
     attributes = ("-prefer-256-bit",)
     bits = 512
-    tile = (6, 2)
+    registers = 32
     query_rows = 8
+    defaults = Tuning(tile=(6, 2))
 
 
 class AVX512VNNI(AVX512):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from linnet.kernels.ir import Value, f16, f32, i16, i32
+from linnet.kernels.tuning import Tuning
 
 
 class ISAError(ValueError):
@@ -16,19 +17,25 @@ class ISA:
     """An instruction set: plain LLVM IR here; subclasses override what they do better.
 
     `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told.
-    `bits`: the width of a vector register. `prefetch_bytes`: how far ahead of itself a stream of
-    weights asks for memory. `tile`: tokens and vectors of rows that one register tile of the
-    many-row products covers. `query_rows`: queries that attention takes together, with two sums in
-    registers for each. The last three change speed, never results.
+    `bits`: the width of a vector register. `registers`: how many of them there are. `query_rows`:
+    queries that attention takes together, with two sums in registers for each. `defaults`: the
+    tuning where nobody measured a better one. The last two change speed, never results.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     attributes: ClassVar[tuple[str, ...]] = ()
     bits: ClassVar[int] = 128
-    prefetch_bytes: ClassVar[int] = 2304
-    tile: ClassVar[tuple[int, int]] = (4, 1)
+    registers: ClassVar[int] = 16
     query_rows: ClassVar[int] = 2
+    defaults: ClassVar[Tuning] = Tuning()
+
+    def __init__(self, tuning: Tuning | None = None) -> None:
+        self.tuning = self.defaults if tuning is None else tuning
+
+    def tuned(self, tuning: Tuning) -> Self:
+        """This instruction set with another tuning."""
+        return type(self)(tuning)
 
     @property
     def target_attributes(self) -> str:

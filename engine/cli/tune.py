@@ -1,0 +1,75 @@
+"""Measure the few numbers that depend on this machine, and keep what is faster from now on."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from linnet.engine.machine import usable_threads
+from linnet.engine.tune import PARAMETERS, Measured, Passes, tune
+from linnet.kernels import tuning as tunings
+from linnet.kernels.isa import ISAS, choose_isa
+
+MOST_THREADS = 1024
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
+    add("-t", "--threads", type=_threads, metavar="N", help="by default, the cores we may use")
+    add("--reset", action="store_true", help="measure nothing: forget what was found, for --isa")
+    add("-o", "--output", choices=("md", "json"), default="md", help="default md, for people")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Candidates and choice on stdout, progress and where it is kept on stderr."""
+    isa = choose_isa(arguments.isa)
+    tunings.require_path(isa.name)
+    if arguments.reset:
+        path = tunings.discard(isa.name)
+        print(f"removed {path}" if path else "nothing was stored", file=sys.stderr)
+        return 0
+    n_threads = arguments.threads or usable_threads()
+    with (
+        tqdm(total=len(PARAMETERS), desc="measuring", leave=False, disable=None) as bar,
+        Passes(isa, n_threads) as measure,
+    ):
+        tuning, rows = tune(isa, measure, bar.update)
+    if arguments.output == "json":
+        fields = {"isa": isa.name, "cpu": tunings.cpu(), "n_threads": n_threads}
+        found = {"defaults": isa.defaults, "tuning": tuning}
+        fields |= {name: dataclasses.asdict(value) for name, value in found.items()}
+        print(json.dumps(fields | {"measured": [dataclasses.asdict(row) for row in rows]}))
+    else:
+        print(f"{isa.name}, {n_threads} threads\n\n{table(rows)}")
+    if tuning == isa.defaults:
+        tunings.discard(isa.name)
+        print("the defaults are best here: nothing is stored", file=sys.stderr)
+    else:
+        print(f"stored in {tunings.store(isa.name, tuning)}", file=sys.stderr)
+    return 0
+
+
+def table(rows: Sequence[Measured]) -> str:
+    """In markdown: what was measured, in milliseconds, and relative to the best before it."""
+    lines = ["| parameter | value | ms | speed | |", "|---|---|---|---|---|"]
+    for row in rows:
+        value = row.value if isinstance(row.value, int) else " x ".join(map(str, row.value))
+        notes = [note for note in ("before", "chosen") if getattr(row, note)]
+        lines.append(
+            f"| {row.parameter} | {value} | {row.seconds * 1e3:.2f} | {row.speed:.2f} "
+            f"| {', '.join(notes)} |"
+        )
+    return "\n".join(lines)
+
+
+def _threads(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be within 1 to {MOST_THREADS}")
+    return count
