@@ -22,10 +22,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.activations import Quantize, packed_bytes
+from linnet.kernels.activations import packed_bytes
 from linnet.kernels.isa import ISA
 from linnet.kernels.jit import Library
-from linnet.kernels.linear import Linear
+from linnet.kernels.linear import Pack, Product
 from linnet.kernels.program import Lowered, Program, aligned
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.team import Team
@@ -191,14 +191,15 @@ def _program(
     x = program.buffer("x", most_columns)
     packed = program.buffer("packed", packed_bytes(most_columns), dtype=np.uint8)
     out = program.buffer("out", most_out)
-    program.step("quantize", Quantize(), x=x, out=packed, width=most_columns)
+    program.step("pack", Pack(), x=x, out=packed, width=most_columns)
     start = 0
     for shape in shapes:
         name, n_out, n_columns = shape
         end = start + _n_bytes(shape)
         program.step(
-            "product", Linear(WEIGHT_TYPES[name]), weights=weights[start:end].reshape(n_out, -1),
-            x=packed, out=out, n_columns=n_columns, n_out=n_out,
+            "product", Product.of(WEIGHT_TYPES[name], exact=False),
+            weights=weights[start:end].reshape(n_out, -1), x=packed, out=out,
+            n_columns=n_columns, n_out=n_out,
         )  # fmt: skip
         start = end
     program.lay_out(keep=[x])

@@ -1,12 +1,13 @@
 """Activations as products take them: int8 in groups of 32, under one scale each.
 
-A row of n columns is packed into 3n/2 bytes, span by span: 256 columns while they last, then single
-groups of 32. A span holds its lanes in the order of products (`linnet.kernels.interleave`), then,
-for every 16 columns, the f32 scale of their group and the f32 sum of what they stand for:
+A row is packed span by span: 256 columns while they last, then single groups of 32. A span holds
+its lanes in the order of products (`linnet.kernels.interleave`), then, for every 16 columns, the
+f32 scale of their group and the f32 sum of what they stand for:
 
     256 columns: i8[256], f32[16], f32[16];      32 columns: i8[32], f32[2], f32[2]
 
-A row ends in 64 bytes that are not used: rows of 12 KB would all lie on the same lines of a cache.
+That is 3n/2 bytes; a row has room for 2n, which its columns take as bf16 for CPUs with matrix
+registers, and for 64 more: rows of a power of two would all lie on the same lines of a cache.
 """
 
 from __future__ import annotations
@@ -25,14 +26,13 @@ from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
 # Adding 1.5 * 2^23 leaves a small number's nearest integer, ties to even, in the low bits.
-UNUSED = 64
 ROUNDING = 12582912.0
 ROUNDING_BITS = 0x4B400000
 
 
 def packed_bytes(n_columns: Any) -> Any:
     """What a row of so many columns (a multiple of 32; an int or a Value) takes when packed."""
-    return span_bytes(n_columns) + UNUSED
+    return n_columns * 2 + 64
 
 
 def span_bytes(n_columns: Any) -> Any:
@@ -149,7 +149,7 @@ def spans(packed: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[Any]]:
 
     Fields: `lanes` (4, n_groups, 8), `scales` and `sums` (n_groups, 2).
     """
-    end = packed.shape[1] - UNUSED
+    end = span_bytes((packed.shape[1] - 64) // 2)
     whole = end // span_bytes(GROUPS * GROUP) * span_bytes(GROUPS * GROUP)
     for n_groups, part in ((GROUPS, packed[:, :whole]), (1, packed[:, whole:end])):
         pairs = "<f4", (n_groups, 2)

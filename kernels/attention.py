@@ -65,7 +65,7 @@ class Attend(Op):
         "window": i64,
     }
 
-    def lowered(self, n_rows: int | None) -> Op:
+    def lowered(self, n_rows: int | None, isa: ISA) -> Op:
         if n_rows is not None:
             return self
         return AttendInBlocks(self.type, self.head_dim, self.group, self.capped)

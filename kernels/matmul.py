@@ -41,12 +41,15 @@ class Panel:
     """A panel's scratch memory and the loops that both products share."""
 
     def __init__(
-        self, k: OpKernel, type: WeightType, element_bytes: int, a: dict[str, Any]
-    ) -> None:
-        """`element_bytes`: what one column of one row takes when unpacked."""
+        self, k: OpKernel, type: WeightType, element_bytes: int, a: dict[str, Any],
+        vectors: int | None = None,
+    ) -> None:  # fmt: skip
+        """`element_bytes`: what one column of one row takes when unpacked; `vectors`: of rows, if
+        not as many as tiles of sums have."""
         self.k, self.a = k, a
         self.stride = row_stride(type, a["n_columns"])
-        self.lanes, (self.tile, self.vectors) = k.isa.lanes, k.isa.tuning.tile
+        self.lanes, (self.tile, in_tile) = k.isa.lanes, k.isa.tuning.tile
+        self.vectors = vectors or in_tile
         self.width = self.lanes * self.vectors
         self.n_tokens = a["n_rows"].load(i64)
         self.row_bytes = CHUNK * element_bytes  # of one unpacked row

@@ -45,7 +45,7 @@ class Op:
         """The fewest and the most items that a thread takes at a time."""
         return 1, 1
 
-    def lowered(self, n_rows: int | None) -> Op:
+    def lowered(self, n_rows: int | None, isa: ISA) -> Op:
         """The op for passes of exactly `n_rows` rows; of any number, as a prompt has, for None."""
         return self
 

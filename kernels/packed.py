@@ -15,12 +15,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.activations import Quantize, packed_bytes
+from linnet.kernels.activations import packed_bytes
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
-from linnet.kernels.linear import MOST_FEW_ROWS, FloatLinear, Linear
+from linnet.kernels.linear import MOST_FEW_ROWS, Pack, Product
 from linnet.kernels.program import Buffer, Lowered, Program, Rows
-from linnet.kernels.quants import QuantType, WeightType
+from linnet.kernels.quants import WeightType
 from linnet.kernels.serial import serial
 
 Floats = npt.NDArray[np.float32]
@@ -135,14 +135,13 @@ def _lower(
         Buffer(name, Rows.TOKENS, width, nowhere.dtype, nowhere)
         for name, width in (("x", matrix.n_columns), ("out", matrix.n_out))
     )
-    quantized = isinstance(matrix.type, QuantType) and not matrix.exact
-    multiplied = x
-    if quantized:
+    op, multiplied = Product.of(matrix.type, exact=matrix.exact), x
+    if op.takes_packed:
         n_bytes = packed_bytes(matrix.n_columns)
-        multiplied = program.buffer("quantized", n_bytes, dtype=np.uint8)
-        program.step("quantize", Quantize(), x=x, out=multiplied, width=matrix.n_columns)
+        multiplied = program.buffer("packed", n_bytes, dtype=np.uint8)
+        program.step("pack", Pack(), x=x, out=multiplied, width=matrix.n_columns)
     program.step(
-        "product", Linear(matrix.type) if quantized else FloatLinear(matrix.type),
+        "product", op,
         weights=matrix.packed, x=multiplied, out=out,
         n_columns=matrix.n_columns, n_out=matrix.n_out,
     )  # fmt: skip

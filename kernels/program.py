@@ -180,7 +180,7 @@ class Program:
         scratch_bytes, slots = 0, []
         since_barrier: list[tuple[int, int, bool]] = []
         for record, step in zip(records, self.steps, strict=True):
-            op = step.op.lowered(n_rows[step.rows])
+            op = step.op.lowered(n_rows[step.rows], library.isa)
             count, rows = op.items(library.isa, **step.sizes())
             arguments = self._native_arguments(op, step)
             accesses = list(_accesses(op, step))

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.activations import Quantize, packed_bytes
+from linnet.kernels.activations import packed_bytes
 from linnet.kernels.attention import NO_WINDOW, Attend
 from linnet.kernels.cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import Add, AddRow, Elementwise, Scale, ScaleByPosition, SoftCap
 from linnet.kernels.ir import Type, f16, f32
-from linnet.kernels.linear import FloatLinear, Linear
+from linnet.kernels.linear import Pack, Product
 from linnet.kernels.norm import RmsNorm
 from linnet.kernels.program import Buffer, Program, Rows, aligned
-from linnet.kernels.quants import WEIGHT_TYPES, QuantType
+from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import PickRows
 from linnet.models.rope import Rope as Rotation
@@ -41,7 +41,7 @@ class Graph:
 
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
         self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
-        self._quantized: dict[Buffer, Buffer] = {}
+        self._packed: dict[Buffer, Buffer] = {}
         self._rope_tables: dict[Rotation, Floats] = {}
 
     # -- rows in, rows out ----------------------------------------------------------------------
@@ -163,10 +163,10 @@ class Graph:
 
     def _linear(self, x: Buffer, matrix: Matrix) -> Buffer:
         out = self._buffer(matrix.name, matrix.n_out, x.rows)
-        quantized = isinstance(matrix.type, QuantType) and not self.exact
+        op = Product.of(matrix.type, exact=self.exact)
         self.program.step(
-            matrix.name, Linear(matrix.type) if quantized else FloatLinear(matrix.type),
-            weights=matrix.packed, x=self._quantize(x) if quantized else x, out=out,
+            matrix.name, op,
+            weights=matrix.packed, x=self._pack(x) if op.takes_packed else x, out=out,
             n_columns=matrix.n_columns, n_out=matrix.n_out,
         )  # fmt: skip
         out = self.scale(out, matrix.scale)
@@ -174,11 +174,11 @@ class Graph:
             out = self._elementwise("bias", AddRow(), out, matrix.bias)
         return out
 
-    def _quantize(self, x: Buffer) -> Buffer:
-        """x packed as int8; once for every product that takes it."""
-        if x not in self._quantized:
+    def _pack(self, x: Buffer) -> Buffer:
+        """x as products take it; once for all of them."""
+        if x not in self._packed:
             n_bytes = packed_bytes(x.width)
-            packed = self.program.buffer("quantized", n_bytes, rows=x.rows, dtype=np.uint8)
-            self.program.step("quantize", Quantize(), x=x, out=packed, width=x.width)
-            self._quantized[x] = packed
-        return self._quantized[x]
+            packed = self.program.buffer("packed", n_bytes, rows=x.rows, dtype=np.uint8)
+            self.program.step("pack", Pack(), x=x, out=packed, width=x.width)
+            self._packed[x] = packed
+        return self._packed[x]

@@ -34,6 +34,7 @@ from linnet.kernels.cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import Add, AddRow, SiluMultiply
 from linnet.kernels.ir import f16, f32
 from linnet.kernels.isa import available_isas, choose_isa
+from linnet.kernels.isa.generic import Generic
 from linnet.kernels.jit import Library
 from linnet.kernels.norm import RmsNorm
 from linnet.kernels.op import Op
@@ -118,7 +119,7 @@ def attention_cases() -> Iterator[Case]:
                 "positions": np.arange(n_ctx - n, n_ctx, dtype=np.int32),
             }
             out = unwritten(*arguments["q"].shape)  # type: ignore[union-attr]
-            yield op.lowered(None), n, {**arguments, **masks, "out": out}
+            yield op.lowered(None, Generic()), n, {**arguments, **masks, "out": out}
 
 
 def other_cases() -> Iterator[Case]:

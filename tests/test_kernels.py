@@ -36,16 +36,18 @@ from linnet.kernels.bandwidth import BLOCK, ReadBytes
 from linnet.kernels.cache import LANES, NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply, exp, tanh
 from linnet.kernels.ir import Type, f16, f32
-from linnet.kernels.isa import ISA, available_isas
+from linnet.kernels.isa import ISA, ISAS, available_isas
 from linnet.kernels.jit import Library
-from linnet.kernels.linear import FloatLinear, Linear
+from linnet.kernels.linear import FloatLinear, Linear, Pack
 from linnet.kernels.matmul import FloatMatMul, MatMul, panel_rows
 from linnet.kernels.matvec import FloatMatVec, MatVec
 from linnet.kernels.norm import RmsNorm
 from linnet.kernels.op import Op
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
+from linnet.kernels.quants.q4_k import Q4_K
 from linnet.kernels.rope import Rope, rope_table
 from linnet.kernels.rows import PickRows
+from linnet.kernels.tilemul import RoundToBF16, TileMatMul
 
 EXACT = 1e-10  # NMSE of products from what they are given
 QUANTIZED = 5e-5  # of int8 products from the product of what was quantised
@@ -251,12 +253,17 @@ def test_items_may_be_done_in_any_pieces_and_order(library: Library, type: Weigh
 
 
 @pytest.mark.parametrize("n_rows", [1, 8, 9, None])
-def test_a_linear_layer_takes_the_kernel_for_its_rows(n_rows: int | None) -> None:
-    type = WEIGHT_TYPES["Q4_K"]
-    few = n_rows is not None and n_rows <= 8
-    assert Linear(type).lowered(n_rows) == (MatVec(type, n_rows) if few else MatMul(type))
-    expected = FloatMatVec(type, n_rows) if few else FloatMatMul(type)
-    assert FloatLinear(type).lowered(n_rows) == expected
+@pytest.mark.parametrize("isa", ISAS, ids=by_name)
+def test_a_linear_layer_takes_the_kernel_for_its_rows(isa: ISA, n_rows: int | None) -> None:
+    """And its activations are packed for that kernel."""
+    type = Q4_K()
+    lowered = [op.lowered(n_rows, isa) for op in (Pack(), Linear(type), FloatLinear(type))]
+    if n_rows is not None and n_rows <= 8:
+        assert lowered == [Quantize(), MatVec(type, n_rows), FloatMatVec(type, n_rows)]
+    elif isa.name == "amx":
+        assert lowered == [RoundToBF16(), TileMatMul(type), FloatMatMul(type)]
+    else:
+        assert lowered == [Quantize(), MatMul(type), FloatMatMul(type)]
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -288,7 +295,7 @@ def groups_of(packed: Array) -> tuple[Array, Array, Array]:
 
     Read byte by byte, as the format says.
     """
-    n_groups = (packed.shape[1] - 64) // 48
+    n_groups = (packed.shape[1] - 64) // 64
     lanes = np.empty((len(packed), n_groups, 32), np.int8)
     scales, sums = (
         np.empty(lanes.shape[:2], np.float32),
@@ -750,7 +757,7 @@ def test_attention_in_blocks_is_that_of_every_token_alone(
 ) -> None:
     """Bit for bit: whole blocks, and what is left; from the start, and within a sequence."""
     alone = Attend(type, head_dim, group, capped=True)
-    blocks = alone.lowered(None)
+    blocks = alone.lowered(None, library.isa)
     for n_tokens, start in ((37, 0), (16, 100), (1, 64)):
         arguments = prompt_attention(type, head_dim, group, n_tokens, start, window)
         shape = arguments["q"].shape
@@ -771,7 +778,7 @@ def test_tokens_that_do_not_follow_each_other_make_no_block(
     arguments["keys"][0], arguments["values"][0] = 0, 1
     arguments[name][token] -= 1
     out, truth = unwritten(*arguments["q"].shape), np.zeros(arguments["q"].shape)
-    op = Attend(f16, 8, 4, capped=True).lowered(None)
+    op = Attend(f16, 8, 4, capped=True).lowered(None, best_library.isa)
     run(best_library, op, 4, **arguments, out=out)
     op.reference(**arguments, out=truth)
     assert isinstance(op, AttendInBlocks)

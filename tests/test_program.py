@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_harness import Array, nmse, random_weights
 
-from linnet.kernels.activations import Quantize, packed_bytes
+from linnet.kernels.activations import packed_bytes
 from linnet.kernels.elementwise import Add, SiluMultiply
 from linnet.kernels.ir import pointer
 from linnet.kernels.isa import ISA, ISAS
 from linnet.kernels.jit import Library
-from linnet.kernels.linear import FloatLinear, Linear
+from linnet.kernels.linear import FloatLinear, Linear, Pack
 from linnet.kernels.norm import RmsNorm
 from linnet.kernels.op import Op
 from linnet.kernels.program import ALIGNMENT, Argument, Buffer, Program, Rows, Step
@@ -255,7 +255,7 @@ class Small:
         step = program.step
         step("embed", PickRows(f16), table=table, rows=program.tokens, out=x, width=width)
         step("norm", RmsNorm(), x=x, weight=weight, out=h, width=width, eps=1e-5)
-        step("quantize", Quantize(), x=h, out=packed, width=width)
+        step("pack", Pack(), x=h, out=packed, width=width)
         step("up", Linear(q4), weights=w_up, x=packed, out=up, **square)
         step("gate", FloatLinear(f16), weights=w_gate, x=h, out=gate, **square)
         step("silu", SiluMultiply(), x=gate, y=up, out=y, width=width)

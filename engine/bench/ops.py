@@ -42,7 +42,7 @@ OUT_BYTES = 128 << 10  # of results in a pass from cache, so that they leave it 
 MOST_STEPS = 64  # in a pass
 LEAST_SECONDS = 0.05  # of passes measured
 L2_BYTES, L3_BYTES = 1 << 20, 32 << 20  # where the system does not tell
-OTHERS = ("attend", "norm", "rope", "quantize", "silu")
+OTHERS = ("attend", "norm", "rope", "pack", "silu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from linnet.engine.machine import available_memory
 from linnet.engine.roofline import read_bandwidth, weights_read
 from linnet.kernels.attention import Attend
 from linnet.kernels.jit import Library
-from linnet.kernels.linear import Linear
+from linnet.kernels.linear import Product
 from linnet.kernels.program import Lowered, Program, Rows
 from linnet.kernels.quants import WeightType
 from linnet.kernels.team import Team
@@ -125,7 +125,7 @@ class Runner:
     def types(self) -> list[WeightType]:
         """The types of the packed matrices."""
         ops = [step.op for step in self.program.steps]
-        return list({op.type.name: op.type for op in ops if isinstance(op, Linear)}.values())
+        return list({op.type.name: op.type for op in ops if isinstance(op, Product)}.values())
 
     def close(self) -> None:
         self.team.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linnet.kernels.attention import Attend
-from linnet.kernels.linear import Linear
+from linnet.kernels.linear import Product
 from linnet.kernels.program import Buffer, Program, Step
 
 PICKED = frozenset({"table", "cache", "keys", "values"})  # arrays of which a step takes some rows
@@ -38,7 +38,7 @@ def work(step: Step, program: Program) -> Work:
     if isinstance(step.op, Attend):
         return _attention(step.op, step, program)
     weights = step.arguments.get("weights")
-    if isinstance(step.op, Linear) and isinstance(weights, np.ndarray):
+    if isinstance(step.op, Product) and isinstance(weights, np.ndarray):
         sizes = step.sizes()
         return Work(2 * n_rows * int(sizes["n_out"]) * int(sizes["n_columns"]), weights.nbytes)
     written = [_buffer_size(step.arguments[name], program) for name in step.op.writes]

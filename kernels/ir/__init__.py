@@ -17,6 +17,7 @@ multiply-add happens where a kernel says `k.fma`, and only on CPUs that have one
 from linnet.kernels.ir.kernel import Kernel, Loop
 from linnet.kernels.ir.types import (
     Type,
+    bf16,
     f16,
     f32,
     i8,
@@ -33,6 +34,6 @@ from linnet.kernels.ir.types import (
 from linnet.kernels.ir.values import Cell, Pointer, Value
 
 __all__ = [
-    "Cell", "Kernel", "Loop", "Pointer", "Type", "Value", "f16", "f32", "i8", "i16", "i32", "i64",
-    "pointer", "u1", "u8", "u16", "u32", "u64",
+    "Cell", "Kernel", "Loop", "Pointer", "Type", "Value", "bf16", "f16", "f32", "i8", "i16", "i32",
+    "i64", "pointer", "u1", "u8", "u16", "u32", "u64",
 ]  # fmt: skip

@@ -48,11 +48,16 @@ class Kernel:
         function = self.declare(name, type.llvm, [a.type.llvm for a in arguments])
         return Value(self, self.builder.call(function, [a.ir for a in arguments]), type)
 
+    def command(self, name: str, *arguments: Value | Pointer | int) -> None:
+        """Call an LLVM intrinsic that returns nothing; ints are bytes known when it is compiled."""
+        given = [ir.Constant(ir.IntType(8), a) if isinstance(a, int) else a.ir for a in arguments]
+        kinds = [a.type for a in given]
+        self.builder.call(self.declare(name, ir.VoidType(), kinds), given)
+
     def pause(self) -> None:
         """Tell the CPU that this is a loop that waits."""
         if platform.machine() in {"x86_64", "AMD64"}:
-            function = self.declare("llvm.x86.sse2.pause", ir.VoidType(), [])
-            self.builder.call(function, [])
+            self.command("llvm.x86.sse2.pause")
 
     def opaque(self, value: Value) -> Value:
         """The same vector, of which LLVM knows nothing any more; takes no instruction."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
+from linnet.kernels.isa.amx import AMX
 from linnet.kernels.isa.avx2 import AVX2, AVXVNNI
 from linnet.kernels.isa.avx512 import AVX512, AVX512VNNI
 from linnet.kernels.isa.base import ISA, ISAError
@@ -17,14 +18,14 @@ from linnet.kernels.tuning import stored
 
 __all__ = ["ISA", "ISAS", "ISAError", "available_isas", "choose_isa"]
 
-ISAS: tuple[ISA, ...] = (AVX512VNNI(), AVX512(), AVXVNNI(), AVX2(), Generic())
+ISAS: tuple[ISA, ...] = (AMX(), AVX512VNNI(), AVX512(), AVXVNNI(), AVX2(), Generic())
 
 
 @cache
 def available_isas() -> tuple[ISA, ...]:
-    """The instruction sets this CPU has by its feature bits, fastest first."""
+    """The instruction sets that this CPU has and its system permits, fastest first."""
     features = host_features()
-    return tuple(isa for isa in ISAS if isa.needs <= features)
+    return tuple(isa for isa in ISAS if isa.needs <= features and isa.permitted())
 
 
 def choose_isa(name: str | None = None) -> ISA:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from linnet.kernels.ir import Value, f16, f32, i16, i32
+from linnet.kernels.ir import Value, f16, f32, i16, i32, u16, u32
 from linnet.kernels.tuning import Tuning
+
+if TYPE_CHECKING:
+    from linnet.kernels.isa.amx import Tiles
 
 
 class ISAError(ValueError):
@@ -18,8 +21,9 @@ class ISA:
 
     `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told.
     `bits`: the width of a vector register. `registers`: how many of them there are. `query_rows`:
-    queries that attention takes together, with two sums in registers for each. `defaults`: the
-    tuning where nobody measured a better one. The last two change speed, never results.
+    queries that attention takes together, with two sums in registers for each. `tiles`: matrix
+    registers, if there are. `defaults`: the tuning where nobody measured a better one; it and
+    `query_rows` change speed, never results.
     """
 
     name: ClassVar[str]
@@ -28,6 +32,7 @@ class ISA:
     bits: ClassVar[int] = 128
     registers: ClassVar[int] = 16
     query_rows: ClassVar[int] = 2
+    tiles: ClassVar[type[Tiles] | None] = None
     defaults: ClassVar[Tuning] = Tuning()
 
     def __init__(self, tuning: Tuning | None = None) -> None:
@@ -46,6 +51,10 @@ class ISA:
     def lanes(self) -> int:
         """How many f32 a register holds."""
         return self.bits // 32
+
+    def permitted(self) -> bool:
+        """Whether the system lets this process use it, where the CPU can."""
+        return True
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c: rounded once with FMA hardware; without, twice (libm's is far slower)."""
@@ -74,6 +83,13 @@ class ISA:
         """Rounded to nearest, ties to even."""
         narrow = f16[value.type.lanes]
         return Value(value.k, value.k.builder.fptrunc(value.ir, narrow.llvm), narrow)
+
+    def f32_to_bf16(self, value: Value) -> Value:
+        """u16 lanes, rounded to nearest, ties to even."""
+        bits = value.bits(u32[value.type.lanes])
+        rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+        is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+        return (is_nan.select(bits | 0x400000, rounded) >> 16).to(u16)
 
 
 def dot_in_registers(
