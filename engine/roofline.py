@@ -19,9 +19,12 @@ PASSES = 3
 
 
 def weights_read(program: Program) -> list[npt.NDArray[np.uint8]]:
-    """The packed matrices that one token multiplies; of the embedding only a row is read."""
-    given = [step.arguments.get("weights") for step in program.steps]
-    return [weights for weights in given if isinstance(weights, np.ndarray)]
+    """The packed matrices that one token multiplies; of the embedding only a row is read, and of
+    experts as many as a token takes."""
+    given = [
+        (step.arguments.get("weights"), step.arguments.get("n_used")) for step in program.steps
+    ]
+    return [weights[:n_used] for weights, n_used in given if isinstance(weights, np.ndarray)]
 
 
 def read_bandwidth(team: Team, library: Library, arrays: Sequence[npt.NDArray[np.uint8]]) -> float:

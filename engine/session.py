@@ -71,7 +71,7 @@ class Session:
         self.n_ctx, self.n_vocab = n_ctx, config.n_vocab
         self.n_batch = min(n_batch, n_ctx)
         self.library = library
-        self.sequences = [CachedSequence() for _ in range(n_slots)]
+        self.sequences = [CachedSequence(recurrent=config.recurrent) for _ in range(n_slots)]
         self._owner: object = None
         self._closed = False
         self._stopping = False
@@ -143,7 +143,8 @@ class Session:
             if max(ends) >= self.n_ctx:
                 raise ContextOverflow(self.n_ctx + 1, self.n_ctx)
             lowered = self._set(ids, list(tokens), ends, outputs=range(n), lowered=(n, n))
-            self.team.run(lowered)
+            with self._pass_over(sequences):
+                self.team.run(lowered)
             for sequence, token_id in zip(sequences, ids, strict=True):
                 sequence.ids.append(int(token_id))
             logits: Floats = self._logits.data[:n]
@@ -246,9 +247,20 @@ class Session:
             raise RuntimeError("a later call has begun another sequence in this session")
         positions = range(first, first + len(ids))
         lowered = self._set(ids, slot, positions, outputs=outputs, lowered=(None, n_outputs))
-        self._long.run(lambda: self.team.run(lowered), lambda: self._stopping)
+        with self._pass_over([sequence]):
+            self._long.run(lambda: self.team.run(lowered), lambda: self._stopping)
         sequence.ids.extend(int(token_id) for token_id in ids)
         sequence.n_from_prompts = len(sequence.ids)
+
+    @contextmanager
+    def _pass_over(self, sequences: Sequence[CachedSequence]) -> Iterator[None]:
+        """Tell the sequences where their pass does not end as it should."""
+        try:
+            yield
+        except BaseException:
+            for sequence in sequences:
+                sequence.interrupted()
+            raise
 
     def _set(
         self, ids: Sequence[int], slots: int | Sequence[int], positions: Sequence[int], *,

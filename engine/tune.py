@@ -25,7 +25,7 @@ import numpy.typing as npt
 from linnet.kernels.activations import packed_bytes
 from linnet.kernels.isa import ISA
 from linnet.kernels.jit import Library
-from linnet.kernels.linear import Pack, Product
+from linnet.kernels.linear import Linear, Pack
 from linnet.kernels.program import Lowered, Program, aligned
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.team import Team
@@ -197,7 +197,7 @@ def _program(
         name, n_out, n_columns = shape
         end = start + _n_bytes(shape)
         program.step(
-            "product", Product.of(WEIGHT_TYPES[name], exact=False),
+            "product", Linear.of(WEIGHT_TYPES[name], exact=False),
             weights=weights[start:end].reshape(n_out, -1), x=packed, out=out,
             n_columns=n_columns, n_out=n_out,
         )  # fmt: skip

@@ -70,6 +70,8 @@ class Span:
 class Quantize(Op):
     """x f32 (n_rows, width) -> out u8 (n_rows, packed_bytes(width)); an item is a group of 32.
 
+    A token may have several rows.
+
         for group in items:
             lanes = round(x * 127 / max |x|)             # to nearest, ties to even
             scale = sum(x * lanes) / sum(lanes * lanes)  # least squares: a little off max |x| / 127
@@ -81,7 +83,7 @@ class Quantize(Op):
     parameters = {"x": pointer, "out": pointer, "width": i64}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return sizes["width"] // GROUP, 1
+        return sizes["x"] // GROUP, 1
 
     def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 16, 16
@@ -127,14 +129,14 @@ class Quantize(Op):
         return Span(a["out"].at(at), n_groups), group - start
 
     def reference(self, **a: Any) -> None:
-        groups = a["x"].reshape(len(a["x"]), -1, GROUP)
+        groups = a["x"].reshape(-1, a["width"] // GROUP, GROUP)
         largest = np.abs(groups).max(axis=-1)
         inverse = np.zeros_like(largest)
         np.divide(np.float32(127), largest, out=inverse, where=largest > 0)
         lanes = np.rint(groups * inverse[..., None])
         scales = (groups * lanes).sum(axis=-1) / np.maximum((lanes * lanes).sum(axis=-1), 1)
         done = 0
-        for span in spans(a["out"]):
+        for span in spans(a["out"].reshape(len(groups), -1)):
             n_rows, n_spans, n_groups = span["scales"].shape[:3]
             here = slice(done, done + n_spans * n_groups)
             each = lanes[:, here].reshape(n_rows, n_spans, n_groups, RUNS, RUN)

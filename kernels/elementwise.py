@@ -14,6 +14,7 @@ from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
 RUN = 256
+SWIGLU_LIMIT, SWIGLU_ALPHA = 7.0, 1.702
 GELU_SCALE = math.sqrt(2 / math.pi)
 
 
@@ -68,6 +69,26 @@ class AddRow(Add):
         return a["y"].load(type, column * 4)  # type: ignore[no-any-return]
 
 
+class Unary(Elementwise):
+    """One operand alone."""
+
+    parameters = {"x": pointer, "out": pointer, "width": i64}
+
+    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
+        return column
+
+
+@dataclass(frozen=True)
+class Multiply(Elementwise):
+    """x * y"""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return x * y
+
+    def reference(self, **a: Any) -> None:
+        a["out"][...] = a["x"] * a["y"]
+
+
 class WithNumber(Elementwise):
     """One number y for everything."""
 
@@ -89,7 +110,18 @@ class Scale(WithNumber):
 
 
 @dataclass(frozen=True)
-class ScaleByPosition(Elementwise):
+class ScaleRows(Multiply):
+    """x * y, with one y for each row"""
+
+    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
+        return a["y"].load(f32, token * 4)  # type: ignore[no-any-return]
+
+    def reference(self, **a: Any) -> None:
+        a["out"][...] = a["x"] * a["y"].reshape(-1, 1)
+
+
+@dataclass(frozen=True)
+class ScaleByPosition(Multiply):
     """x * y[position of the token], with one y for each of n_ctx positions"""
 
     parameters = {"x": pointer, "y": pointer, "positions": pointer, "out": pointer, "width": i64}
@@ -97,9 +129,6 @@ class ScaleByPosition(Elementwise):
     def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
         position = a["positions"].load(i32, token * 4).to(i64)
         return a["y"].load(f32, position * 4)  # type: ignore[no-any-return]
-
-    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
-        return x * y
 
     def reference(self, **a: Any) -> None:
         a["out"][...] = a["x"] * a["y"][a["positions"]][:, None]
@@ -129,15 +158,77 @@ class GeluMultiply(Elementwise):
     """
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
-        u = x * k.fma(x * x, k.constant(x.type, 0.044715), k.constant(x.type, 1))
-        twice = u * (2 * GELU_SCALE)
-        gate = (twice < -87.0).select(x * 0.0, x / (exp(k, -twice) + 1.0))
-        return gate * y
+        return gelu(k, x) * y
 
     def reference(self, **a: Any) -> None:
         x = a["x"].astype(np.float64)
         u = GELU_SCALE * (x + 0.044715 * x**3)
         a["out"][...] = x / 2 * (1 + np.tanh(u)) * a["y"]
+
+
+@dataclass(frozen=True)
+class Gelu(Unary):
+    """gelu(x), as in `GeluMultiply`"""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return gelu(k, x)
+
+    def reference(self, **a: Any) -> None:
+        GeluMultiply().reference(**a, y=1.0)
+
+
+@dataclass(frozen=True)
+class Silu(Unary):
+    """x / (1 + exp(-x))"""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return x * sigmoid(k, x)
+
+    def reference(self, **a: Any) -> None:
+        x = a["x"].astype(np.float64)
+        with np.errstate(over="ignore"):
+            a["out"][...] = x / (1 + np.exp(-x))
+
+
+@dataclass(frozen=True)
+class Sigmoid(Unary):
+    """1 / (1 + exp(-x))"""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return sigmoid(k, x)
+
+    def reference(self, **a: Any) -> None:
+        with np.errstate(over="ignore"):
+            a["out"][...] = 1 / (1 + np.exp(-a["x"].astype(np.float64)))
+
+
+@dataclass(frozen=True)
+class SigmoidMultiply(Elementwise):
+    """sigmoid(x) * y = y / (1 + exp(-x)): a gate"""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return sigmoid(k, x) * y
+
+    def reference(self, **a: Any) -> None:
+        x = a["x"].astype(np.float64)
+        with np.errstate(over="ignore"):
+            a["out"][...] = 1 / (1 + np.exp(-x)) * a["y"]
+
+
+@dataclass(frozen=True)
+class ClampedSwiGlu(Elementwise):
+    """g * sigmoid(1.702 g) * (u + 1), where g is x up to 7 and u is y from -7 to 7 (gpt-oss)"""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        gate = k.minimum(x, SWIGLU_LIMIT)
+        up = k.minimum(k.maximum(y, -SWIGLU_LIMIT), SWIGLU_LIMIT)
+        return gate * sigmoid(k, gate * SWIGLU_ALPHA) * (up + 1.0)
+
+    def reference(self, **a: Any) -> None:
+        gate = np.minimum(a["x"].astype(np.float64), SWIGLU_LIMIT)
+        up = np.clip(a["y"].astype(np.float64), -SWIGLU_LIMIT, SWIGLU_LIMIT)
+        with np.errstate(over="ignore"):
+            a["out"][...] = gate / (1 + np.exp(-SWIGLU_ALPHA * gate)) * (up + 1)
 
 
 @dataclass(frozen=True)
@@ -171,6 +262,50 @@ def exp(k: Kernel, x: Value) -> Value:
     whole = i32[x.type.lanes]
     two_to_power = ((shifted.bits(whole) - (0x4B400000 - 127)) << 23).bits(x.type)
     return series * two_to_power
+
+
+def gelu(k: Kernel, x: Value) -> Value:
+    """x / (1 + exp(-2u)) of each lane: see `GeluMultiply`."""
+    u = x * k.fma(x * x, k.constant(x.type, 0.044715), k.constant(x.type, 1))
+    twice = u * (2 * GELU_SCALE)
+    return (twice < -87.0).select(x * 0.0, x / (exp(k, -twice) + 1.0))
+
+
+def sigmoid(k: Kernel, x: Value) -> Value:
+    """1 / (1 + e^-x) of each lane, 0 below -87; NaN stays NaN."""
+    return (x < -87.0).select(k.constant(x.type, 0), 1.0 / (exp(k, -x) + 1.0))
+
+
+# log(1 + f) = f - f^2 / 2 + f^3 * p(f) for 1 + f from sqrt(1/2) to sqrt(2) (Cephes, logf)
+LOG_POLYNOMIAL = (
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+)  # fmt: skip
+HALF_ROOT_BITS = 0x3F3504F3  # sqrt(1/2)
+
+
+def log(k: Kernel, x: Value) -> Value:
+    """The natural logarithm of each lane, all positive, normal and finite."""
+    bits = x.bits(i32[x.type.lanes])
+    exponent = (bits - HALF_ROOT_BITS) >> 23
+    f = (bits - (exponent << 23)).bits(x.type) - 1.0
+    square, power = f * f, exponent.to(f32)
+    series = polynomial(k, f, LOG_POLYNOMIAL) * f * square
+    series = k.fma(power, k.constant(x.type, LN2_LOW), series) - square * 0.5
+    return k.fma(power, k.constant(x.type, LN2_HIGH), f + series)
+
+
+def softplus(k: Kernel, x: Value) -> Value:
+    """log(1 + e^x) of each lane; NaN stays NaN.
+
+    log(1 + t) of what is left of 1 + t after rounding, scaled back to t, is exact to the last bits.
+    """
+    positive = (x > 0.0).select(x, 0.0)
+    small = exp(k, (x > 0.0).select(-x, x))
+    rounded = small + 1.0
+    lost = rounded.equals(1.0).select(k.constant(x.type, 1), rounded - 1.0)
+    tail = rounded.equals(1.0).select(small, log(k, rounded) * (small / lost))
+    return positive + tail
 
 
 # tanh(x) = x + x^3 * p(x^2) for |x| < 0.625 (Cephes, tanhf)

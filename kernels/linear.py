@@ -6,8 +6,9 @@ has, weights are unpacked once and multiplied in matrix registers where a CPU ha
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 from linnet.kernels.activations import Quantize
 from linnet.kernels.isa import ISA
@@ -33,27 +34,46 @@ class Pack(Op):
         Quantize().reference(**a)
 
 
+@dataclass(frozen=True)
 class Product(Op):
-    """out (rows, n_out) = x (rows, n_columns) @ weights.T, x being in f32 or packed by `Pack`."""
+    """An op that multiplies by packed weights: x as `packing` packs it, or in f32 for None.
+
+    Every product is two ops: with packed x, and `in_f32` for the exact mode and for weights that
+    are numbers in themselves.
+    """
 
     type: WeightType
 
+    packing: ClassVar[Op | None] = None
+    in_f32: ClassVar[builtins.type[Product]]
+
     @classmethod
     def of(cls, type: WeightType, *, exact: bool) -> Product:
-        """`exact`: with x in f32, as all products are whose weights are numbers in themselves."""
-        return Linear(type) if isinstance(type, QuantType) and not exact else FloatLinear(type)
+        """This product, which takes packed x, or the one that takes x in f32."""
+        return cls(type) if isinstance(type, QuantType) and not exact else cls.in_f32(type)
 
-    @property
-    def takes_packed(self) -> bool:
-        return isinstance(self, Linear)
+
+@dataclass(frozen=True)
+class FloatLinear(Product):
+    """out (rows, n_out) = x (rows, n_columns) @ weights.T with x in f32."""
+
+    parameters = FloatMatVec.parameters
+
+    def lowered(self, n_rows: int | None, isa: ISA) -> Op:
+        return FloatMatVec(self.type, n_rows) if _are_few(n_rows) else FloatMatMul(self.type)
+
+    def reference(self, **a: Any) -> None:
+        FloatMatVec(self.type, 1).reference(**a)
 
 
 @dataclass(frozen=True)
 class Linear(Product):
-    """A product with packed x."""
+    """out (rows, n_out) = x (rows, n_columns) @ weights.T with packed x."""
 
     type: QuantType
 
+    packing = Pack()
+    in_f32 = FloatLinear
     parameters = MatVec.parameters
 
     def lowered(self, n_rows: int | None, isa: ISA) -> Op:
@@ -63,21 +83,6 @@ class Linear(Product):
 
     def reference(self, **a: Any) -> None:
         MatVec(self.type, 1).reference(**a)
-
-
-@dataclass(frozen=True)
-class FloatLinear(Product):
-    """A product with x in f32."""
-
-    type: WeightType
-
-    parameters = FloatMatVec.parameters
-
-    def lowered(self, n_rows: int | None, isa: ISA) -> Op:
-        return FloatMatVec(self.type, n_rows) if _are_few(n_rows) else FloatMatMul(self.type)
-
-    def reference(self, **a: Any) -> None:
-        FloatMatVec(self.type, 1).reference(**a)
 
 
 def _are_few(n_rows: int | None) -> TypeGuard[int]:

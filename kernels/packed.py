@@ -18,7 +18,7 @@ import numpy.typing as npt
 from linnet.kernels.activations import packed_bytes
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
-from linnet.kernels.linear import MOST_FEW_ROWS, Pack, Product
+from linnet.kernels.linear import MOST_FEW_ROWS, Linear
 from linnet.kernels.program import Buffer, Lowered, Program, Rows
 from linnet.kernels.quants import WeightType
 from linnet.kernels.serial import serial
@@ -135,11 +135,11 @@ def _lower(
         Buffer(name, Rows.TOKENS, width, nowhere.dtype, nowhere)
         for name, width in (("x", matrix.n_columns), ("out", matrix.n_out))
     )
-    op, multiplied = Product.of(matrix.type, exact=matrix.exact), x
-    if op.takes_packed:
+    op, multiplied = Linear.of(matrix.type, exact=matrix.exact), x
+    if op.packing is not None:
         n_bytes = packed_bytes(matrix.n_columns)
         multiplied = program.buffer("packed", n_bytes, dtype=np.uint8)
-        program.step("pack", Pack(), x=x, out=multiplied, width=matrix.n_columns)
+        program.step("pack", op.packing, x=x, out=multiplied, width=matrix.n_columns)
     program.step(
         "product", op,
         weights=matrix.packed, x=multiplied, out=out,

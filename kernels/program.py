@@ -130,9 +130,13 @@ class Program:
         return Buffer(name, rows, width, np.dtype(dtype))
 
     def step(self, name: str, op: Op, **arguments: Argument) -> None:
-        """Record an op. Raises TypeError unless the arguments are exactly its parameters."""
-        if arguments.keys() != op.parameters.keys():
-            raise TypeError(f"{name}: takes {sorted(op.parameters)}, given {sorted(arguments)}")
+        """Record an op. Raises TypeError unless the arguments are exactly its parameters.
+
+        `n_rows`, where rows are counted, is not given: it is the program's own.
+        """
+        parameters = op.parameters.keys() - {"n_rows"}
+        if arguments.keys() != parameters:
+            raise TypeError(f"{name}: takes {sorted(parameters)}, given {sorted(arguments)}")
         self.steps.append(Step(name, op, arguments))
 
     def lay_out(self, keep: Sequence[Buffer]) -> None:

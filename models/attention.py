@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from linnet.kernels.elementwise import SigmoidMultiply
 from linnet.kernels.program import Buffer
 from linnet.models.blocks import Block
 from linnet.models.config import Config
@@ -33,14 +34,18 @@ class Attention:
     """Attention with grouped heads: output(softmax(scale * q @ keys) @ values).
 
     `rope`: how positions turn queries and keys, None for not at all. `q_norm`, `k_norm`: what
-    queries and keys pass before they are turned. `window`: how many positions a token sees, None
-    for all before it. `softcap`: scores stay within it, where it is not 0. `sinks`: a score for
-    each head that takes weight and gives no value. `temperature`: how scores grow with position.
+    queries and keys pass before they are turned, or after (`norms_last`). `window`: how many
+    positions a token sees, None for all before it. `softcap`: scores stay within it, where it is
+    not 0. `sinks`: a score for each head that takes weight and gives no value. `temperature`: how
+    scores grow with position. `gated`: the product with q has, for each head, its gate behind its
+    query; what the head attends to is multiplied by sigmoid(gate).
+    `source`: whose keys and values are attended to, where there are none of its own. `v` may be
+    `k`: values are then keys before their norm.
     """
 
     q: Matrix
-    k: Matrix
-    v: Matrix
+    k: Matrix | None
+    v: Matrix | None
     output: Matrix
     n_kv_heads: int
     head_dim: int
@@ -52,19 +57,23 @@ class Attention:
     softcap: float = 0.0
     sinks: Floats | None = None
     temperature: Temperature | None = None
+    gated: bool = False
+    norms_last: bool = False
+    v_norm: Block | None = None
+    source: Attention | None = None
 
     @classmethod
     def load(
         cls, w: Weights, config: Config, rope: Rope | None, *,
         head_dim: int | None = None, n_kv_heads: int | None = None, scale: float = 0.0,
         qk_norm: tuple[Block | None, Block | None] = (None, None), window: int | None = None,
-        softcap: float = 0.0,
+        softcap: float = 0.0, gated: bool = False,
     ) -> Attention:  # fmt: skip
         """Projections may be fused in the file. A `scale` of 0 means 1 / sqrt(head_dim)."""
         n_heads, n_kv_heads = config.n_heads, n_kv_heads or config.n_kv_heads
         head_dim = head_dim or config.head_dim
         n_q, n_kv = n_heads * head_dim, n_kv_heads * head_dim
-        q, k, v = projections(w, config.n_embd, n_q, n_kv)
+        q, k, v = projections(w, config.n_embd, 2 * n_q if gated else n_q, n_kv)
         return cls(
             q=q,
             k=k,
@@ -79,23 +88,43 @@ class Attention:
             window=window,
             softcap=softcap,
             sinks=w.optional("attn_sinks.weight", n_heads),
+            gated=gated,
         )
 
     def record(self, g: Graph, x: Buffer) -> Buffer:
         """x (n_tokens, n_embd) -> (n_tokens, n_embd)"""
-        q, k, v = g.linear(x, self.q, self.k, self.v)
-        q = self.q_norm.record(g, q) if self.q_norm else q
-        k = self.k_norm.record(g, k) if self.k_norm else k
-        if self.rope:
-            q, k = (g.rope(y, self.rope, head_dim=self.head_dim) for y in (q, k))
+        (q,) = g.linear(x, self.q)
+        k = v = None
+        if self.k and self.v:
+            (k,) = g.linear(x, self.k)
+            (v,) = g.linear(x, self.v) if self.v is not self.k else (k,)
+        if self.gated:
+            q, gate = (
+                g.columns(q, start, self.head_dim, every=2 * self.head_dim)
+                for start in (0, self.head_dim)
+            )
+        q = self._placed(g, q, self.q_norm)
+        k = self._placed(g, k, self.k_norm) if k else None
+        v = self.v_norm.record(g, v) if v and self.v_norm else v
         if self.temperature:
             q = g.scale_by_position(q, self.temperature.table(g.n_ctx))
         out = g.attend(
-            q, k, v, g.cache(self.n_kv_heads, self.head_dim),
+            q, k, v, g.cache(self.n_kv_heads, self.head_dim, owner=self.source or self),
             scale=self.scale, window=self.window, softcap=self.softcap, sinks=self.sinks,
         )  # fmt: skip
+        if self.gated:
+            out = g.combine(SigmoidMultiply(), gate, out)
         (out,) = g.linear(out, self.output)
         return out
+
+    def _placed(self, g: Graph, x: Buffer, norm: Block | None) -> Buffer:
+        """Queries or keys, normalised and turned by position."""
+        if self.rope and self.norms_last:
+            x = g.rope(x, self.rope, head_dim=self.head_dim)
+        x = norm.record(g, x) if norm else x
+        if self.rope and not self.norms_last:
+            x = g.rope(x, self.rope, head_dim=self.head_dim)
+        return x
 
 
 def projections(w: Weights, n_embd: int, n_q: int, n_kv: int) -> tuple[Matrix, Matrix, Matrix]:

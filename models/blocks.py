@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from linnet.kernels.elementwise import Elementwise, SiluMultiply
+import numpy as np
+
+from linnet.kernels.elementwise import Elementwise, Sigmoid, SiluMultiply, Unary
 from linnet.kernels.program import Buffer
 from linnet.models.config import Config
 from linnet.models.graph import Graph
@@ -35,12 +37,33 @@ class RmsNorm:
     eps: float
 
     @classmethod
-    def load(cls, w: Weights, name: str, config: Config, width: int | None = None) -> RmsNorm:
-        """`width`: n_embd for None."""
-        return cls(w.vector(f"{name}.weight", width or config.n_embd), config.norm_eps)
+    def load(cls, w: Weights, name: str, config: Config, *shape: int) -> RmsNorm:
+        """`shape`: that of the weights, (n_embd,) for none."""
+        return cls(w.vector(f"{name}.weight", *(shape or (config.n_embd,))), config.norm_eps)
 
     def record(self, g: Graph, x: Buffer) -> Buffer:
         return g.rms_norm(x, self.weight, self.eps)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerNorm:
+    """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over weight.shape[-1] columns."""
+
+    eps_key: ClassVar[str] = "attention.layer_norm_epsilon"
+
+    weight: Floats
+    bias: Floats
+    eps: float
+
+    @classmethod
+    def load(cls, w: Weights, name: str, config: Config, *shape: int) -> LayerNorm:
+        """`shape`: that of the weights, (n_embd,) for none; the file may have no bias."""
+        weight = w.vector(f"{name}.weight", *(shape or (config.n_embd,)))
+        bias = w.optional(f"{name}.bias", *weight.shape)
+        return cls(weight, np.zeros_like(weight) if bias is None else bias, config.norm_eps)
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        return g.layer_norm(x, self.weight, self.bias, self.eps)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +80,28 @@ class Residual:
         y = self.block.record(g, y)
         y = self.post_norm.record(g, y) if self.post_norm else y
         return g.add(x, g.scale(y, self.scale))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chain:
+    """Blocks one after the other."""
+
+    blocks: Sequence[Block]
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        for block in self.blocks:
+            x = block.record(g, x)
+        return x
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaled:
+    """x times a number."""
+
+    factor: float
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        return g.scale(x, self.factor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,3 +150,35 @@ class FeedForward:
         gate, up = g.linear(x, self.gate, self.up)
         (out,) = g.linear(g.combine(self.activation, gate, up), self.down)
         return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Perceptron:
+    """down(activation(up(x))), without a gate."""
+
+    up: Matrix
+    down: Matrix
+    activation: Unary
+
+    @classmethod
+    def load(cls, w: Weights, config: Config, *, activation: Unary) -> Perceptron:
+        n_ff, n_embd = config.n_ff, config.n_embd
+        up = w.linear("ffn_up", n_ff, n_embd, scaled=False)
+        return cls(up, w.linear("ffn_down", n_embd, n_ff, scaled=False), activation)
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        (up,) = g.linear(x, self.up)
+        (out,) = g.linear(g.apply(self.activation, up), self.down)
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GatedBySigmoid:
+    """block(x) * sigmoid(gate(x)), with one gate a token."""
+
+    block: Block
+    gate: Matrix
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        (gate,) = g.linear(x, self.gate)
+        return g.scale_rows(self.block.record(g, x), g.apply(Sigmoid(), gate))

@@ -36,15 +36,20 @@ class Config:
     recurrent: bool = False  # a state runs along the sequence, which cannot be cut short
 
     @classmethod
-    def from_keys(cls, keys: Keys, n_vocab: int, *, eps: str, recurrent: bool = False) -> Config:
-        """Read `<architecture>.*`; `eps`: the key of the norms' constant.
+    def from_keys(
+        cls, keys: Keys, n_vocab: int, *, eps: str, recurrent: bool = False, latent: bool = False
+    ) -> Config:
+        """Read `<architecture>.*`; `eps`: the key of the norms' constant; `latent`: whether values
+        are a part of the keys.
 
         Raises ModelError naming the key, its value and the limits.
         """
         n_blocks = keys.integer("block_count", 1, MAX_LAYERS)
         # Blocks that predict further tokens come last; what they are for is not done here.
         n_layers = n_blocks - keys.integer("nextn_predict_layers", 0, n_blocks - 1, default=0)
-        heads = keys.integer("attention.head_count", 1, MAX_HEADS)
+        heads = max(keys.each("attention.head_count", 0, MAX_HEADS, n_layers=n_layers))
+        if not heads:
+            raise keys.error("attention.head_count", heads, "at least 1")
         kv_heads = max(
             keys.each("attention.head_count_kv", 0, MAX_HEADS, n_layers=n_layers, default=heads)
         )
@@ -55,7 +60,7 @@ class Config:
             raise keys.error("embedding_length", n_embd, f"a multiple of {heads} heads")
         head_dim = keys.integer("attention.key_length", 1, MAX_WIDTH, default=n_embd // heads)
         value_dim = keys.integer("attention.value_length", 1, MAX_WIDTH, default=head_dim)
-        if value_dim != head_dim:
+        if value_dim != head_dim and not latent:
             raise keys.error("attention.value_length", value_dim, f"the key length, {head_dim}")
         n_rot = keys.integer("rope.dimension_count", 2, head_dim, default=head_dim)
         if n_rot % 2:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 from linnet.kernels.elementwise import GeluMultiply
-from linnet.kernels.program import Buffer
 from linnet.models.attention import Attention
 from linnet.models.blocks import Block, FeedForward
-from linnet.models.graph import Graph
 from linnet.models.transformer import Transformer
 from linnet.models.weights import Weights
 
@@ -20,6 +18,10 @@ class Gemma2(Transformer):
     ffn_post_norm = "post_ffw_norm"
     layers_of_27b = 46
     usual_cap = 30.0
+
+    def read_keys(self) -> None:
+        cap = self.keys.number("final_logit_softcapping", 0.0, 1e6, default=self.usual_cap)
+        self.logit_cap, self.embedding_scale = cap, math.sqrt(self.config.n_embd)
 
     def attention(self, w: Weights, i: int) -> Block:
         cap = self.keys.number("attn_logit_softcapping", 0.0, 1e6, default=50.0)
@@ -36,10 +38,3 @@ class Gemma2(Transformer):
 
     def feed_forward(self, w: Weights, i: int) -> Block:
         return FeedForward.load(w, self.config, activation=GeluMultiply())
-
-    def embed(self, g: Graph) -> Buffer:
-        return g.scale(super().embed(g), math.sqrt(self.config.n_embd))
-
-    def logits(self, g: Graph, x: Buffer) -> Buffer:
-        cap = self.keys.number("final_logit_softcapping", 0.0, 1e6, default=self.usual_cap)
-        return g.softcap(super().logits(g, x), cap)

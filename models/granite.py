@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from linnet.kernels.program import Buffer
 from linnet.models.attention import Attention
 from linnet.models.blocks import Block, Residual
-from linnet.models.graph import Graph
 from linnet.models.transformer import Transformer
 from linnet.models.weights import Weights
 
@@ -16,19 +14,18 @@ class Granite(Transformer):
 
     adjacent = True
 
+    def read_keys(self) -> None:
+        self.embedding_scale = self._scale("embedding")
+        self.logit_scale = 1 / self._scale("logit")
+        self.residual_scale = self._scale("residual")
+
     def residual(self, w: Weights, block: Block, norm: str, post_norm: str) -> Block:
-        return Residual(block, self.norm.load(w, norm, self.config), scale=self._scale("residual"))
+        return Residual(block, self.norm.load(w, norm, self.config), scale=self.residual_scale)
 
     def attention(self, w: Weights, i: int) -> Block:
         rope = self.rope if self.keys.flag("rope.scaling.finetuned", default=True) else None
         scale = self.keys.number("attention.scale", 0.0, 1e6, default=0.0)
         return Attention.load(w, self.config, rope, scale=scale)
-
-    def embed(self, g: Graph) -> Buffer:
-        return g.scale(super().embed(g), self._scale("embedding"))
-
-    def logits(self, g: Graph, x: Buffer) -> Buffer:
-        return g.scale(super().logits(g, x), 1 / self._scale("logit"))
 
     def _scale(self, of: str) -> float:
         """0 in a file means none."""

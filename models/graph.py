@@ -11,14 +11,24 @@ import numpy.typing as npt
 from linnet.kernels.activations import packed_bytes
 from linnet.kernels.attention import NO_WINDOW, Attend
 from linnet.kernels.cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
-from linnet.kernels.elementwise import Add, AddRow, Elementwise, Scale, ScaleByPosition, SoftCap
+from linnet.kernels.elementwise import (
+    Add,
+    AddRow,
+    Elementwise,
+    Scale,
+    ScaleByPosition,
+    ScaleRows,
+    SoftCap,
+    Unary,
+)
 from linnet.kernels.ir import Type, f16, f32
-from linnet.kernels.linear import Pack, Product
-from linnet.kernels.norm import RmsNorm
-from linnet.kernels.program import Buffer, Program, Rows, aligned
+from linnet.kernels.linear import Linear, Product
+from linnet.kernels.norm import LayerNorm, RmsNorm
+from linnet.kernels.op import Op
+from linnet.kernels.program import Argument, Buffer, Program, Rows, aligned
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rope import Rope
-from linnet.kernels.rows import PickRows
+from linnet.kernels.rows import JoinColumns, PickColumns, PickRows
 from linnet.models.rope import Rope as Rotation
 from linnet.models.weights import Floats, Matrix
 
@@ -41,13 +51,15 @@ class Graph:
 
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
         self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
-        self._packed: dict[Buffer, Buffer] = {}
+        self._packed: dict[tuple[Buffer, Op, int], Buffer] = {}
         self._rope_tables: dict[Rotation, Floats] = {}
+        self._caches: dict[object, Cache] = {}
+        self.shared: dict[object, Buffer] = {}  # what blocks far apart take, by who made it
 
     # -- rows in, rows out ----------------------------------------------------------------------
     def embed(self, table: Matrix) -> Buffer:
         """The embeddings of this pass's tokens (n_tokens, n_embd)."""
-        out = self._buffer("embedding", table.n_columns)
+        out = self.buffer("embedding", table.n_columns)
         self.program.step(
             "embed", PickRows(table.type),
             table=table.packed, rows=self.program.tokens, out=out, width=table.n_columns,
@@ -56,7 +68,7 @@ class Graph:
 
     def outputs(self, x: Buffer) -> Buffer:
         """The rows of x whose logits are wanted (n_outputs, width)."""
-        out = self._buffer("outputs", x.width, Rows.OUTPUTS)
+        out = self.buffer("outputs", x.width, Rows.OUTPUTS)
         self.program.step(
             "outputs", PickRows(WEIGHT_TYPES["F32"]),
             table=x, rows=self.program.outputs, out=out, width=x.width,
@@ -70,10 +82,21 @@ class Graph:
 
     def rms_norm(self, x: Buffer, weight: Floats, eps: float) -> Buffer:
         """Over runs of as many columns as `weight` has: a whole row, or each head."""
-        out = self._buffer("norm", x.width, x.rows)
+        out = self.buffer("norm", x.width, x.rows)
         self.program.step(
             "norm", RmsNorm(), x=x, weight=weight, out=out, width=weight.size, eps=eps
         )
+        return out
+
+    def layer_norm(self, x: Buffer, weight: Floats, bias: Floats, eps: float) -> Buffer:
+        """Over runs of weight.shape[-1] columns, which take the rows of weight and bias in turn."""
+        out = self.buffer("norm", x.width, x.rows)
+        width = weight.shape[-1]
+        self.program.step(
+            "norm", LayerNorm(),
+            x=x, weight=weight, bias=bias, out=out,
+            width=width, n_weights=weight.size // width, eps=eps,
+        )  # fmt: skip
         return out
 
     def rope(self, x: Buffer, rope: Rotation, *, head_dim: int) -> Buffer:
@@ -88,8 +111,22 @@ class Graph:
         )  # fmt: skip
         return x
 
-    def cache(self, n_kv_heads: int, head_dim: int) -> Cache:
-        """Room for the keys and values of one layer; pages are taken as positions are filled."""
+    def state(self, *shape: int) -> Floats:
+        """Numbers (n_slots, *shape) that stay from pass to pass; zero at first."""
+        shape = self.n_slots, *shape
+        return aligned(math.prod(shape) * 4).view(np.float32).reshape(shape)
+
+    def cache(self, n_kv_heads: int, head_dim: int, owner: object = None) -> Cache:
+        """Room for the keys and values of one layer; pages are taken as positions are filled.
+
+        The same for the same owner, if there is one.
+        """
+        owner = owner or object()
+        if owner not in self._caches:
+            self._caches[owner] = self._new_cache(n_kv_heads, head_dim)
+        return self._caches[owner]
+
+    def _new_cache(self, n_kv_heads: int, head_dim: int) -> Cache:
         type = f32 if self.exact else f16
         shape = self.n_slots, n_kv_heads, self.n_ctx, head_dim
         keys, values = (
@@ -99,10 +136,10 @@ class Graph:
         return Cache(type, keys, values)
 
     def attend(
-        self, q: Buffer, k: Buffer, v: Buffer, cache: Cache, *, scale: float,
+        self, q: Buffer, k: Buffer | None, v: Buffer | None, cache: Cache, *, scale: float,
         window: int | None = None, softcap: float = 0.0, sinks: Floats | None = None,
     ) -> Buffer:  # fmt: skip
-        """Store k and v, then softmax(scale * q @ keys) @ values for each token's own past.
+        """Store k and v, if given, then softmax(scale * q @ keys) @ values for a token's own past.
 
         `window`: how many positions a token sees; `softcap`: scores stay within it, if not 0;
         `sinks`: (n_heads,) scores of nothing. See `Attend`.
@@ -111,11 +148,13 @@ class Graph:
         place = {"slots": self.program.slots, "positions": self.program.positions}
         stores = (StoreKeys(cache.type), k, cache.keys), (StoreValues(cache.type), v, cache.values)
         for op, x, array in stores:
+            if x is None:
+                continue
             self.program.step(
                 "store", op,
                 x=x, cache=array, n_heads=n_kv_heads, n_ctx=self.n_ctx, head_dim=head_dim, **place,
             )  # fmt: skip
-        out = self._buffer("attention", q.width)
+        out = self.buffer("attention", q.width)
         group = q.width // head_dim // n_kv_heads
         self.program.step(
             "attend", Attend(cache.type, head_dim, group, capped=softcap != 0),
@@ -131,15 +170,46 @@ class Graph:
         """op(x, y): a gate and what it lets through, for example."""
         return self._elementwise(type(op).__name__, op, x, y)
 
+    def apply(self, op: Unary, x: Buffer) -> Buffer:
+        """op(x)"""
+        out = self.buffer(type(op).__name__, x.width, x.rows)
+        self.program.step(type(op).__name__, op, x=x, out=out, width=x.width)
+        return out
+
+    def columns(self, x: Buffer, start: int, width: int, *, every: int) -> Buffer:
+        """`width` columns of every so many, from the one of number `start` on."""
+        n_parts = x.width // every
+        out = self.buffer("columns", n_parts * width, x.rows)
+        self.program.step(
+            "columns", PickColumns(),
+            x=x, out=out, start=start, width=width, stride=every, n_parts=n_parts,
+        )  # fmt: skip
+        return out
+
+    def join(self, x: Buffer, y: Buffer, *, n_parts: int) -> Buffer:
+        """x and y (rows, n_parts, ...) side by side in every part."""
+        out = self.buffer("joined", x.width + y.width, x.rows)
+        self.program.step(
+            "join", JoinColumns(),
+            x=x, y=y, out=out, n_x=x.width // n_parts, n_y=y.width // n_parts, n_parts=n_parts,
+        )  # fmt: skip
+        return out
+
     def add(self, x: Buffer, y: Buffer) -> Buffer:
         return self._elementwise("add", Add(), x, y)
 
     def scale(self, x: Buffer, factor: float) -> Buffer:
         return x if factor == 1.0 else self._elementwise("scale", Scale(), x, factor)
 
+    def scale_rows(self, x: Buffer, factors: Buffer) -> Buffer:
+        """Each row of x times its factor; factors: (rows, 1)."""
+        out = self.buffer("scale", x.width, x.rows)
+        self.program.step("scale", ScaleRows(), x=x, y=factors, out=out, width=x.width)
+        return out
+
     def scale_by_position(self, x: Buffer, factors: Floats) -> Buffer:
         """x of a token times factors[position]; factors: (n_ctx,)"""
-        out = self._buffer("scale", x.width, x.rows)
+        out = self.buffer("scale", x.width, x.rows)
         self.program.step(
             "scale", ScaleByPosition(),
             x=x, y=factors, positions=self.program.positions, out=out, width=x.width,
@@ -151,34 +221,39 @@ class Graph:
         return self._elementwise("softcap", SoftCap(), x, cap) if cap else x
 
     # -- how ------------------------------------------------------------------------------------
-    def _buffer(self, name: str, width: int, rows: Rows = Rows.TOKENS) -> Buffer:
+    def buffer(self, name: str, width: int, rows: Rows = Rows.TOKENS) -> Buffer:
         return self.program.buffer(name, width, rows=rows)
 
     def _elementwise(
         self, name: str, op: Elementwise, x: Buffer, y: Buffer | Floats | float
     ) -> Buffer:
-        out = self._buffer(name, x.width, x.rows)
+        out = self.buffer(name, x.width, x.rows)
         self.program.step(name, op, x=x, y=y, out=out, width=x.width)
         return out
 
     def _linear(self, x: Buffer, matrix: Matrix) -> Buffer:
-        out = self._buffer(matrix.name, matrix.n_out, x.rows)
-        op = Product.of(matrix.type, exact=self.exact)
-        self.program.step(
-            matrix.name, op,
-            weights=matrix.packed, x=self._pack(x) if op.takes_packed else x, out=out,
-            n_columns=matrix.n_columns, n_out=matrix.n_out,
+        out = self.buffer(matrix.name, matrix.n_out, x.rows)
+        self.product(
+            matrix.name, Linear.of(matrix.type, exact=self.exact), x, weights=matrix.packed,
+            out=out, n_columns=matrix.n_columns, n_out=matrix.n_out,
         )  # fmt: skip
         out = self.scale(out, matrix.scale)
         if matrix.bias is not None:
             out = self._elementwise("bias", AddRow(), out, matrix.bias)
         return out
 
-    def _pack(self, x: Buffer) -> Buffer:
-        """x as products take it; once for all of them."""
-        if x not in self._packed:
-            n_bytes = packed_bytes(x.width)
+    def product(self, name: str, op: Product, x: Buffer, **arguments: Argument) -> None:
+        """A step with packed weights and what it takes of x: x itself, or x packed."""
+        if op.packing is not None:
+            x = self._pack(x, op.packing, int(arguments["n_columns"]))  # type: ignore[arg-type]
+        self.program.step(name, op, x=x, **arguments)
+
+    def _pack(self, x: Buffer, packing: Op, n_columns: int) -> Buffer:
+        """x packed in rows of so many columns; once for every product that takes it."""
+        key = x, packing, n_columns
+        if key not in self._packed:
+            n_bytes = x.width // n_columns * packed_bytes(n_columns)
             packed = self.program.buffer("packed", n_bytes, rows=x.rows, dtype=np.uint8)
-            self.program.step("pack", Pack(), x=x, out=packed, width=x.width)
-            self._packed[x] = packed
-        return self._packed[x]
+            self.program.step("pack", packing, x=x, out=packed, width=n_columns)
+            self._packed[key] = packed
+        return self._packed[key]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from linnet.models.blocks import Block, FeedForward
+from linnet.models.experts import Experts
 from linnet.models.transformer import Transformer
 from linnet.models.weights import Weights
 
 
 class Llama(Transformer):
-    """Neighbouring numbers of a head are turned together."""
+    """Neighbouring numbers of a head are turned together. Mixtral, with experts, is a llama."""
 
     adjacent = True
 
     def feed_forward(self, w: Weights, i: int) -> Block:
+        if "ffn_gate_inp.weight" in w:
+            return Experts.load(w, self.config, self.keys, scaled=True)
         return FeedForward.load(w, self.config, scaled=True)

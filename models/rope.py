@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,9 @@ class Rope:
             beyond=scaled / factors.get("rope_factors_long", 1.0),
             n_ctx_original=n_original or config.n_ctx_train,
         )
+
+    def with_magnitude(self, magnitude: float) -> Rope:
+        return replace(self, magnitude=magnitude)
 
     def table(self, n_ctx: int) -> Floats:
         """Cosines and sines (n_ctx, 2, n_pairs) for a context of so many positions."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from linnet.kernels.program import Buffer
 from linnet.models.attention import Attention
-from linnet.models.blocks import Block, FeedForward, Residual, RmsNorm
-from linnet.models.config import MAX_CONTEXT, Config, Keys
+from linnet.models.blocks import Block, FeedForward, LayerNorm, Residual, RmsNorm
+from linnet.models.config import MAX_CONTEXT, MAX_LAYERS, Config, Keys
 from linnet.models.graph import Graph
 from linnet.models.rope import Rope
 from linnet.models.weights import Tensor, Weights
@@ -21,7 +21,7 @@ class Transformer:
     with a norm before it and around it a residual (arXiv:2302.13971).
     """
 
-    norm: ClassVar[type[RmsNorm]] = RmsNorm
+    norm: ClassVar[type[RmsNorm] | type[LayerNorm]] = RmsNorm
     adjacent: ClassVar[bool] = False  # which numbers of a head positions turn together: see `Rope`
     attn_norm: ClassVar[str] = "attn_norm"
     attn_post_norm: ClassVar[str] = ""
@@ -29,20 +29,26 @@ class Transformer:
     ffn_post_norm: ClassVar[str] = ""
     last_norm: ClassVar[str] = "output_norm"
     recurrent: ClassVar[bool] = False
+    latent: ClassVar[bool] = False
 
     def __init__(self, metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
         """Raises ModelError."""
         w, self.keys = Weights(tensors), Keys(metadata)
         n_vocab = w.n_rows("token_embd.weight")
         self.config = config = Config.from_keys(
-            self.keys, n_vocab, eps=self.norm.eps_key, recurrent=self.recurrent
+            self.keys, n_vocab, eps=self.norm.eps_key, recurrent=self.recurrent, latent=self.latent
         )
+        self.embedding_scale, self.logit_scale, self.logit_cap = 1.0, 1.0, 0.0
+        self.read_keys()
         self.rope = self.main_rope(w)
         self.token_embd = w.linear("token_embd", n_vocab, config.n_embd)
         self.layers = [self.layer(w.layer(i), i) for i in range(config.n_layers)]
         self.output_norm = self.norm.load(w, self.last_norm, config)
         tied = "output.weight" not in w
         self.output = self.token_embd if tied else w.linear("output", n_vocab, config.n_embd)
+
+    def read_keys(self) -> None:
+        """Set what else the file says, before any layer is made."""
 
     # -- what is in a layer; `w`: its tensors, `i`: its number -----------------------------------
     def layer(self, w: Weights, i: int) -> Sequence[Block]:
@@ -75,12 +81,12 @@ class Transformer:
 
     def embed(self, g: Graph) -> Buffer:
         """The embeddings of this pass's tokens (n_tokens, n_embd)."""
-        return g.embed(self.token_embd)
+        return g.scale(g.embed(self.token_embd), self.embedding_scale)
 
     def logits(self, g: Graph, x: Buffer) -> Buffer:
         """x (n_outputs, n_embd) -> (n_outputs, n_vocab)"""
         (logits,) = g.linear(x, self.output)
-        return logits
+        return g.softcap(g.scale(logits, self.logit_scale), self.logit_cap)
 
     # -- what several have in common -------------------------------------------------------------
     def main_rope(self, w: Weights) -> Rope:
@@ -94,6 +100,13 @@ class Transformer:
         )
         return q, k
 
+    def norms_of_heads(self, w: Weights) -> tuple[Block, Block]:
+        """The same where every head has weights of its own."""
+        c = self.config
+        q = self.norm.load(w, "attn_q_norm", c, c.n_heads, c.head_dim)
+        k = self.norm.load(w, "attn_k_norm", c, c.n_kv_heads, c.head_dim)
+        return q, k
+
     def window(self, i: int, *, every: int, default: int = 0) -> int | None:
         """How many positions layer i sees; None for all that come before.
 
@@ -101,7 +114,8 @@ class Transformer:
         """
         size = self.keys.integer("attention.sliding_window", 0, MAX_CONTEXT, default=default)
         key, n_layers = "attention.sliding_window_pattern", self.config.n_layers
-        pattern = self.keys.each(key, 0, n_layers, n_layers=n_layers, default=every)
+        most = 1 if self.keys.is_array(key) else MAX_LAYERS
+        pattern = self.keys.each(key, 0, most, n_layers=n_layers, default=every)
         if not self.keys.is_array(key):
             pattern = tuple(int(not n or j % n < n - 1) for j, n in enumerate(pattern))
         return size if size and pattern[i] else None

@@ -61,6 +61,41 @@ class Matrix:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """Packed matrices (n_out, n_columns), one for each expert, where they lie in the file.
+
+    `packed`: uint8 (n_experts, n_out, row_bytes); `biases`: (n_experts, n_out), `scales`:
+    (n_experts,). A product is scales[e] * packed[e] @ x + biases[e].
+    """
+
+    name: str
+    type: WeightType
+    n_out: int
+    n_columns: int
+    packed: npt.NDArray[np.uint8]
+    biases: Floats | None = None
+    scales: Floats | None = None
+
+    @property
+    def n_experts(self) -> int:
+        return len(self.packed)
+
+    def split(self, *n_rows: int) -> tuple[Stack, ...]:
+        """So many rows of every matrix, one part after the other, all where they lie."""
+        ends = list(itertools.accumulate(n_rows))
+        parts = [slice(end - n, end) for n, end in zip(n_rows, ends, strict=True)]
+        return tuple(
+            replace(
+                self,
+                n_out=part.stop - part.start,
+                packed=self.packed[:, part],
+                biases=None if self.biases is None else self.biases[:, part].copy(),
+            )
+            for part in parts
+        )
+
+
 class Weights:
     """A file's tensors by role, under names that begin with `prefix`.
 
@@ -106,15 +141,7 @@ class Weights:
         scale multiplies its bias, too.
         """
         weight = f"{name}.weight"
-        tensor = self._tensor(weight)
-        if tensor.shape != (n_out, n_columns):
-            found = f"shape {tensor.shape} should be {(n_out, n_columns)}"
-            raise ModelError(f"{self._prefix}{weight}: {found}")
-        type = WEIGHT_TYPES.get(tensor.type.name)
-        if type is None:
-            known = ", ".join(WEIGHT_TYPES)
-            found = f"no kernels for type {tensor.type.name}"
-            raise ModelError(f"{self._prefix}{weight}: {found}; known: {known}")
+        type, packed = self._packed(weight, n_out, n_columns)
         bias = self.optional(f"{name}.bias", n_out)
         scales = self.optional(f"{name}.scale", 1) if scaled else None
         scale = float(scales[0]) if scales is not None else 1.0
@@ -125,10 +152,41 @@ class Weights:
             type=type,
             n_out=n_out,
             n_columns=n_columns,
-            packed=tensor.data.reshape(n_out, type.row_bytes(n_columns)),
+            packed=packed,
             bias=bias,
             scale=scale,
         )
+
+    def row(self, name: str, n_columns: int) -> Matrix:
+        """`name`.weight (n_columns,): a matrix of one row."""
+        type, packed = self._packed(f"{name}.weight", n_columns)
+        return Matrix(f"{self._prefix}{name}.weight", type, 1, n_columns, packed.reshape(1, -1))
+
+    def stack(
+        self, name: str, n_experts: int, n_out: int, n_columns: int, *, scaled: bool = False
+    ) -> Stack:
+        """`name`.weight (n_experts, n_out, n_columns), and `.bias` and `.scale` if there."""
+        type, packed = self._packed(f"{name}.weight", n_experts, n_out, n_columns)
+        return Stack(
+            name=f"{self._prefix}{name}.weight",
+            type=type,
+            n_out=n_out,
+            n_columns=n_columns,
+            packed=packed,
+            biases=self.optional(f"{name}.bias", n_experts, n_out),
+            scales=self.optional(f"{name}.scale", n_experts) if scaled else None,
+        )
+
+    def _packed(self, name: str, *shape: int) -> tuple[WeightType, npt.NDArray[np.uint8]]:
+        """A tensor of this shape and of a type we compute with: packed rows (..., row_bytes)."""
+        tensor = self._tensor(name)
+        if tensor.shape != shape:
+            raise ModelError(f"{self._prefix}{name}: shape {tensor.shape} should be {shape}")
+        type = WEIGHT_TYPES.get(tensor.type.name)
+        if type is None:
+            found = f"no kernels for type {tensor.type.name}; known: {', '.join(WEIGHT_TYPES)}"
+            raise ModelError(f"{self._prefix}{name}: {found}")
+        return type, tensor.data.reshape(*shape[:-1], type.row_bytes(shape[-1]))
 
     def _tensor(self, name: str) -> Tensor:
         tensor = self._tensors.get(self._prefix + name)

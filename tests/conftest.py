@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from model_runner import Runner
 
 from linnet.kernels.isa import ISA, available_isas
 from linnet.kernels.jit import Library
+from linnet.models import Model
 
 settings.register_profile("linnet", deadline=None)
 settings.load_profile("linnet")
@@ -53,3 +55,17 @@ def library(request: pytest.FixtureRequest, library_for: Callable[[ISA], Library
 def best_library(library_for: Callable[[ISA], Library]) -> Library:
     """The fastest instruction set of this CPU."""
     return library_for(available_isas()[0])
+
+
+@pytest.fixture
+def runner(best_library: Library) -> Iterator[Callable[..., Runner]]:
+    """Makes runners, whose teams are closed when the test is over."""
+    runners: list[Runner] = []
+
+    def make(model: Model, *, exact: bool, **options: int) -> Runner:
+        runners.append(Runner(model, best_library, exact=exact, **options))
+        return runners[-1]
+
+    yield make
+    for each in runners:
+        each.team.close()

@@ -32,15 +32,17 @@ from linnet.kernels.attention import NO_WINDOW, Attend
 from linnet.kernels.bandwidth import ReadBytes
 from linnet.kernels.cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import Add, AddRow, SiluMultiply
+from linnet.kernels.experts import FloatExpertLinear, PerExpert, SumExperts, TopExperts
 from linnet.kernels.ir import f16, f32
 from linnet.kernels.isa import available_isas, choose_isa
 from linnet.kernels.isa.generic import Generic
 from linnet.kernels.jit import Library
-from linnet.kernels.norm import RmsNorm
+from linnet.kernels.norm import LayerNorm, RmsNorm
 from linnet.kernels.op import Op
-from linnet.kernels.quants import QuantType, WeightType
+from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
+from linnet.kernels.recurrent import Decay, DeltaNet, ShortConvolution
 from linnet.kernels.rope import Rope, rope_table
-from linnet.kernels.rows import PickRows
+from linnet.kernels.rows import PickColumns, PickRows
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="guard pages need mprotect")
 
@@ -143,6 +145,62 @@ def other_cases() -> Iterator[Case]:
         yield ReadBytes(), 1, {"data": data, "out": out, "n_bytes": n_bytes}
 
 
+def block_cases() -> Iterator[Case]:
+    """What experts and blocks with a state are made of."""
+    x = np.ones((2, 150), np.float32)
+    tokens = {"slots": np.int32([0, 1]), "positions": np.int32([0, 3])}
+    for width in (1, 75, 150):
+        row, out = np.ones((150 // width, width), np.float32), unwritten(2, 150)
+        sizes = {"width": width, "n_weights": 150 // width, "eps": 1e-5}
+        yield LayerNorm(), 2, {"x": x, "weight": row, "bias": row.copy(), "out": out, **sizes}
+        sizes = {"start": width // 2, "width": width - width // 2, "stride": width}
+        picked = unwritten(2, 150 // width * sizes["width"])
+        yield PickColumns(), 2, {"x": x, "out": picked, "n_parts": 150 // width, **sizes}
+    for size in (2, 4):
+        arrays = {"kernel": np.ones((size, 150), np.float32), "out": unwritten(2, 150)}
+        state = np.ones((2, size - 1, 150), np.float32)
+        yield ShortConvolution(size), 2, {"x": x, **arrays, "state": state, "width": 150, **tokens}
+    of_heads = {name: np.full((2, 3), 0.5, np.float32) for name in ("decay", "beta")}
+    for head_dim in (16, 20):
+        heads = {n: np.ones((2, 3 * head_dim), np.float32) for n in ("queries", "keys", "values")}
+        state = np.ones((2, 3, head_dim, head_dim), np.float32)
+        sizes = {"n_k_heads": 3, "n_heads": 3}
+        out = unwritten(2, 3 * head_dim)
+        yield (
+            DeltaNet(head_dim),
+            2,
+            {**heads, **of_heads, "state": state, "out": out, **sizes, **tokens},
+        )
+    row = {name: np.ones(150, np.float32) for name in ("bias", "rate")}
+    yield Decay(), 2, {"x": x, **row, "out": unwritten(2, 150), "width": 150}
+
+
+def expert_cases() -> Iterator[Case]:
+    for n_experts in (3, 19):
+        arrays = {"logits": np.ones((2, n_experts), np.float32), "bias": np.zeros(n_experts, "f4")}
+        chosen = {"experts": unwritten(2, 3, dtype=np.int32), "weights": unwritten(2, 3)}
+        sizes = {"n_experts": n_experts, "n_used": 3, "scale": 1.0}
+        yield TopExperts("softmax", True), 2, {**arrays, **chosen, **sizes}
+    rng, experts = np.random.default_rng(2), np.int32([[0, 2], [2, 1]])
+    for type in (WEIGHT_TYPES["Q4_K"], WEIGHT_TYPES["F32"]):
+        n_columns = 2 * type.block + 17 * (type.block == 1)
+        weights = random_weights(type, 3 * 5, n_columns, rng).reshape(3, 5, -1)
+        sizes = {"n_columns": n_columns, "n_out": 5, "n_used": 2, "n_sharing": 2}
+        own = {"weights": weights, "expert_bytes": weights.strides[0], "experts": experts}
+        x = {"x": np.ones((2, n_columns), np.float32), "out": unwritten(2, 10)}
+        yield FloatExpertLinear(type), 2, {**x, **own, **sizes}
+    for width in (1, 21):
+        x, sizes = {"x": np.ones((2, 2 * width), np.float32)}, {"n_used": 2, "width": width}
+        own = {"scales": np.ones(3, np.float32), "biases": np.ones((3, width), np.float32)}
+        yield (
+            PerExpert(),
+            2,
+            {**x, **own, "experts": experts, **sizes, "out": unwritten(2, 2 * width)},
+        )
+        weights = np.ones((2, 2), np.float32)
+        yield SumExperts(), 2, {**x, "weights": weights, **sizes, "out": unwritten(2, width)}
+
+
 def put(argument: Any, place: str) -> Any:
     """An array with a page that may not be touched before it, or behind it; or just a copy."""
     if not isinstance(argument, np.ndarray):
@@ -178,7 +236,12 @@ def main(argument: str) -> None:
     for type in TYPES:
         for op, n_rows, arguments in product_cases(type):
             run_guarded(library, op, n_rows, arguments)
-    for op, n_rows, arguments in (*attention_cases(), *other_cases()):
+    for op, n_rows, arguments in (
+        *attention_cases(),
+        *other_cases(),
+        *block_cases(),
+        *expert_cases(),
+    ):
         run_guarded(library, op, n_rows, arguments)
     print("done")
 

@@ -34,19 +34,38 @@ from linnet.kernels.activations import Quantize, dequantized, packed_bytes
 from linnet.kernels.attention import NO_WINDOW, Attend, AttendInBlocks
 from linnet.kernels.bandwidth import BLOCK, ReadBytes
 from linnet.kernels.cache import LANES, NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
-from linnet.kernels.elementwise import Add, AddRow, Scale, SiluMultiply, exp, tanh
+from linnet.kernels.elementwise import (
+    Add,
+    AddRow,
+    ClampedSwiGlu,
+    Gelu,
+    GeluMultiply,
+    Multiply,
+    Scale,
+    ScaleByPosition,
+    ScaleRows,
+    Sigmoid,
+    SigmoidMultiply,
+    Silu,
+    SiluMultiply,
+    SoftCap,
+    exp,
+    log,
+    softplus,
+    tanh,
+)  # fmt: skip
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.isa import ISA, ISAS, available_isas
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import FloatLinear, Linear, Pack
 from linnet.kernels.matmul import FloatMatMul, MatMul, panel_rows
 from linnet.kernels.matvec import FloatMatVec, MatVec
-from linnet.kernels.norm import RmsNorm
+from linnet.kernels.norm import LayerNorm, RmsNorm
 from linnet.kernels.op import Op
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 from linnet.kernels.quants.q4_k import Q4_K
 from linnet.kernels.rope import Rope, rope_table
-from linnet.kernels.rows import PickRows
+from linnet.kernels.rows import JoinColumns, PickColumns, PickRows
 from linnet.kernels.tilemul import RoundToBF16, TileMatMul
 
 EXACT = 1e-10  # NMSE of products from what they are given
@@ -541,6 +560,102 @@ def test_silu_multiply_of_nan_is_nan(library: Library) -> None:
     out = np.zeros((1, 40), np.float32)
     run(library, SiluMultiply(), 1, x=x, y=y, out=out, width=40)
     assert np.flatnonzero(np.isnan(out)).tolist() == [3, 7, 36, 39]
+
+
+UNARY = [Gelu(), Silu(), Sigmoid()]
+BINARY = [GeluMultiply(), SigmoidMultiply(), ClampedSwiGlu(), Multiply()]
+EXTREMES = [0, -0.0, 20, 87, 89, 1e4, -20, -87, -89, -104, -1e4, 1e-30, -1e-30, 6.9, 7.1, -7.1]
+
+
+@pytest.mark.parametrize("op", [*UNARY, *BINARY], ids=lambda op: type(op).__name__)
+@pytest.mark.parametrize("width", [1, 172, 1100])
+def test_gates_and_activations(library: Library, op: Op, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x, y = (rng.standard_normal((3, width)).astype(np.float32) * 5 for _ in range(2))
+    x[0, : len(EXTREMES)] = EXTREMES[:width]
+    operands = {"x": x, "y": y} if op in BINARY else {"x": x}
+    out, expected = unwritten(3, width), np.zeros((3, width))
+    run(library, op, 3, **operands, out=out, width=width)
+    op.reference(**operands, out=expected, width=width)
+    assert np.allclose(out, expected, rtol=3e-6, atol=1e-7)
+    x[1, width // 2] = np.nan
+    run(library, op, 3, **operands, out=out, width=width)
+    assert np.flatnonzero(np.isnan(out)).tolist() == [width + width // 2]
+
+
+def test_numbers_are_capped(library: Library) -> None:
+    x = np.float32([[0, 1e-3, 0.5, 3, -3, 30, -1e30, 1e30]])
+    out = unwritten(*x.shape)
+    run(library, SoftCap(), 1, x=x, y=2.0, out=out, width=8)
+    assert np.allclose(out, 2 * np.tanh(x.astype(np.float64) / 2), rtol=1e-6, atol=0)
+
+
+def test_rows_are_scaled_by_factors_of_their_own_and_of_their_positions(library: Library) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)
+    factors, positions = np.float32([2, 3, 5, 7]), np.int32([3, 0, 3])
+    arguments = {"x": x, "width": 40}
+    for op, more, expected in (
+        (ScaleRows(), {"y": factors[:3].copy()}, x * factors[:3, None]),
+        (ScaleByPosition(), {"y": factors, "positions": positions}, x * factors[[3, 0, 3], None]),
+    ):
+        for result in (unwritten(3, 40), np.zeros((3, 40), np.float32)):
+            if np.isnan(result).any():
+                run(library, op, 3, **arguments, **more, out=result)
+            else:
+                op.reference(**arguments, **more, out=result)
+            assert np.array_equal(result, expected)
+
+
+def test_columns_are_picked(library: Library) -> None:
+    """Two heads of a query and a gate each: both of a token's gates."""
+    x = np.arange(3 * 2 * 20, dtype=np.float32).reshape(3, 40)
+    sizes = {"start": 7, "width": 13, "stride": 20, "n_parts": 2}
+    for native in (True, False):
+        out = unwritten(3, 26)
+        if native:
+            run(library, PickColumns(), 3, x=x, out=out, **sizes)
+        else:
+            PickColumns().reference(x=x, out=out, **sizes)
+        assert np.array_equal(out, np.hstack([x[:, 7:20], x[:, 27:40]]))
+
+
+def test_columns_are_joined(library: Library) -> None:
+    """Two heads of each token, of 3 and 17 numbers."""
+    x, y = np.arange(12, dtype=np.float32).reshape(2, 6), -np.arange(68, dtype="f4").reshape(2, 34)
+    expected = np.hstack([x[:, :3], y[:, :17], x[:, 3:], y[:, 17:]])
+    sizes = {"n_x": 3, "n_y": 17, "n_parts": 2}
+    for native in (True, False):
+        out = unwritten(2, 40)
+        if native:
+            run(library, JoinColumns(), 2, x=x, y=y, out=out, **sizes)
+        else:
+            JoinColumns().reference(x=x, y=y, out=out, **sizes)
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize(("width", "n_weights"), [(8, 1), (13, 3), (64, 2), (300, 1)])
+def test_layer_norm(library: Library, width: int, n_weights: int) -> None:
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((4, 2 * n_weights * width)).astype(np.float32) + 5
+    weight, bias = rng.standard_normal((2, n_weights, width)).astype(np.float32)
+    arguments = {"x": x, "weight": weight, "bias": bias, "width": width, "n_weights": n_weights}
+    out, expected = unwritten(*x.shape), np.zeros(x.shape)
+    run(library, LayerNorm(), 4, **arguments, eps=1e-3, out=out)
+    LayerNorm().reference(**arguments, eps=1e-3, out=expected)
+    assert nmse(out, expected) <= 1e-11
+    heads = x.astype(np.float64).reshape(4, 2, n_weights, width)
+    normal = (heads - heads.mean(-1)[..., None]) / np.sqrt(heads.var(-1)[..., None] + 1e-3)
+    assert nmse(expected, (normal * weight + bias).reshape(x.shape)) <= 1e-12
+
+
+def test_logarithms_and_softplus_are_accurate(library: Library) -> None:
+    x = np.geomspace(1e-30, 1e30, 80_000).astype(np.float32)
+    x[:40_000] = np.linspace(0.4, 2.5, 40_000)
+    result, truth = map_vectors(library, log, x, np.float32, 8), np.log(x.astype(np.float64))
+    assert np.allclose(result, truth, rtol=3e-7, atol=1e-7)
+    x = np.linspace(-86, 100, 80_000).astype(np.float32)
+    result = map_vectors(library, softplus, x, np.float32, 8)
+    assert np.allclose(result, np.logaddexp(0, x.astype(np.float64)), rtol=1e-6, atol=0)
 
 
 def test_exp_is_accurate_to_two_units_in_the_last_place(library: Library) -> None:

@@ -1,0 +1,26 @@
+"""EXAONE 4 (arXiv:2507.11407)."""
+
+from __future__ import annotations
+
+from linnet.models.attention import Attention
+from linnet.models.blocks import Block
+from linnet.models.transformer import Transformer
+from linnet.models.weights import Weights
+
+LAYERS_OF_32B = 64
+
+
+class Exaone4(Transformer):
+    """Norms after the blocks, and of every head. In the 32B model three layers in four see a
+    window, and the fourth does not know of positions."""
+
+    attn_norm = ffn_norm = ""
+    attn_post_norm = "post_attention_norm"
+    ffn_post_norm = "post_ffw_norm"
+
+    def attention(self, w: Weights, i: int) -> Block:
+        c, norms = self.config, self.head_norms(w)
+        if c.n_layers != LAYERS_OF_32B:
+            return Attention.load(w, c, self.rope, qk_norm=norms)
+        window = self.window(i, every=4, default=4096)
+        return Attention.load(w, c, self.rope if window else None, qk_norm=norms, window=window)

@@ -1,0 +1,156 @@
+"""Gemma 4 (Google)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linnet.kernels.elementwise import GeluMultiply
+from linnet.kernels.program import Buffer
+from linnet.models.attention import Attention
+from linnet.models.blocks import Block, Chain, FeedForward, Parallel, Residual, RmsNorm, Scaled
+from linnet.models.config import MAX_HEADS, MAX_WIDTH
+from linnet.models.experts import Experts
+from linnet.models.gemma3 import Gemma3
+from linnet.models.graph import Graph
+from linnet.models.rope import Rope, frequencies
+from linnet.models.weights import Matrix, Weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerInputs:
+    """What a token says to each layer: (norm(project(x)) + embedding * sqrt(width)) / sqrt(2)."""
+
+    table: Matrix
+    project: Matrix
+    norm: RmsNorm
+    width: int  # for a layer
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        """x (n_tokens, n_embd) -> (n_tokens, n_layers, width)"""
+        (y,) = g.linear(x, self.project)
+        y = self.norm.record(g, g.scale(y, 1 / math.sqrt(x.width)))
+        said = g.scale(g.embed(self.table), math.sqrt(self.width))
+        return g.scale(g.add(y, said), math.sqrt(0.5))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerInput:
+    """down(gelu(gate(x)) * what the token says to this layer)."""
+
+    inputs: LayerInputs
+    layer: int
+    gate: Matrix
+    down: Matrix
+
+    def record(self, g: Graph, x: Buffer) -> Buffer:
+        (gate,) = g.linear(x, self.gate)
+        said = g.shared[self.inputs]
+        width = self.inputs.width
+        part = g.columns(said, self.layer * width, width, every=said.width)
+        (out,) = g.linear(g.combine(GeluMultiply(), gate, part), self.down)
+        return out
+
+
+class Gemma4(Gemma3):
+    """Wider heads where a layer sees all; values are normalised; the last layers have no keys of
+    their own; each layer may hear from the token once more, and may be scaled."""
+
+    def read_keys(self) -> None:
+        super().read_keys()
+        keys, n_layers = self.keys, self.config.n_layers
+        pattern = "attention.sliding_window_pattern"
+        self.local = keys.each(pattern, 0, 1, n_layers=n_layers)
+        self.n_kv_heads = keys.each("attention.head_count_kv", 1, MAX_HEADS, n_layers=n_layers)
+        self.n_ff = keys.each("feed_forward_length", 1, MAX_WIDTH, n_layers=n_layers)
+        self.local_dim = keys.integer("attention.key_length_swa", 2, MAX_WIDTH)
+        value_dim = keys.integer("attention.value_length_swa", 2, MAX_WIDTH, default=self.local_dim)
+        if value_dim != self.local_dim:
+            raise keys.error("attention.value_length_swa", value_dim, f"{self.local_dim}, as keys")
+        self.n_with_keys = n_layers - keys.integer(
+            "attention.shared_kv_layers", 0, max(0, n_layers - 2), default=0
+        )
+        self.n_per_layer = keys.integer("embedding_length_per_layer_input", 0, MAX_WIDTH)
+        self.with_keys: list[Attention] = []
+        n_rot = keys.integer("rope.dimension_count_swa", 2, self.local_dim, default=self.local_dim)
+        theta = keys.number("rope.freq_base_swa", 1.0, 1e12, default=10000.0)
+        self.rope_of_window = Rope(frequencies(n_rot, theta))
+
+    def main_rope(self, w: Weights) -> Rope:
+        self.inputs = self.layer_inputs(w) if self.n_per_layer else None
+        return super().main_rope(w)
+
+    def layer_inputs(self, w: Weights) -> LayerInputs:
+        c, width = self.config, self.n_per_layer
+        n_all = width * c.n_layers
+        return LayerInputs(
+            table=w.linear("per_layer_token_embd", c.n_vocab, n_all),
+            project=w.linear("per_layer_model_proj", n_all, c.n_embd),
+            norm=RmsNorm.load(w, "per_layer_proj_norm", c, width),
+            width=width,
+        )
+
+    def layer(self, w: Weights, i: int) -> Sequence[Block]:
+        c, blocks = self.config, list(super().layer(w, i))
+        if self.inputs:
+            gate = w.linear("inp_gate", self.n_per_layer, c.n_embd)
+            down = w.linear("proj", c.n_embd, self.n_per_layer)
+            block = LayerInput(self.inputs, i, gate, down)
+            blocks.append(Residual(block, post_norm=RmsNorm.load(w, "post_norm", c)))
+        scale = w.optional("layer_output_scale.weight", 1)
+        return blocks if scale is None else [*blocks, Scaled(float(scale[0]))]
+
+    def attention(self, w: Weights, i: int) -> Block:
+        c, local, n_kv_heads = self.config, self.local[i], self.n_kv_heads[i]
+        head_dim = self.local_dim if local else c.head_dim
+        n_q, n_kv = c.n_heads * head_dim, n_kv_heads * head_dim
+        source, k, v, k_norm = None, None, None, None
+        if i >= self.n_with_keys:
+            source = self.with_keys[self.n_with_keys - (2 if local else 1)]
+        else:
+            k = w.linear("attn_k", n_kv, c.n_embd)
+            v = w.linear("attn_v", n_kv, c.n_embd) if "attn_v.weight" in w else k
+            k_norm = RmsNorm.load(w, "attn_k_norm", c, head_dim)
+        attention = Attention(
+            q=w.linear("attn_q", n_q, c.n_embd),
+            k=k,
+            v=v,
+            output=w.linear("attn_output", c.n_embd, n_q),
+            n_kv_heads=n_kv_heads,
+            head_dim=head_dim,
+            rope=self.rope_of_window if local else self.rope,
+            scale=1.0,
+            q_norm=RmsNorm.load(w, "attn_q_norm", c, head_dim),
+            k_norm=k_norm,
+            v_norm=RmsNorm(np.ones(head_dim, np.float32), c.norm_eps),
+            window=self.window(i, every=0) if local else None,
+            source=source,
+        )
+        self.with_keys.append(attention)
+        return attention
+
+    def feed_forward(self, w: Weights, i: int) -> Block:
+        c, gelu = self.config, GeluMultiply()
+        dense = FeedForward.load(w, c, n_ff=self.n_ff[i], activation=gelu, scaled=True)
+        norm = RmsNorm.load(w, "ffn_norm", c)
+        if "ffn_gate_inp.weight" not in w:
+            return Chain([norm, dense])
+        of_router = w.vector("ffn_gate_inp.scale", c.n_embd) / np.float32(math.sqrt(c.n_embd))
+        experts = Experts.load(
+            w, c, self.keys, activation=gelu, scaled=True,
+            norm=RmsNorm.load(w, "pre_ffw_norm_2", c),
+            router_norm=RmsNorm(of_router, c.norm_eps),
+        )  # fmt: skip
+        after, after_experts = (RmsNorm.load(w, f"post_ffw_norm_{n}", c) for n in (1, 2))
+        return Parallel([Chain([norm, dense, after]), Chain([experts, after_experts])])
+
+    ffn_norm = ""  # it belongs to the dense network alone
+
+    def embed(self, g: Graph) -> Buffer:
+        x = super().embed(g)
+        if self.inputs:
+            g.shared[self.inputs] = self.inputs.record(g, x)
+        return x

@@ -1,0 +1,18 @@
+"""GLM 4 and Z1 (arXiv:2406.12793)."""
+
+from __future__ import annotations
+
+from linnet.models.blocks import Block, FeedForward
+from linnet.models.transformer import Transformer
+from linnet.models.weights import Weights
+
+
+class Glm4(Transformer):
+    """Norms before and after each block; part of each head is turned; gate and up are fused."""
+
+    adjacent = True
+    attn_post_norm = "post_attention_norm"
+    ffn_post_norm = "post_ffw_norm"
+
+    def feed_forward(self, w: Weights, i: int) -> Block:
+        return FeedForward.load(w, self.config, fused=True)

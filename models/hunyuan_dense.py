@@ -1,0 +1,26 @@
+"""Hunyuan, dense (Tencent)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from linnet.models.attention import Attention
+from linnet.models.blocks import Block
+from linnet.models.rope import Rope
+from linnet.models.transformer import Transformer
+from linnet.models.weights import Weights
+
+
+class HunyuanDense(Transformer):
+    """Queries and keys are normalised after they are turned; slower, for long contexts."""
+
+    def attention(self, w: Weights, i: int) -> Block:
+        norms = self.head_norms(w)
+        return replace(Attention.load(w, self.config, self.rope, qk_norm=norms), norms_last=True)
+
+    def main_rope(self, w: Weights) -> Rope:
+        """With a base that grows by alpha^(d / (d - 2)) for heads of d numbers."""
+        c = self.config
+        alpha = self.keys.number("rope.scaling.alpha", 0.0, 1e6, default=0.0) or 1.0
+        theta = c.rope_theta * alpha ** (c.head_dim / (c.head_dim - 2))
+        return Rope.load(self.keys, w, replace(c, rope_theta=theta), adjacent=self.adjacent)
