@@ -1,27 +1,24 @@
 """Mixtures of experts: each token is sent to a few of many networks (arXiv:1701.06538).
 
-`TopExperts` chooses them, `ExpertLinear` multiplies by the chosen ones' weights alone, `PerExpert`
-and `SumExperts` apply what belongs to each and add them up.
+`TopExperts` chooses them and `GroupByExpert` lists the products with their weights, which
+`linnet.kernels.expert_linear` makes; `PerExpert` and `SumExperts` apply what belongs to each and
+add them up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from linnet.kernels.activations import Quantize, packed_bytes
 from linnet.kernels.attention import exp_or_zero
 from linnet.kernels.elementwise import sigmoid
 from linnet.kernels.ir import f32, i32, i64, pointer
 from linnet.kernels.isa import ISA
-from linnet.kernels.linear import Product
-from linnet.kernels.matvec import FloatMatVec, MatVec, RowsOfWeights
-from linnet.kernels.op import Op, OpKernel
-from linnet.kernels.quants import WeightType
+from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 
+MOST_EXPERTS = 4096
 SMALLEST_SUM = 2.0**-14  # of the chosen experts' weights, where they are divided by it
 
 
@@ -51,17 +48,16 @@ class TopExperts(Op):
         "scale": f32,
     }
     writes = frozenset({"experts", "weights"})
-    MOST_EXPERTS: ClassVar[int] = 4096
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 1, 1
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
-        return 2 * 4 * self.MOST_EXPERTS
+        return 2 * 4 * MOST_EXPERTS
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         n, n_used = a["n_experts"], a["n_used"]
-        scores, rank = k.scratch, k.scratch.at(4 * self.MOST_EXPERTS)
+        scores, rank = k.scratch, k.scratch.at(4 * MOST_EXPERTS)
         for token in k.items("token"):
             logits = a["logits"].at(token * n * 4)
             largest, total = k.cell(k.constant(f32, -np.inf), "largest"), k.cell(f32, "total")
@@ -116,73 +112,52 @@ class TopExperts(Op):
 
 
 @dataclass(frozen=True)
-class FloatExpertLinear(RowsOfWeights, Product):
-    """out[t][j] = weights[experts[t][j]] @ x, with x in f32; an item is a row of one product.
+class GroupByExpert(Op):
+    """List the products of a pass by their experts; one item.
 
-    weights: packed (n_experts, n_out, row_bytes), `expert_bytes` from one expert to the next;
-    experts: i32 (n_tokens, n_used); out: f32 (n_tokens, n_used, n_out). Rows of x: one for every
-    `n_sharing` products that follow each other.
-
-        for product t, j of which items has rows:
-            out[t][j][rows] = FloatMatVec of weights[experts[t][j]][rows] and x[product / n_sharing]
+    experts: i32 (n_products,), n_used for each token; order: i32 (n_products,), numbers of products
+    by expert, and in order for each; starts: i64 (n_experts + 1,), where each expert's begin.
     """
 
-    type: WeightType
-
-    few_rows: ClassVar[Callable[..., Op]] = FloatMatVec
     parameters = {
-        **FloatMatVec.parameters,
         "experts": pointer,
+        "order": pointer,
+        "starts": pointer,
         "n_used": i64,
-        "n_sharing": i64,
-        "expert_bytes": i64,
+        "n_experts": i64,
+        "n_rows": pointer,
     }
-
-    @staticmethod
-    def bytes_of_x(n_columns: Any) -> Any:
-        """What a row of x takes (of an int or a Value)."""
-        return n_columns * 4
+    writes = frozenset({"order", "starts"})
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return sizes["n_used"] * sizes["n_out"], 1
+        return 1, ALL_ROWS
+
+    def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
+        return 8 * MOST_EXPERTS
 
     def emit(self, k: OpKernel, **a: Any) -> None:
-        product, n_out, n_columns = self.few_rows(self.type, 1), a["n_out"], a["n_columns"]
-        own = {name: a[name] for name in product.parameters}
-        first, last = k.first, k.last
-        for pair in k.range((last + (n_out - 1)) // n_out, first // n_out, name="product"):
-            # The rows of this product among our items are the items of a kernel within ours.
-            k.first = k.maximum(first - pair * n_out, 0)
-            k.last = k.minimum(last - pair * n_out, n_out)
-            expert, row = a["experts"].load(i32, pair * 4).to(i64), pair // a["n_sharing"]
-            own["weights"] = a["weights"].at(expert * a["expert_bytes"])
-            own["out"] = a["out"].at(pair * n_out * 4)
-            own["x"] = a["x"].at(row * self.bytes_of_x(n_columns))
-            product.emit(k, **own)
-        k.first, k.last = first, last
+        n_products = a["n_rows"].load(i64) * a["n_used"]
+        starts, next_place = a["starts"], k.scratch
+        for expert in k.range(a["n_experts"] + 1, name="clear"):
+            starts.store(k.constant(i64, 0), expert * 8)
+        for product in k.range(n_products, name="count"):
+            at = (a["experts"].load(i32, product * 4).to(i64) + 1) * 8
+            starts.store(starts.load(i64, at) + 1, at)
+        for expert in k.range(a["n_experts"], name="add"):
+            start = starts.load(i64, expert * 8)
+            next_place.store(start, expert * 8)
+            starts.store(starts.load(i64, expert * 8 + 8) + start, expert * 8 + 8)
+        for product in k.range(n_products, name="place"):
+            at = a["experts"].load(i32, product * 4).to(i64) * 8
+            place = next_place.load(i64, at)
+            a["order"].store(product.to(i32), place * 4)
+            next_place.store(place + 1, at)
 
     def reference(self, **a: Any) -> None:
-        product = self.few_rows(self.type, 1)
-        out = a["out"].reshape(-1, 1, a["n_out"])
-        own = {name: a[name] for name in product.parameters}
-        for pair, expert in enumerate(a["experts"].reshape(-1)):
-            row = pair // a["n_sharing"]
-            rows = a["x"].reshape(len(a["x"]) * a["n_used"] // a["n_sharing"], -1)
-            own["x"] = rows[row : row + 1]
-            product.reference(**own | {"weights": a["weights"][expert], "out": out[pair]})
-
-
-@dataclass(frozen=True)
-class ExpertLinear(FloatExpertLinear):
-    """The same with x packed by `Quantize`."""
-
-    packing = Quantize()
-    in_f32 = FloatExpertLinear
-    few_rows = MatVec
-
-    @staticmethod
-    def bytes_of_x(n_columns: Any) -> Any:
-        return packed_bytes(n_columns)
+        experts = a["experts"].reshape(-1)
+        a["order"].reshape(-1)[...] = np.argsort(experts, kind="stable")
+        a["starts"][0] = 0
+        a["starts"][1:] = np.bincount(experts, minlength=a["n_experts"]).cumsum()
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from linnet.kernels.elementwise import Elementwise
+from linnet.kernels.expert_linear import ExpertLinear
 from linnet.kernels.experts import (
-    ExpertLinear,
+    GroupByExpert,
     PerExpert,
     SumExperts,
     TopExperts,
@@ -41,10 +44,23 @@ class Gating:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chosen:
-    """The experts of each token (n_tokens, n_used) i32, and their weights f32."""
+    """The experts of each token (n_tokens, n_used) i32, and the products by expert: see
+    `GroupByExpert`."""
 
     experts: Buffer
-    weights: Buffer
+    order: Buffer
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def record(cls, g: Graph, experts: Buffer, n_experts: int) -> Chosen:
+        n_used = experts.width
+        order = g.program.buffer("order", n_used, dtype=np.int32)
+        starts = np.zeros(n_experts + 1, np.int64)
+        g.program.step(
+            "group by expert", GroupByExpert(),
+            experts=experts, order=order, starts=starts, n_used=n_used, n_experts=n_experts,
+        )  # fmt: skip
+        return cls(experts, order, starts)
 
     @property
     def n_used(self) -> int:
@@ -110,18 +126,18 @@ class Experts:
         of_router = self.router_norm.record(g, x) if self.router_norm else x
         x = self.norm.record(g, x) if self.norm else x
         (logits,) = g.linear(of_router, self.router)
-        chosen = self._choose(g, logits)
+        chosen, weights = self._choose(g, logits)
         gate, up = (expert_linear(g, x, chosen, stack) for stack in (self.gate, self.up))
         y = expert_linear(g, g.combine(self.activation, gate, up), chosen, self.down)
         out = g.buffer("experts", self.down.n_out)
         g.program.step(
-            "sum experts", SumExperts(), x=y, weights=chosen.weights, out=out,
+            "sum experts", SumExperts(), x=y, weights=weights, out=out,
             n_used=self.n_used, width=out.width,
         )  # fmt: skip
         return out
 
-    def _choose(self, g: Graph, logits: Buffer) -> Chosen:
-        """The best experts for each token, and their weights."""
+    def _choose(self, g: Graph, logits: Buffer) -> tuple[Chosen, Buffer]:
+        """The best experts for each token, and their weights (n_tokens, n_used)."""
         n_experts, n_used = logits.width, self.n_used
         experts = g.program.buffer("chosen", n_used, dtype=np.int32)
         weights, gating = g.buffer("weights", n_used), self.gating
@@ -131,7 +147,7 @@ class Experts:
             experts=experts, weights=weights, n_experts=n_experts, n_used=n_used,
             scale=gating.scale,
         )  # fmt: skip
-        return Chosen(experts, weights)
+        return Chosen.record(g, experts, n_experts), weights
 
 
 def expert_linear(g: Graph, x: Buffer, chosen: Chosen, stack: Stack) -> Buffer:
@@ -139,12 +155,15 @@ def expert_linear(g: Graph, x: Buffer, chosen: Chosen, stack: Stack) -> Buffer:
 
     x: (n_tokens, n_columns) or (n_tokens, n_used, n_columns) -> (n_tokens, n_used, n_out)
     """
-    n_used, width = chosen.n_used, stack.n_out
+    n_used, width, n_columns = chosen.n_used, stack.n_out, stack.n_columns
+    op: Any = ExpertLinear.of(stack.type, exact=g.exact)
+    op = replace(op, n_columns=n_columns)
     out = g.buffer(stack.name, n_used * width)
     g.product(
-        stack.name, ExpertLinear.of(stack.type, exact=g.exact), x, weights=stack.packed, out=out,
-        n_columns=stack.n_columns, n_out=width, experts=chosen.experts, n_used=n_used,
-        n_sharing=n_used * stack.n_columns // x.width, expert_bytes=stack.packed.strides[0],
+        stack.name, op, x, weights=stack.packed, out=out,
+        n_columns=n_columns, n_out=width, experts=chosen.experts, order=chosen.order,
+        starts=chosen.starts, n_experts=stack.n_experts, n_used=n_used,
+        n_sharing=n_used * n_columns // x.width, expert_bytes=stack.packed.strides[0],
     )  # fmt: skip
     if stack.scales is None and stack.biases is None:
         return out

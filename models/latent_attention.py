@@ -66,4 +66,4 @@ def every_head(g: Graph, n_heads: int) -> Chosen:
     n_tokens = g.program.max_tokens
     heads = g.program.buffer("heads", n_heads, dtype=np.int32)
     heads.array = np.tile(np.arange(n_heads, dtype=np.int32), (n_tokens, 1))
-    return Chosen(heads, heads)
+    return Chosen.record(g, heads, n_heads)

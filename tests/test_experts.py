@@ -9,14 +9,15 @@ import pytest
 from kernel_harness import Array, by_name, nmse, random_weights, run, unwritten
 
 from linnet.kernels.activations import Quantize, packed_bytes
+from linnet.kernels.expert_linear import ExpertLinear, FloatExpertLinear
 from linnet.kernels.experts import (
-    ExpertLinear,
-    FloatExpertLinear,
+    GroupByExpert,
     PerExpert,
     SumExperts,
     TopExperts,
 )
 from linnet.kernels.jit import Library
+from linnet.kernels.op import Op
 from linnet.kernels.quants import WEIGHT_TYPES
 
 
@@ -82,29 +83,54 @@ def test_numbers_that_are_not_finite_choose_experts_that_there_are(
             assert np.isnan(weights).all()
 
 
+def grouped(experts: Array, n_experts: int) -> dict[str, Any]:
+    """The arguments that list products by expert."""
+    order, starts = np.zeros_like(experts), np.zeros(n_experts + 1, np.int64)
+    lists = {"order": order, "starts": starts, "n_experts": n_experts}
+    GroupByExpert().reference(experts=experts, n_used=experts.shape[1], **lists)
+    return lists
+
+
+@pytest.mark.parametrize("n_tokens", [1, 5, 300])
+def test_products_are_listed_by_expert(library: Library, n_tokens: int) -> None:
+    experts = np.random.default_rng(0).integers(0, 9, (n_tokens, 3), np.int32)
+    experts[experts == 4] = 3  # whom nobody takes
+    order, starts = unwritten(n_tokens, 3, dtype=np.int32), unwritten(11, dtype=np.int64)
+    sizes = {"n_used": 3, "n_experts": 10}
+    run(library, GroupByExpert(), n_tokens, experts=experts, order=order, starts=starts, **sizes)
+    for expert in range(10):
+        own = order.reshape(-1)[starts[expert] : starts[expert + 1]]
+        assert own.tolist() == np.flatnonzero(experts == expert).tolist()
+    lists = grouped(experts, 10)
+    assert np.array_equal(lists["order"], order)
+    assert np.array_equal(lists["starts"], starts)
+
+
 def products(
-    library: Library, type_name: str, n_sharing: int, *, exact: bool, items: Any = None
-) -> tuple[Array, Array]:
-    """Products of 3 tokens with 2 of 5 experts each, natively and by the reference."""
+    library: Library, type_name: str, n_sharing: int, *, exact: bool, n_tokens: int = 3,
+    many: bool = False, items: Any = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Products of tokens with 2 of 5 experts each, natively and by the reference."""
     type, rng = WEIGHT_TYPES[type_name], np.random.default_rng(2)
-    n_columns, n_out, n_used = 256, 11, 2
+    n_columns, n_out, n_used = 256, 200 if many else 11, 2
     weights = random_weights(type, 5 * n_out, n_columns, rng).reshape(5, n_out, -1)
-    experts = np.int32([[4, 0], [2, 4], [0, 1]])
+    experts = np.resize(np.int32([4, 0, 2, 4, 0, 1]), (n_tokens, 2))
     weights[3] = 0xFF  # whose expert nobody takes
-    x = rng.standard_normal((3, n_columns * n_used // n_sharing)).astype(np.float32)
+    x = rng.standard_normal((n_tokens, n_columns * n_used // n_sharing)).astype(np.float32)
     arguments: dict[str, Any] = {
         "weights": weights, "experts": experts, "n_columns": n_columns, "n_out": n_out,
-        "n_used": n_used, "n_sharing": n_sharing, "expert_bytes": weights.strides[0],
+        "n_used": n_used, "n_sharing": n_sharing, "expert_bytes": weights.strides[0], "x": x,
+        **grouped(experts, 5),
     }  # fmt: skip
-    op = FloatExpertLinear(type) if exact else ExpertLinear(type)
-    if exact:
-        arguments["x"] = x
-    else:
-        packed = np.zeros((3, n_used // n_sharing * packed_bytes(n_columns)), np.uint8)
-        Quantize().reference(x=x, out=packed, width=n_columns)
-        arguments["x"] = packed
-    out, expected = unwritten(3, n_used * n_out), np.zeros((3, n_used * n_out), np.float32)
-    run(library, op, 3, items=items, **arguments, out=out)
+    op: Op = FloatExpertLinear(type, n_columns) if exact else ExpertLinear(type, n_columns)
+    op = op.lowered(None, library.isa) if many else op
+    if not exact:
+        n_bytes = n_used // n_sharing * packed_bytes(n_columns)
+        arguments["x"] = np.zeros((n_tokens, n_bytes), np.uint8)
+        Quantize().reference(x=x, out=arguments["x"], width=n_columns)
+    shape = n_tokens, n_used * n_out
+    out, expected = unwritten(*shape), np.zeros(shape, np.float32)
+    run(library, op, n_tokens, items=items, **arguments, out=out)
     op.reference(**arguments, out=expected)
     return out, expected
 
@@ -117,6 +143,30 @@ def test_only_the_chosen_experts_multiply(
 ) -> None:
     out, expected = products(best_library, type_name, n_sharing, exact=exact)
     assert nmse(out, expected) <= 1e-11
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["f32", "int8"])
+@pytest.mark.parametrize("n_sharing", [1, 2])
+def test_many_products_are_those_that_each_is_alone(
+    best_library: Library, n_sharing: int, exact: bool
+) -> None:
+    """Bit for bit: groups of one and two, of eight, and of more."""
+    for n_tokens in (2, 5, 40):
+        options: Any = {"exact": exact, "n_tokens": n_tokens}
+        out, expected = products(best_library, "Q4_K", n_sharing, many=True, **options)
+        assert nmse(out, expected) <= 1e-11
+        experts = [4, 0, 2, 4, 0, 1]
+        for first, last in ((0, 1000), (3 * 200 + 7, 4 * 200 + 190)):
+            part, _ = products(
+                best_library, "Q4_K", n_sharing, many=True, items=(first, last), **options
+            )
+            for product, (row, whole) in enumerate(
+                zip(part.reshape(-1, 200), out.reshape(-1, 200), strict=True)
+            ):
+                start = experts[product % 6] * 200
+                own = slice(*np.clip([first - start, last - start], 0, 200))
+                assert row[own].tobytes() == whole[own].tobytes()
+                assert np.isnan(np.delete(row, np.r_[own])).all()
 
 
 def test_rows_of_any_product_may_be_taken_alone(best_library: Library) -> None:
@@ -134,14 +184,17 @@ def test_weights_of_experts_may_lie_apart(best_library: Library) -> None:
     rng = np.random.default_rng(3)
     fused = rng.standard_normal((4, 2, 6, 32)).astype(np.float32)
     x, experts = rng.standard_normal((1, 32)).astype(np.float32), np.int32([[3, 1]])
+    sizes = {"n_columns": 32, "n_out": 6, "n_used": 2, "n_sharing": 2, **grouped(experts, 4)}
     for half in (0, 1):
         part = fused.view(np.uint8)[:, half]
-        out, sizes = unwritten(1, 12), {"n_columns": 32, "n_out": 6, "n_used": 2, "n_sharing": 2}
-        run(
-            best_library, FloatExpertLinear(WEIGHT_TYPES["F32"]), 1, weights=part, x=x, out=out,
-            experts=experts, expert_bytes=part.strides[0], **sizes,
-        )  # fmt: skip
-        assert np.allclose(out.reshape(2, 6), fused[[3, 1], half] @ x[0], rtol=1e-4, atol=1e-5)
+        single = FloatExpertLinear(WEIGHT_TYPES["F32"], 32)
+        for op in (single, single.lowered(None, best_library.isa)):
+            out = unwritten(1, 12)
+            run(
+                best_library, op, 1, weights=part, x=x, out=out, experts=experts,
+                expert_bytes=part.strides[0], **sizes,
+            )  # fmt: skip
+            assert np.allclose(out.reshape(2, 6), fused[[3, 1], half] @ x[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, 16, 33])

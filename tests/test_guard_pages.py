@@ -32,7 +32,13 @@ from linnet.kernels.attention import NO_WINDOW, Attend
 from linnet.kernels.bandwidth import ReadBytes
 from linnet.kernels.cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import Add, AddRow, SiluMultiply
-from linnet.kernels.experts import FloatExpertLinear, PerExpert, SumExperts, TopExperts
+from linnet.kernels.expert_linear import FloatExpertLinear
+from linnet.kernels.experts import (
+    GroupByExpert,
+    PerExpert,
+    SumExperts,
+    TopExperts,
+)
 from linnet.kernels.ir import f16, f32
 from linnet.kernels.isa import available_isas, choose_isa
 from linnet.kernels.isa.generic import Generic
@@ -182,13 +188,19 @@ def expert_cases() -> Iterator[Case]:
         sizes = {"n_experts": n_experts, "n_used": 3, "scale": 1.0}
         yield TopExperts("softmax", True), 2, {**arrays, **chosen, **sizes}
     rng, experts = np.random.default_rng(2), np.int32([[0, 2], [2, 1]])
+    lists = {"order": unwritten(2, 2, dtype=np.int32), "starts": unwritten(4, dtype=np.int64)}
+    yield GroupByExpert(), 2, {"experts": experts, **lists, "n_used": 2, "n_experts": 3}
     for type in (WEIGHT_TYPES["Q4_K"], WEIGHT_TYPES["F32"]):
         n_columns = 2 * type.block + 17 * (type.block == 1)
         weights = random_weights(type, 3 * 5, n_columns, rng).reshape(3, 5, -1)
         sizes = {"n_columns": n_columns, "n_out": 5, "n_used": 2, "n_sharing": 2}
         own = {"weights": weights, "expert_bytes": weights.strides[0], "experts": experts}
         x = {"x": np.ones((2, n_columns), np.float32), "out": unwritten(2, 10)}
-        yield FloatExpertLinear(type), 2, {**x, **own, **sizes}
+        lists = {"order": np.int32([[0, 3], [1, 2]]), "starts": np.int64([0, 1, 2, 4])}
+        own |= {**lists, "n_experts": 3}
+        single = FloatExpertLinear(type, n_columns)
+        for op in (single, single.lowered(None, Generic())):
+            yield op, 2, {**x, **own, **sizes}
     for width in (1, 21):
         x, sizes = {"x": np.ones((2, 2 * width), np.float32)}, {"n_used": 2, "width": width}
         own = {"scales": np.ones(3, np.float32), "biases": np.ones((3, width), np.float32)}
