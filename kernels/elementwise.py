@@ -23,6 +23,7 @@ class Elementwise(Op):
     """out = apply(x, y), for all of (n_tokens, width)."""
 
     parameters = {"x": pointer, "y": pointer, "out": pointer, "width": i64}
+    in_place = "x"
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return -(-sizes["width"] // RUN), 1

@@ -17,11 +17,13 @@ class Op:
 
     `parameters`: the arguments a step gives, as 8-byte slots: `pointer`, i64 or f32.
     `writes`: which of them are written; the other pointers are only read.
+    `in_place`: which of them may lie where `out` does, item by item.
     `scratch_bytes`: private memory a thread needs while it runs this kernel.
     """
 
     parameters: ClassVar[dict[str, Type]]
     writes: ClassVar[frozenset[str]] = frozenset({"out"})
+    in_place: ClassVar[str] = ""
 
     @property
     def symbol(self) -> str:

@@ -148,20 +148,35 @@ class Program:
                     lives.setdefault(argument, [i, i])[1] = i
         for buffer in keep:
             lives[buffer][1] = len(self.steps)
-        placed: list[tuple[int, int, list[int]]] = []  # (start, end, life)
-        for buffer, life in lives.items():
+        heirs = self._heirs(lives)
+        for buffer, home in heirs.items():
+            lives[home][1] = max(lives[home][1], lives[buffer][1])
+        places: dict[Buffer, tuple[int, int]] = {}  # (start, end)
+        for buffer in (b for b in lives if b not in heirs):
             size = -(-self._n_bytes(buffer) // ALIGNMENT) * ALIGNMENT
             start = 0
-            for other_start, other_end, other in sorted(placed, key=lambda place: place[0]):
-                overlaps_in_time = life[0] <= other[1] and other[0] <= life[1]
-                if overlaps_in_time and start < other_end and other_start < start + size:
+            for other, (other_start, other_end) in sorted(places.items(), key=lambda p: p[1]):
+                meet = lives[buffer][0] <= lives[other][1] and lives[other][0] <= lives[buffer][1]
+                if meet and start < other_end and other_start < start + size:
                     start = other_end
-            placed.append((start, start + size, life))
-        arena = aligned(max((end for _, end, _ in placed), default=0))
-        for buffer, (start, _, _) in zip(lives, placed, strict=True):
+            places[buffer] = start, start + size
+        arena = aligned(max((end for _, end in places.values()), default=0))
+        for buffer in lives:
+            start, _ = places[heirs.get(buffer, buffer)]
             shape = buffer.shape(self._most(buffer.rows))
             view = arena[start : start + self._n_bytes(buffer)]
             buffer.array = view.view(buffer.dtype).reshape(shape)
+
+    def _heirs(self, lives: dict[Buffer, list[int]]) -> dict[Buffer, Buffer]:
+        """Buffers written where one was read for the last time, and whose memory they take over."""
+        heirs: dict[Buffer, Buffer] = {}
+        for i, step in enumerate(self.steps):
+            x, out = (step.arguments.get(name) for name in (step.op.in_place, "out"))
+            if not (isinstance(x, Buffer) and isinstance(out, Buffer) and {x, out} <= lives.keys()):
+                continue
+            if lives[x][1] == i == lives[out][0] and self._n_bytes(x) == self._n_bytes(out):
+                heirs[out] = heirs.get(x, x)
+        return heirs
 
     def _most(self, rows: Rows) -> int:
         return self.max_tokens if rows == Rows.TOKENS else self.max_outputs
