@@ -2,11 +2,11 @@
 
 A row is packed span by span: 256 columns while they last, then single groups of 32. A span holds
 its lanes in the order of products (`linnet.kernels.interleave`), then, for every 16 columns, the
-f32 scale of their group and the f32 sum of what they stand for:
+f32 scale of their group, the f32 sum of what they stand for, and the i32 sum of their lanes:
 
-    256 columns: i8[256], f32[16], f32[16];      32 columns: i8[32], f32[2], f32[2]
+    256 columns: i8[256], f32[16], f32[16], i32[16];      32 columns: i8[32], f32[2], f32[2], i32[2]
 
-That is 3n/2 bytes; a row has room for 2n, which its columns take as bf16 for CPUs with matrix
+That is 7n/4 bytes; a row has room for 2n, which its columns take as bf16 for CPUs with matrix
 registers, and for 64 more: rows of a power of two would all lie on the same lines of a cache.
 """
 
@@ -37,7 +37,7 @@ def packed_bytes(n_columns: Any) -> Any:
 
 def span_bytes(n_columns: Any) -> Any:
     """What the spans of so many columns take."""
-    return n_columns * 3 // 2
+    return n_columns * 7 // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ class Span:
         """f32: two for every group."""
         return self.address.at(self.n_groups * (GROUP + 8) + group * 8)
 
+    def lane_sums(self, group: int | Value) -> Pointer:
+        """i32: two for every group."""
+        return self.address.at(self.n_groups * (GROUP + 16) + group * 8)
+
 
 @dataclass(frozen=True)
 class Quantize(Op):
@@ -76,6 +80,7 @@ class Quantize(Op):
             lanes = round(x * 127 / max |x|)             # to nearest, ties to even
             scale = sum(x * lanes) / sum(lanes * lanes)  # least squares: a little off max |x| / 127
             sums  = scale * (sum of each 16 lanes)       # what a type's offset is multiplied by
+            lane_sums = sum of each 16 lanes
 
     A NaN or infinity in a group makes every product with that group NaN.
     """
@@ -117,6 +122,7 @@ class Quantize(Op):
                 span.lanes(run, group).store(lanes[i][RUN * run : RUN * (run + 1)])
             span.scales(group).store(scale)
             span.sums(group).store(sums[4 * i + 2 : 4 * i + 4] * scale)
+            span.lane_sums(group).store(sums[4 * i + 2 : 4 * i + 4].to(i32))
 
     def _place(self, k: OpKernel, a: dict[str, Any], item: Value) -> tuple[Span, Value]:
         """The span that an item's group belongs to, and the group's number in it."""
@@ -142,20 +148,22 @@ class Quantize(Op):
             each = lanes[:, here].reshape(n_rows, n_spans, n_groups, RUNS, RUN)
             span["lanes"] = each.swapaxes(2, 3)
             span["scales"] = scales[:, here].reshape(n_rows, n_spans, n_groups, 1)
-            span["sums"] = each.reshape(*span["sums"].shape, 16).sum(axis=-1) * span["scales"]
+            span["lane_sums"] = each.reshape(*span["sums"].shape, 16).sum(axis=-1)
+            span["sums"] = span["lane_sums"] * span["scales"]
             done += n_spans * n_groups
 
 
 def spans(packed: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[Any]]:
     """Packed rows as records (n_rows, n_spans): those of 8 groups, then those of 1.
 
-    Fields: `lanes` (4, n_groups, 8), `scales` and `sums` (n_groups, 2).
+    Fields: `lanes` (4, n_groups, 8), `scales`, `sums` and `lane_sums` (n_groups, 2).
     """
     end = span_bytes((packed.shape[1] - 64) // 2)
     whole = end // span_bytes(GROUPS * GROUP) * span_bytes(GROUPS * GROUP)
     for n_groups, part in ((GROUPS, packed[:, :whole]), (1, packed[:, whole:end])):
         pairs = "<f4", (n_groups, 2)
-        fields = [("lanes", "i1", (RUNS, n_groups, RUN)), ("scales", *pairs), ("sums", *pairs)]
+        fields: Any = [("lanes", "i1", (RUNS, n_groups, RUN)), ("scales", *pairs), ("sums", *pairs)]
+        fields += [("lane_sums", "<i4", (n_groups, 2))]
         yield part.view(np.dtype(fields)) if part.size else np.empty((len(part), 0), fields)
 
 

@@ -107,10 +107,10 @@ class Panel:
 class MatMul(PanelsOfWeights):
     """out[t] = weights @ x[t] for all tokens t packed by `Quantize`; an item is a panel of rows.
 
-    The register tile, for the groups of 32 columns in a chunk:
+    The register tile, for the groups of columns in a chunk that share a scale:
 
         for group in chunk:
-            products[tile] = 0
+            products[tile] = -zero * x.lane_sum          # where lanes stand for lane - zero
             for four columns in group:                   # a vector: four columns of many rows
                 products[tile] += dot(panel, broadcast of the token's four lanes)
             sums[tile] += products * (scales * x.scale) + offsets * x.sum
@@ -125,8 +125,8 @@ class MatMul(PanelsOfWeights):
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         type, panel = self.type, Panel(k, self.type, 1, a)
-        row_scales = panel.after  # [row][16]; then the same turned; then both for constants
-        scales, row_constants, turned = (row_scales.at(i * 64 * panel.width) for i in (1, 2, 3))
+        row_scales = panel.after  # [row][16]; then the same turned; then both for offsets
+        scales, row_offsets, turned = (row_scales.at(i * 64 * panel.width) for i in (1, 2, 3))
         sums = row_scales.at(4 * 64 * panel.width)
         for item in k.items("panel"):
             first = item * panel.width
@@ -137,14 +137,13 @@ class MatMul(PanelsOfWeights):
                     for j, lanes in enumerate(type.in_column_order(k, chunk)):
                         panel.rows.store(lanes, i * CHUNK + 32 * j)
                     row_scales.store(chunk.scales, i * 64)
-                    constants = type.constants(chunk)
-                    if constants is not None:
-                        row_constants.store(constants, i * 64)
+                    if chunk.offsets is not None:
+                        row_offsets.store(chunk.offsets, i * 64)
                 panel.turn(panel.rows, CHUNK, panel.panel, size // 4, i32)
                 panel.turn(row_scales, 64, scales, size // type.group, f32)
-                offsets = None if constants is None else turned
+                offsets = None if chunk.offsets is None else turned
                 if offsets is not None:
-                    panel.turn(row_constants, 64, offsets, size // type.group, f32)
+                    panel.turn(row_offsets, 64, offsets, size // type.group, f32)
                 for n, token in panel.tiles():
                     self._tile(panel, n, token, size, column, scales, offsets, sums)
             panel.finish(sums, first)
@@ -171,7 +170,8 @@ class MatMul(PanelsOfWeights):
             for part in range(32 // group):
                 at = g * 32 + part * group  # the first column, within the chunk
                 words = panel.panel.at((at >> 2) * row)
-                products = [[k.constant(i32[lanes], 0) for _ in vectors] for _ in tokens]
+                begin = [self._begin(span, g, part).splat(lanes) for span in spans]
+                products = [[start for _ in vectors] for start in begin]
                 for four in range(group // 4):
                     weights = [
                         words.load(u8[4 * lanes], four * row + v * vector_bytes) for v in vectors
@@ -200,6 +200,16 @@ class MatMul(PanelsOfWeights):
         for t, row_totals in zip(tokens, totals, strict=True):
             for v in vectors:
                 sums.store(row_totals[v].get(), t * row + v * vector_bytes)
+
+    def _begin(self, span: Span, group: Value, part: int) -> Value:
+        """What a token's products with a group begin with: what the lanes' zero adds up to."""
+        k = group.k
+        if not self.type.zero:
+            return k.constant(i32, 0)
+        total = span.lane_sums(group).load(i32, 4 * part)
+        if self.type.group == GROUP:
+            total = total + span.lane_sums(group).load(i32, 4)
+        return total * -self.type.zero
 
     def reference(self, **a: Any) -> None:
         MatVec(self.type, 1).reference(**a)

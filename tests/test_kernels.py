@@ -323,13 +323,16 @@ def groups_of(packed: Array) -> tuple[Array, Array, Array]:
     for group in range(n_groups):
         in_span = 8 if group < n_groups // 8 * 8 else 1
         first = group // in_span * in_span
-        span, place = packed[:, 48 * first :], group - first
+        span, place = packed[:, 56 * first :], group - first
         for i in range(32):
             lanes[:, group, i] = span[:, i // 8 * 8 * in_span + 8 * place + i % 8].view(np.int8)
         for array, start in ((scales, 32 * in_span), (sums, 40 * in_span)):
             pair = np.ascontiguousarray(span[:, start + 8 * place :][:, :8]).view(np.float32)
             array[:, group] = pair if array is sums else pair[:, 0]
             assert array is sums or (pair[:, :1].view(np.uint32) == pair.view(np.uint32)).all()
+        lane_sums = np.ascontiguousarray(span[:, 48 * in_span + 8 * place :][:, :8]).view(np.int32)
+        finite = np.isfinite(scales[:, group])
+        assert (lane_sums == lanes[:, group].reshape(-1, 2, 16).sum(axis=2))[finite].all()
     return lanes, scales, sums
 
 
