@@ -82,7 +82,7 @@ class Quantize(Op):
             sums  = scale * (sum of each 16 lanes)       # what a type's offset is multiplied by
             lane_sums = sum of each 16 lanes
 
-    A NaN or infinity in a group makes every product with that group NaN.
+    A NaN or infinity in a group leaves no product with that group finite.
     """
 
     parameters = {"x": pointer, "out": pointer, "width": i64}

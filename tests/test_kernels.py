@@ -401,7 +401,7 @@ def test_a_number_that_is_not_finite_spoils_its_group_and_no_other(
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @each_quant_type
-def test_products_of_what_is_not_finite_are_nan(
+def test_products_of_what_is_not_finite_are_not_finite(
     best_library: Library, type: QuantType, bad: float
 ) -> None:
     p = product(type, 2, 256, 33)
@@ -413,7 +413,7 @@ def test_products_of_what_is_not_finite_are_nan(
     run(best_library, MatMul(type), 2, x=x, **p.sizes, out=many)
     for out in (few, many):
         assert np.isfinite(out[0]).all()
-        assert np.isnan(out[1]).all()
+        assert not np.isfinite(out[1]).any()
 
 
 @pytest.mark.parametrize("size", [3e-37, 1e-38, 1e-40, 1e-45])
