@@ -331,8 +331,8 @@ def groups_of(packed: Array) -> tuple[Array, Array, Array]:
             array[:, group] = pair if array is sums else pair[:, 0]
             assert array is sums or (pair[:, :1].view(np.uint32) == pair.view(np.uint32)).all()
         lane_sums = np.ascontiguousarray(span[:, 48 * in_span + 8 * place :][:, :8]).view(np.int32)
-        finite = np.isfinite(scales[:, group])
-        assert (lane_sums == lanes[:, group].reshape(-1, 2, 16).sum(axis=2))[finite].all()
+        counts = np.isfinite(scales[:, group]) & (scales[:, group] != 0)
+        assert (lane_sums == lanes[:, group].reshape(-1, 2, 16).sum(axis=2))[counts].all()
     return lanes, scales, sums
 
 
