@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.attention import exp_or_zero
-from linnet.kernels.elementwise import sigmoid
+from linnet.kernels.functions import exp_or_zero, sigmoid
 from linnet.kernels.ir import f32, i32, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.op import ALL_ROWS, Op, OpKernel

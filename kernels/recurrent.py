@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.elementwise import exp, softplus
+from linnet.kernels.functions import exp, softplus
 from linnet.kernels.ir import Pointer, Value, f32, i32, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.op import ALL_ROWS, Op, OpKernel

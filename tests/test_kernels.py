@@ -49,11 +49,8 @@ from linnet.kernels.elementwise import (
     Silu,
     SiluMultiply,
     SoftCap,
-    exp,
-    log,
-    softplus,
-    tanh,
 )  # fmt: skip
+from linnet.kernels.functions import exp, log, softplus, tanh
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.isa import ISA, ISAS, available_isas
 from linnet.kernels.jit import Library
