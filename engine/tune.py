@@ -42,7 +42,6 @@ TILES = {  # by vector registers: each tile needs two for every sum, and some fo
     32: ((8, 1), (12, 1), (4, 2), (5, 2), (6, 2), (7, 2), (4, 3)),
 }
 
-PARAMETERS = (*VALUES, "tile")
 
 LEAST_GAIN = 1.02  # what is less is noise
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 25
@@ -79,7 +78,7 @@ def tune(
 ) -> tuple[Tuning, list[Measured]]:
     """The fastest tuning, and all that was measured. `on_step` hears of each parameter done."""
     best, rows = isa.defaults, []
-    for parameter in PARAMETERS:
+    for parameter in parameters(isa):
         values: Sequence[Value] = VALUES.get(parameter) or TILES[isa.registers]
         tunings = list(_candidates(best, parameter, values))
         seconds = _alternate(partial(measure, parameter), tunings)
@@ -100,6 +99,11 @@ def tune(
         best = tunings[chosen]
         on_step()
     return best, rows
+
+
+def parameters(isa: ISA) -> tuple[str, ...]:
+    """What is measured, in this order. Where prompts multiply in matrix registers, no tile is."""
+    return tuple(VALUES) if isa.tiles is not None else (*VALUES, "tile")
 
 
 def choose(speeds: npt.NDArray[np.float64], before: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from linnet.engine.machine import usable_threads
-from linnet.engine.tune import PARAMETERS, Measured, Passes, tune
+from linnet.engine.tune import Measured, Passes, parameters, tune
 from linnet.kernels import tuning as tunings
 from linnet.kernels.isa import ISAS, choose_isa
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     n_threads = arguments.threads or usable_threads()
     with (
-        tqdm(total=len(PARAMETERS), desc="measuring", leave=False, disable=None) as bar,
+        tqdm(total=len(parameters(isa)), desc="measuring", leave=False, disable=None) as bar,
         Passes(isa, n_threads) as measure,
     ):
         tuning, rows = tune(isa, measure, bar.update)
