@@ -29,7 +29,7 @@ def test_a_name_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_by_default_the_fastest_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINNET_ISA", "")
-    assert choose_isa() is available_isas()[0]
+    assert choose_isa().name == available_isas()[0].name
 
 
 def test_an_unknown_isa_is_an_error_that_says_what_there_is(
@@ -45,7 +45,7 @@ def test_an_isa_this_cpu_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(isas, "available_isas", lambda: (generic,))
     with pytest.raises(ISAError, match="'avx2': this CPU lacks it; available here: generic"):
         choose_isa("avx2")
-    assert choose_isa() is generic
+    assert choose_isa().name == "generic"
 
 
 def test_available_isas_are_those_whose_features_the_cpu_has() -> None:
