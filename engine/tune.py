@@ -38,7 +38,7 @@ VALUES = {
     "most_bytes": tuple(n * KIB for n in (128, 256, 512, 1024, 2048, 4096)),
 }
 TILES = {  # by vector registers: each tile needs two for every sum, and some for its factors
-    16: ((2, 1), (4, 1), (6, 1), (2, 2), (3, 2)),
+    16: ((2, 1), (3, 1), (4, 1), (6, 1), (2, 2), (3, 2)),
     32: ((8, 1), (12, 1), (4, 2), (5, 2), (6, 2), (7, 2), (4, 3)),
 }
 
