@@ -336,7 +336,7 @@ def made_up(best: Tuning, *, drift: float = 0.0, calls: list[Any] | None = None)
 
 @pytest.mark.parametrize("isa", ISAS, ids=by_name)
 def test_each_number_is_found(isa: ISA) -> None:
-    tile = measuring.TILES[isa.registers][2] if isa.tiles is None else isa.defaults.tile
+    tile = measuring.TILES[isa.registers][3] if isa.tiles is None else isa.defaults.tile
     best = Tuning(9216, tile, 256 << 10, 4 << 20)
     found, rows = tune(isa, made_up(best))
     assert found == best
