@@ -31,7 +31,7 @@ from linnet.kernels.jit import Library
 from linnet.models import load_model
 
 DEFAULT_CONTEXT = 8192
-BYTES_A_THREAD = 8 << 20  # of weights; with fewer, threads wait for each other more than they work
+BYTES_A_THREAD = 1 << 20  # of weights; with fewer, threads meet more than they work
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo" / "demo-Q4_K_M.gguf"
 
 Prompt = str | Sequence[int]

@@ -17,7 +17,7 @@ class AVX512(AVX2):
     bits = 512
     registers = 32
     query_rows = 8
-    defaults = Tuning(tile=(6, 2))
+    defaults = Tuning(tile=(4, 3))
 
 
 class AVX512VNNI(AVX512):
