@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeGuard
 from linnet.kernels.activations import Quantize
 from linnet.kernels.isa import ISA
 from linnet.kernels.matmul import FloatMatMul, MatMul
-from linnet.kernels.matvec import FloatMatVec, MatVec
+from linnet.kernels.matvec import FloatMatVec, MatVec, RowsOfWeights
 from linnet.kernels.op import Op
 from linnet.kernels.quants import QuantType, WeightType
 from linnet.kernels.tilemul import RoundToBF16, TileMatMul
@@ -44,6 +44,7 @@ class Product(Op):
 
     type: WeightType
 
+    parameters = RowsOfWeights.parameters
     packing: ClassVar[Op | None] = None
     in_f32: ClassVar[builtins.type[Product]]
 
@@ -56,8 +57,6 @@ class Product(Op):
 @dataclass(frozen=True)
 class FloatLinear(Product):
     """out (rows, n_out) = x (rows, n_columns) @ weights.T with x in f32."""
-
-    parameters = FloatMatVec.parameters
 
     def lowered(self, n_rows: int | None, isa: ISA) -> Op:
         return FloatMatVec(self.type, n_rows) if _are_few(n_rows) else FloatMatMul(self.type)
@@ -74,7 +73,6 @@ class Linear(Product):
 
     packing = Pack()
     in_f32 = FloatLinear
-    parameters = MatVec.parameters
 
     def lowered(self, n_rows: int | None, isa: ISA) -> Op:
         if _are_few(n_rows):

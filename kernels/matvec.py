@@ -24,6 +24,14 @@ class RowsOfWeights(Op):
 
     type: WeightType
 
+    parameters = {
+        "weights": pointer,
+        "x": pointer,
+        "out": pointer,
+        "n_columns": i64,
+        "n_out": i64,
+    }
+
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_out"], ALL_ROWS
 
@@ -47,14 +55,6 @@ class MatVec(RowsOfWeights):
 
     type: QuantType
     n_rows: int
-
-    parameters = {
-        "weights": pointer,
-        "x": pointer,
-        "out": pointer,
-        "n_columns": i64,
-        "n_out": i64,
-    }
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         type, n_columns = self.type, a["n_columns"]
@@ -121,14 +121,6 @@ class FloatMatVec(RowsOfWeights):
 
     type: WeightType
     n_rows: int
-
-    parameters = {
-        "weights": pointer,
-        "x": pointer,
-        "out": pointer,
-        "n_columns": i64,
-        "n_out": i64,
-    }
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         row_bytes = row_stride(self.type, a["n_columns"])
