@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from comparing import rate
 
 from linnet import LLM
-from linnet.kernels.program import Program
-from linnet.models.graph import Graph
 
 TOKEN = 300  # any does: speed depends on how many there are, not on what they are
 
@@ -19,7 +18,6 @@ class Engine:
     def __init__(self, file: str, *, n_threads: int, n_ctx: int) -> None:
         self._llm = LLM(file, n_threads=n_threads, n_ctx=n_ctx)
         self._session = self._llm.session()
-        self._batches: dict[int, _Batch] = {}
 
     def use_threads(self, n_threads: int) -> None:
         self._session.close()
@@ -39,30 +37,9 @@ class Engine:
 
     def batch(self, n_sequences: int, n_tokens: int) -> float:
         """Several sequences at once, a token of each in one pass; tokens of all of them."""
-        if n_sequences not in self._batches:
-            self._batches[n_sequences] = _Batch(self._llm, n_sequences, n_ctx=n_tokens)
-        return n_sequences * rate(self._batches[n_sequences].extend, n_tokens)
-
-
-class _Batch:
-    """A program for one token of each of several sequences."""
-
-    def __init__(self, llm: LLM, n_sequences: int, *, n_ctx: int) -> None:
-        self._n = n_sequences
-        self._session = llm.session()  # whose threads run it
-        self._program = Program(n_sequences, n_sequences)
-        graph = Graph(self._program, n_ctx=n_ctx, n_slots=n_sequences, exact=False)
-        self._program.lay_out(keep=[llm.model.record(graph)])
-        self._lowered = self._program.lower(
-            self._session.library, n_tokens=n_sequences, n_outputs=n_sequences
-        )
-
-    def extend(self, position: int) -> None:
-        """Append a token to every sequence."""
-        program = self._program
-        program.state[:2] = self._n
-        program.tokens.data[:] = TOKEN
-        program.positions.data[:] = position
-        program.slots.data[:] = program.outputs.data[:] = range(self._n)
-        with self._session.exclusively():
-            self._session.team.run(self._lowered)
+        with contextlib.closing(self._llm.session(n_slots=n_sequences)) as session:
+            for slot in range(n_sequences):
+                session.prompt([TOKEN], slot=slot)
+            tokens = dict.fromkeys(range(n_sequences), TOKEN)
+            session.extend_each(tokens)  # its kernel is compiled by then
+            return n_sequences * rate(lambda _: session.extend_each(tokens), n_tokens)
