@@ -53,7 +53,8 @@ def plot(
         shown = [row for row in points if row["test"] == test]
         places = [place_of(row) for row in shown]
         sizes = [20 + 400 * row["share"] for row in shown]
-        axes.scatter(*zip(*places, strict=True), s=sizes, alpha=0.6, label=test)
+        xs, ys = zip(*places, strict=True)
+        axes.scatter(xs, ys, s=sizes, alpha=0.6, label=test)
         for place, names in labels(shown):
             text = "\n".join(names)
             axes.annotate(
