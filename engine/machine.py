@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
 CACHED = ("active_file", "inactive_file")  # in a cgroup's memory.stat
 
@@ -78,29 +79,44 @@ def _core_of(cpu: int) -> str:
         return str(cpu)
 
 
+def _cgroup_folders() -> list[Path]:
+    """The folder of our cgroup (version 2), and those above it, whose limits are ours as well.
+
+    In a container that is the root of what it sees; under systemd, say, a slice within a slice.
+    """
+    own = CGROUP
+    with contextlib.suppress(OSError):
+        lines = MEMBERSHIP.read_text().splitlines()
+        paths = [line[3:].strip("/") for line in lines if line.startswith("0::")]
+        own = CGROUP.joinpath(*paths)
+    return [folder for folder in (own, *own.parents) if folder.is_relative_to(CGROUP)]
+
+
 def _cgroup_memory() -> list[int]:
-    """Bytes that the cgroup (version 2, then 1) still grants; the files it caches can give way."""
-    for folder, limit, used in (
-        (CGROUP, "memory.max", "memory.current"),
-        (CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
+    """Bytes that cgroups (version 2, then 1) still grant; the files they cache can give way."""
+    places = [(folder, "memory.max", "memory.current") for folder in _cgroup_folders()]
+    places.append((CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))
+    figures = []
+    for folder, limit, used in places:
         with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
             left = int((folder / limit).read_text()) - int((folder / used).read_text())
             with contextlib.suppress(OSError, ValueError):
                 statistics = map(str.split, (folder / "memory.stat").read_text().splitlines())
                 left += sum(int(n) for name, n in statistics if name in CACHED)
-            return [max(0, left)]
-    return []
+            figures.append(max(0, left))
+    return figures
 
 
 def _cpu_quota() -> float | None:
-    """CPUs' worth of time the cgroup (version 2, then 1) grants; None for no limit."""
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = (CGROUP / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
+    """CPUs' worth of time the cgroups (version 2, then 1) grant; None for no limit."""
+    quotas = []
+    for folder in _cgroup_folders():
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            quotas.append(int(quota) / int(period))  # "max" is no number, and no limit
     with contextlib.suppress(OSError, ValueError):
         quota_us, period_us = (
             int((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
         )
-        return None if quota_us <= 0 else quota_us / period_us
-    return None
+        quotas += [quota_us / period_us] if quota_us > 0 else []
+    return min(quotas, default=None)

@@ -23,13 +23,16 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """Makes up a machine of CPUs that we may all use, and of files in the cgroup's folder."""
     monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(machine, "CPUS", tmp_path / "cpu")
+    monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "membership")
 
     def pretend(
-        n_cpus: int = 1, siblings: Sequence[str] = (), cgroup: Mapping[str, str] | None = None
-    ) -> None:
+        n_cpus: int = 1, siblings: Sequence[str] = (), cgroup: Mapping[str, str] | None = None,
+        membership: str = "0::/",
+    ) -> None:  # fmt: skip
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(n_cpus)), raising=False)
         files = {f"cpu/cpu{i}/topology/thread_siblings_list": s for i, s in enumerate(siblings)}
         files |= {f"cgroup/{name}": text for name, text in (cgroup or {}).items()}
+        files["membership"] = membership
         for name, text in files.items():
             path = tmp_path / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +96,29 @@ def test_a_quota_of_cpu_time_limits_the_threads(
 ) -> None:
     pretend(4, cgroup=cgroup)
     assert machine.usable_threads() == n_threads
+
+
+@pytest.mark.parametrize("membership", ["0::/a.slice/b", "12:cpu:/x\n0::/a.slice/b\n"])
+@pytest.mark.parametrize(
+    ("cgroup", "n_threads"),
+    [
+        ({"a.slice/b/cpu.max": "200000 100000"}, 2),
+        ({"a.slice/b/cpu.max": "max 100000", "a.slice/cpu.max": "300000 100000"}, 3),
+        ({"a.slice/b/cpu.max": "300000 100000", "a.slice/cpu.max": "100000 100000"}, 1),
+        ({"a.slice/other/cpu.max": "100000 100000"}, 4),
+    ],
+)
+def test_quotas_of_the_cgroups_above_count_too(
+    pretend: Pretend, cgroup: dict[str, str], n_threads: int, membership: str
+) -> None:
+    pretend(4, cgroup=cgroup, membership=membership)
+    assert machine.usable_threads() == n_threads
+
+
+@pytest.mark.parametrize("membership", ["0::/../outside", "0::/not/there", "", "nonsense"])
+def test_a_cgroup_that_is_not_to_be_seen_is_no_limit(pretend: Pretend, membership: str) -> None:
+    pretend(4, membership=membership)
+    assert machine.usable_threads() == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
