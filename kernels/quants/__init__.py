@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from linnet.kernels.quants.base import FloatType, QuantType, WeightType
 from linnet.kernels.quants.floats import BF16, F16, F32
+from linnet.kernels.quants.iq4_nl import IQ4_NL
 from linnet.kernels.quants.q4_0 import Q4_0, Q4_1
 from linnet.kernels.quants.q4_k import Q4_K
 from linnet.kernels.quants.q5_0 import Q5_0, Q5_1
@@ -19,5 +20,6 @@ WEIGHT_TYPES: dict[str, WeightType] = {
         F32(), F16(), BF16(),
         Q8_0(), Q4_0(), Q4_1(), Q5_0(), Q5_1(),
         Q4_K(), Q5_K(), Q6_K(),
+        IQ4_NL(),
     )
 }  # fmt: skip
