@@ -204,11 +204,15 @@ def random_weights(
         raw = type.quantize(weights).reshape(N_PATTERN, -1)
     else:
         # Offsets are set so as to centre the weights, then all scales so as to spread them by 0.02.
-        blocks["d"] = 1.0
+        blocks["e" if "e" in fields else "d"] = 128 if "e" in fields else 1.0
         for name, centre in (("dmin", 7.5), ("m", -7.5)):
             if name in fields:
-                blocks[name] = centre * (2 if "qh" in fields else 1)
+                blocks[name] = 1.5 if type.name == "Q2_K" else centre * (2 if "qh" in fields else 1)
         spread = 0.02 / type.dequantize(raw).std()
+        if "e" in fields:  # two powers of two, mixed so that the variance is right
+            below = int(np.floor(np.log2(spread)))
+            share = ((spread / 2.0**below) ** 2 - 1) / 3
+            blocks["e"] = 128 + below + (random.random(N_PATTERN) < share)
         for name in {"d", "dmin", "m"} & set(fields):
             blocks[name] = blocks[name].astype(np.float32) * spread
     n_bytes = n_rows * type.row_bytes(n_columns)

@@ -218,6 +218,8 @@ def random_weights(
         numbers = rng.standard_normal(n_blocks).astype(np.float32) * np.float32(0.01)
         if type.name == "BF16":
             blocks[field] = numbers.view(np.uint32) >> 16
+        elif field == "e":  # an exponent: subnormal scales, and usual ones
+            blocks[field] = rng.choice([0, 1, 2, 118, 119, 120, 121], n_blocks)
         elif dtype.startswith("<f"):
             blocks[field] = numbers
     return packed.reshape(n_rows, -1)

@@ -106,3 +106,11 @@ def test_dot_products_of_32_bytes_need_no_full_register(library: Library, larges
         activations,
     )
     assert result.tolist() == [4 * largest * -127] * 8
+
+
+@pytest.mark.parametrize("n", [16, 32, 64, 256])
+def test_lookup_finds_each_number_of_a_table(library: Library, n: int) -> None:
+    table = np.random.default_rng(0).permutation(256)[:16].tolist()
+    indices = np.random.default_rng(1).permutation(np.arange(n) % 16).astype(np.uint8)
+    (result,) = evaluate(library, lambda k, i: [k.isa.lookup(table, i)], indices)
+    assert result.tolist() == [table[i] for i in indices]

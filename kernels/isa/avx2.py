@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from linnet.kernels.ir import Value, i16, i32
 from linnet.kernels.isa.base import ISA, dot_in_registers
 
 MULTIPLY_ADD = {  # by bytes in a register: bytes to pairs of words, words to pairs of longs
     32: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
     64: ("llvm.x86.avx512.pmaddubs.w.512", "llvm.x86.avx512.pmaddw.d.512"),
+}
+
+SHUFFLE_BYTES = {  # by bytes in a register: every 16 looked up among themselves
+    16: "llvm.x86.ssse3.pshuf.b.128",
+    32: "llvm.x86.avx2.pshuf.b",
+    64: "llvm.x86.avx512.pshuf.b.512",
 }
 
 
@@ -27,6 +35,14 @@ class AVX2(ISA):
             return multiply_add(low, weights & 128, activations)
 
         return dot_in_registers(dot, self.bits // 8, accumulator, weights, activations)
+
+    def lookup(self, table: Sequence[int], indices: Value) -> Value:
+        k, n_bytes = indices.k, min(indices.type.lanes, self.bits // 8)
+        found = []
+        for part in k.regroup([indices], n_bytes):
+            numbers = k.constant(part.type, list(table) * (n_bytes // 16))
+            found.append(k.intrinsic(SHUFFLE_BYTES[n_bytes], part.type, numbers, part))
+        return k.concat(found)
 
 
 class AVXVNNI(AVX2):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from linnet.kernels.ir import Value, f16, f32, i16, i32, u16, u32
@@ -73,6 +73,16 @@ class ISA:
         for part in range(4):
             total = total + products.shuffle(range(part, weights.type.lanes, 4)).to(i32)
         return total
+
+    def lookup(self, table: Sequence[int], indices: Value) -> Value:
+        """table[index] for u8 lanes of indices; `table`: 16 numbers in 0..255, indices below 16."""
+        k, type = indices.k, indices.type
+        numbers = [k.constant(type, number) for number in table]
+        for bit in (1, 2, 4, 8):
+            is_set = (indices & bit) > 0
+            pairs = zip(numbers[::2], numbers[1::2], strict=True)
+            numbers = [is_set.select(odd, even) for even, odd in pairs]
+        return numbers[0]
 
     def f16_to_f32(self, half: Value) -> Value:
         """Exact, subnormals and infinities included."""

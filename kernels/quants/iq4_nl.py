@@ -1,0 +1,36 @@
+"""IQ4_NL: 32 weights of four bits under one scale, which stand for sixteen uneven levels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from linnet.kernels.quants.base import (
+    Blocks,
+    Floats,
+    QuantType,
+    Records,
+    Unpacked,
+    nibbles,
+    nibbles_of,
+)
+
+LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # ggml's
+ZERO = 127  # the lane of level 0, were there one
+LANES = tuple(level + ZERO for level in LEVELS)
+
+
+class IQ4_NL(QuantType):
+    """32 weights in 18 bytes; w = d * LEVELS[q] (ggml block_iq4_nl)."""
+
+    name, id, block = "IQ4_NL", 20, 32
+    fields = {"d": ("<f2", 1), "qs": ("u1", 16)}
+    largest, zero = max(LANES), ZERO
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        packed = [b.bytes("qs", block=i) for i in range(b.n_blocks)]
+        return Unpacked([b.k.isa.lookup(LANES, nibbles(q)) for q in packed], b.halves("d"))
+
+    def decode(self, blocks: Records) -> Floats:
+        levels = np.array(LEVELS, np.float32)[nibbles_of(blocks["qs"])]
+        weights: Floats = blocks["d"].astype(np.float32)[:, None] * levels
+        return weights

@@ -1,0 +1,39 @@
+"""MXFP4: 32 weights of four bits (e2m1) under a power of two (OCP Microscaling Formats 1.0)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from linnet.kernels.ir import f32, u32
+from linnet.kernels.quants.base import (
+    Blocks,
+    Floats,
+    QuantType,
+    Records,
+    Unpacked,
+    nibbles,
+    nibbles_of,
+)
+
+LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the e2m1 numbers
+LANES = tuple(level + 12 for level in LEVELS)
+
+
+class MXFP4(QuantType):
+    """32 weights in 17 bytes; w = 2^(e - 128) * LEVELS[q] (ggml block_mxfp4)."""
+
+    name, id, block = "MXFP4", 39, 32
+    fields = {"e": ("u1", 1), "qs": ("u1", 16)}
+    largest, zero = 24, 12
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        packed = [b.bytes("qs", block=i) for i in range(b.n_blocks)]
+        e = b.k.vector([b.bytes("e", block=i)[0] for i in range(b.n_blocks)]).to(u32)
+        subnormal = (e > 0).select(b.k.constant(e.type, 1 << 22), 1 << 21)
+        scales = (e >= 2).select((e - 1) << 23, subnormal).bits(f32[b.n_blocks])
+        return Unpacked([b.k.isa.lookup(LANES, nibbles(q)) for q in packed], scales)
+
+    def decode(self, blocks: Records) -> Floats:
+        scales = np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 128)
+        weights: Floats = scales[:, None] * np.array(LEVELS, np.float32)[nibbles_of(blocks["qs"])]
+        return weights

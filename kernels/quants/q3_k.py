@@ -1,0 +1,53 @@
+"""Q3_K: 256 weights of three bits; every 16 have a scale of six bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from linnet.kernels.ir import f32
+from linnet.kernels.quants.base import (
+    Blocks,
+    Floats,
+    QuantType,
+    Records,
+    Unpacked,
+    nibbles,
+    nibbles_of,
+    shifted,
+)
+
+PAIRS_OF_BITS = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
+
+
+class Q3_K(QuantType):
+    """256 weights in 110 bytes; w = d * (scale - 32) * (q - 4) (ggml block_q3_K).
+
+    Each half of the block is four runs of 32, whose low bits are pairs of bits of the same 32
+    bytes of qs. The high bits of the eight runs are the eight bits of hmask.
+    """
+
+    name, id, block, group = "Q3_K", 11, 256, 16
+    fields = {"hmask": ("u1", 32), "qs": ("u1", 64), "scales": ("u1", 12), "d": ("<f2", 1)}
+    largest, zero = 7, 4
+
+    def unpack(self, b: Blocks) -> Unpacked:
+        high, lanes = b.bytes("hmask").repeat(2), []
+        for run in range(0, 8, 2):
+            low = b.bytes("qs", 32 * (run // 4), 32).repeat(2)
+            bits = 2 * (run % 4)
+            top = (shifted(high, [run, run + 1]) & 1) << 2
+            lanes.append((shifted(low, [bits, bits + 2]) & 3) | top)
+        top = (shifted(b.bytes("scales", 8, 4).repeat(4), [0, 2, 4, 6]) & 3) << 4
+        scales = (nibbles(b.bytes("scales", 0, 8)) | top).to(f32) - 32
+        return Unpacked(lanes, scales * b.halves("d")[0])
+
+    def decode(self, blocks: Records) -> Floats:
+        low = blocks["qs"].reshape(-1, 2, 1, 32) >> PAIRS_OF_BITS & 3
+        high = blocks["hmask"][:, None] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+        q = (low.reshape(-1, 16, 16) | high.reshape(-1, 16, 16) << 2).astype(np.float32) - 4
+        packed = blocks["scales"]
+        top = (packed[:, None, 8:] >> PAIRS_OF_BITS[0] & 3).reshape(-1, 16)
+        scales = (nibbles_of(packed[:, :8]) | top << 4).astype(np.float32) - 32
+        scales = blocks["d"].astype(np.float32)[:, None] * scales
+        weights: Floats = (scales[..., None] * q).reshape(-1, 256)
+        return weights
