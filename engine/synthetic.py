@@ -18,7 +18,7 @@ import numpy.typing as npt
 from linnet.engine.gguf import Tensor
 from linnet.engine.gguf_types import GGML_TYPES
 from linnet.engine.mixes import MIXES, choose_types
-from linnet.kernels.quants import WEIGHT_TYPES, WeightType
+from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 
 N_PATTERN: Final = 4096  # blocks of random weights, repeated through a tensor
 Dims = tuple[int, ...]
@@ -204,10 +204,10 @@ def random_weights(
         raw = type.quantize(weights).reshape(N_PATTERN, -1)
     else:
         # Offsets are set so as to centre the weights, then all scales so as to spread them by 0.02.
-        blocks["e" if "e" in fields else "d"] = 128 if "e" in fields else 1.0
-        for name, centre in (("dmin", 7.5), ("m", -7.5)):
+        middle = type.largest / 2 if isinstance(type, QuantType) else 0
+        for name, number in (("d", 1.0), ("e", 128), ("dmin", middle), ("m", -middle)):
             if name in fields:
-                blocks[name] = 1.5 if type.name == "Q2_K" else centre * (2 if "qh" in fields else 1)
+                blocks[name] = number
         spread = 0.02 / type.dequantize(raw).std()
         if "e" in fields:  # two powers of two, mixed so that the variance is right
             below = int(np.floor(np.log2(spread)))

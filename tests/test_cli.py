@@ -30,7 +30,7 @@ from linnet.kernels.team import Team
 ROOT = Path(__file__).resolve().parent.parent
 TINY = TinyLlama(type="Q4_K")
 PROMPT = "once upon a time"
-IQ4_NL = 20  # a type without kernels: 32 weights in 18 bytes
+Q8_1 = 9  # a type without kernels: 32 weights in 40 bytes
 ESCAPE = "\x1b[31mred"
 CLOSING_LINE = re.compile(
     r"prompt 13 tokens, [\d.]+ tok/s \| generated 9 tokens, [\d.]+ tok/s, "
@@ -418,7 +418,7 @@ def test_inspect_shows_strange_files_harmlessly(run: Run, tmp_path: Path) -> Non
         .kv("general.name", STRING, f"{ESCAPE}\n")
         .kv("general.author", STRING, b"\xff\x1b[0m")
         .array("k", STRING, [ESCAPE, "\udcff".encode("utf-8", "surrogatepass"), "", "d", "e"])
-        .tensor("odd", IQ4_NL, (2, 64), bytes(72))
+        .tensor("odd", Q8_1, (2, 64), bytes(160))
         .tensor("empty", F32, (0,), b"")
         .write(tmp_path / f"{ESCAPE}.gguf")
     )
@@ -429,7 +429,7 @@ def test_inspect_shows_strange_files_harmlessly(run: Run, tmp_path: Path) -> Non
     assert r"b'\xff\x1b[0m'" in result.out
     assert ", ...] (5)" in result.out
     lines = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if line}
-    assert lines["IQ4_NL"] == ["1", "72", "no"]
+    assert lines["Q8_1"] == ["1", "160", "no"]
 
 
 def test_tokenize_prints_a_list_for_each_text(run: Run, path: str, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_no_lane_is_above_the_largest(best_library: Library, type: QuantType) ->
 
 
 @each_type
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning")
 def test_dequantize_is_bit_exact_on_any_bytes(type: WeightType) -> None:
     rng = np.random.default_rng(2)
     packed = rng.integers(0, 256, (7, 64 * type.bytes), dtype=np.uint8)
@@ -83,7 +83,7 @@ def test_dequantize_is_bit_exact_on_any_bytes(type: WeightType) -> None:
 
 
 @each_quant_type
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning")
 def test_dequantize_is_bit_exact_under_odd_scales(type: QuantType) -> None:
     packed = random_weights(type, 12 * 12, type.block, np.random.default_rng(3))
     blocks = packed.view(type.dtype)[:, 0]

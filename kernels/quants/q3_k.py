@@ -15,8 +15,7 @@ from linnet.kernels.quants.base import (
     nibbles_of,
     shifted,
 )
-
-PAIRS_OF_BITS = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
+from linnet.kernels.quants.q2_k import PAIRS_OF_BITS
 
 
 class Q3_K(QuantType):
