@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -20,7 +20,9 @@ from linnet.engine.roofline import read_bandwidth, weights_read
 from linnet.engine.sampling_params import SamplingParams
 from linnet.engine.session import (
     MOST_PROMPT_TOKENS,
+    OUTPUTS,
     PROMPT_TOKENS,
+    Floats,
     Progress,
     Session,
     slots_that_fit,
@@ -33,6 +35,10 @@ from linnet.models import load_model
 DEFAULT_CONTEXT = 8192
 BYTES_A_THREAD = 1 << 20  # of weights; with fewer, threads meet more than they work
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo" / "demo-Q4_K_M.gguf"
+POOLINGS: dict[str, Callable[[Floats], Floats]] = {  # of (n_tokens, n_embd)
+    "mean": lambda states: states.mean(axis=0),
+    "last": lambda states: states[-1],
+}
 
 Prompt = str | Sequence[int]
 
@@ -114,7 +120,9 @@ class LLM:
             raise TokenizerError(f"the vocabulary has {found}; they must be as many")
         return tokenizer
 
-    def session(self, n_slots: int = 1) -> Session:
+    def session(
+        self, n_slots: int = 1, *, n_outputs: int = OUTPUTS, hidden: bool = False
+    ) -> Session:
         """Sequences of their own over the same weights, with their own cache and threads."""
         return Session(
             self.model,
@@ -124,6 +132,8 @@ class LLM:
             exact=self.activations == "f32",
             n_slots=n_slots,
             n_batch=self.n_batch,
+            n_outputs=n_outputs,
+            hidden=hidden,
         )
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -132,6 +142,33 @@ class LLM:
         Raises ContextOverflow, NonFiniteLogits, and ValueError for ids out of the vocabulary.
         """
         return finite(self._session.all_logits(ids))
+
+    def embed(
+        self, texts: Sequence[Prompt], *, pooling: str = "mean", normalize: bool = True
+    ) -> npt.NDArray[np.float32]:
+        """A vector for each text, or list of token ids: (len(texts), n_embd).
+
+        They are made of the states after the last norm: their mean over all tokens, bos included,
+        or, with `pooling="last"`, that of the last one. `normalize`: to a length of 1.
+
+        Raises what `logits` raises, TokenizerError, and ValueError for an empty text, a text where
+        a list of them belongs, or another `pooling`.
+        """
+        if isinstance(texts, str):
+            raise ValueError("texts is one text; it must be a list of them")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
+        vectors = np.zeros((len(texts), self.config.n_embd), np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+            vector[:] = POOLINGS[pooling](finite(self._hidden_session.all_logits(ids)))
+            if normalize and (length := np.linalg.norm(vector)) > 0:
+                vector /= length
+        return vectors
+
+    @cached_property
+    def _hidden_session(self) -> Session:
+        return self.session(n_outputs=self.n_batch, hidden=True)
 
     @overload
     def generate(self, prompts: Prompt, params: SamplingParams | None = None) -> Output: ...
@@ -193,6 +230,8 @@ class LLM:
     def close(self) -> None:
         """End the threads and let go of the file."""
         self._session.close()
+        if "_hidden_session" in self.__dict__:
+            self._hidden_session.close()
         self._file.close()
 
     def __enter__(self) -> LLM:

@@ -57,9 +57,13 @@ class Session:
 
     def __init__(
         self, model: Model, library: Library, *, n_threads: int, n_ctx: int, exact: bool = False,
-        n_slots: int = 1, n_batch: int = PROMPT_TOKENS,
+        n_slots: int = 1, n_batch: int = PROMPT_TOKENS, n_outputs: int = OUTPUTS,
+        hidden: bool = False,
     ) -> None:  # fmt: skip
-        """Raises MemoryError, with figures, where the cache and buffers would not fit, and
+        """`n_outputs`: rows of logits that a pass makes at most. `hidden`: leave the output matrix
+        out; rows are then the states before it (n_embd), wherever these methods say logits.
+
+        Raises MemoryError, with figures, where the cache and buffers would not fit, and
         ValueError for numbers out of range."""
         whole("n_slots", n_slots, 1, MOST_SLOTS)
         whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
@@ -77,9 +81,9 @@ class Session:
         self._stopping = False
         self._process = os.getpid()
         self._busy = threading.RLock()  # not left locked to us where Ctrl-C comes between
-        self.program = Program(max(self.n_batch, n_slots), OUTPUTS)
+        self.program = Program(max(self.n_batch, n_slots), max(n_outputs, n_slots))
         graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_slots, exact=exact)
-        self._logits = model.record(graph)
+        self._logits = model.hidden(graph) if hidden else model.record(graph)
         self.program.lay_out(keep=[self._logits])
         self._lowered: dict[tuple[int | None, int | None], Lowered] = {}
         self.team = Team(library, n_threads)
@@ -157,17 +161,34 @@ class Session:
         """
         with self.exclusively():
             self.check(ids)
-            n_bytes = len(ids) * self.n_vocab * 4
+            n_bytes = len(ids) * self._logits.width * 4
             _check_memory(n_bytes, f"logits of {len(ids)} tokens", "number of tokens")
+            logits = np.empty((len(ids), self._logits.width), np.float32)
+            done = 0
+            for rows in self.each_logits(ids):
+                logits[done : done + len(rows)] = rows
+                done += len(rows)
+            return logits
+
+    def each_logits(self, ids: Sequence[int], *, first: int = 0) -> Iterator[Floats]:
+        """The same from position `first` on, in parts (n, n_vocab): views until the next part.
+
+        The session is in use until the iterator ends or is closed. Raises what `check` raises, and
+        Interrupted.
+        """
+        with self.exclusively():
+            self.check(ids)
             self._owner = None
             self.sequences[0].truncate(0)
-            logits = np.empty((len(ids), self.n_vocab), np.float32)
+            for start in range(0, first, self.n_batch):
+                part = ids[start : min(start + self.n_batch, first)]
+                self._prompt_pass(part, 0, start, outputs=[], n_outputs=None)
             step = min(self.n_batch, self.program.max_outputs)
-            for first in range(0, len(ids), step):
-                part = ids[first : first + step]
-                self._prompt_pass(part, 0, first, outputs=range(len(part)), n_outputs=None)
-                logits[first : first + len(part)] = self._logits.data[: len(part)]
-            return logits
+            for start in range(first, len(ids), step):
+                part = ids[start : start + step]
+                self._prompt_pass(part, 0, start, outputs=range(len(part)), n_outputs=None)
+                rows: Floats = self._logits.data[: len(part)]
+                yield rows
 
     def stop(self) -> None:
         """End the call that is under way, from any thread; there it raises Interrupted."""

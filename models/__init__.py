@@ -55,6 +55,10 @@ class Model(Protocol):
         """Record a forward pass; returns the logits (n_outputs, n_vocab)."""
         ...
 
+    def hidden(self, g: Graph) -> Buffer:
+        """The same, but for the output matrix: the last norm's rows (n_outputs, n_embd)."""
+        ...
+
 
 ARCHITECTURES: dict[str, type[Transformer]] = {
     "cohere2": Cohere2,

@@ -73,11 +73,15 @@ class Transformer:
     # -- the forward pass ------------------------------------------------------------------------
     def record(self, g: Graph) -> Buffer:
         """Record a forward pass; returns the logits (n_outputs, n_vocab)."""
+        return self.logits(g, self.hidden(g))
+
+    def hidden(self, g: Graph) -> Buffer:
+        """A forward pass up to the states that logits are made of (n_outputs, n_embd)."""
         x = self.embed(g)
         for blocks in self.layers:
             for block in blocks:
                 x = block.record(g, x)
-        return self.logits(g, self.output_norm.record(g, g.outputs(x)))
+        return self.output_norm.record(g, g.outputs(x))
 
     def embed(self, g: Graph) -> Buffer:
         """The embeddings of this pass's tokens (n_tokens, n_embd)."""

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 
+from linnet.engine.cli.model import add_model, model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.generation import Chunk, Stats
 from linnet.engine.llm import LLM
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Flags are named as llama-cli names them."""
     add = parser.add_argument
     add("prompt", nargs="?", metavar="PROMPT", help="the text to continue")
-    add("-m", "--model", metavar="FILE", help="a GGUF file; without it, the model linnet ships")
+    add_model(parser)
     add("-p", "--prompt", dest="prompt_text", metavar="TEXT", help="the prompt; - reads stdin")
     add("-f", "--file", metavar="FILE", help="read the prompt from a file")
     add("-n", "--n-predict", type=int, default=-1, metavar="N", help="tokens at most; -1: no limit")
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     prompt = _prompt(arguments)
     params = _params(arguments)
     with LLM(
-        arguments.model,
+        model_path(arguments),
         n_threads=arguments.threads,
         n_ctx=arguments.ctx_size,
         n_batch=arguments.batch_size,

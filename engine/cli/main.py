@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
 
 # One file a sub-command, imported when asked for; its docstring's first line is its help.
-COMMANDS = ("generate", "inspect", "tokenize", "quantize", "bench", "tune")
+COMMANDS = ("generate", "inspect", "tokenize", "quantize", "bench", "tune", "perplexity", "logits")
 BAD_INPUT, INTERRUPTED = 2, 130
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from linnet.engine.cli.model import add_model, model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.tokenizer import Tokenizer
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", "--model", metavar="FILE", required=True, help="a GGUF file")
+    add_model(parser, required=True)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-p", "--prompt", metavar="TEXT", help="the text; without it, stdin")
     source.add_argument("-f", "--file", metavar="FILE", help="a file of texts, one a line")
@@ -18,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The text of -p is one text, line breaks and all; of a file or stdin each line is one."""
-    tokenizer = Tokenizer.from_gguf(arguments.model)
+    tokenizer = Tokenizer.from_gguf(str(model_path(arguments)))
     if arguments.prompt is not None:
         texts = [arguments.prompt]
     else:

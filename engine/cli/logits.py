@@ -1,0 +1,119 @@
+"""Print what a model predicts after a text: the likeliest tokens, or all logits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from typing import Any
+
+import numpy as np
+
+from linnet.engine.cli.model import add_model, model_path
+from linnet.engine.cli.reading import read_text
+from linnet.engine.generation import finite
+from linnet.engine.llm import LLM
+from linnet.engine.perplexity import log_sum_exp
+from linnet.engine.session import Floats
+from linnet.engine.tokenizer import Tokenizer, TokenizerError
+from linnet.kernels.isa import ISAS
+
+DEFAULT_TOP = 10
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("-p", "--prompt", metavar="TEXT", help="the text; - reads stdin")
+    source.add_argument("-f", "--file", metavar="FILE", help="read the text from a file")
+    source.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids in place of a text")
+    add("--all", action="store_true", help="after every token, not the last alone")
+    add("--top", type=_top, metavar="N", help=f"the N likeliest; default {DEFAULT_TOP} for text")
+    add(
+        "-o", "--output", choices=("text", "json", "npy"), default="text",
+        help="text: a table; json: one object; npy: an array f32 (positions, n_vocab)",
+    )  # fmt: skip
+    add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
+    add("-c", "--ctx-size", type=int, metavar="N", help="by default the model's, at most 8192")
+    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
+    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Everything on stdout."""
+    if arguments.output == "npy" and arguments.top is not None:
+        raise ValueError("--top is for -o text and -o json: an npy file has all logits")
+    with LLM(
+        model_path(arguments), n_threads=arguments.threads, n_ctx=arguments.ctx_size,
+        isa=arguments.isa, activations=arguments.activations,
+    ) as llm:  # fmt: skip
+        ids = arguments.ids
+        if ids is None:
+            file = arguments.file if arguments.prompt in (None, "-") else None
+            text = read_text(file) if arguments.prompt in (None, "-") else arguments.prompt
+            ids = llm.tokenizer.encode(text)
+        tokenizer = None
+        with suppress(TokenizerError):  # ids alone need none
+            tokenizer = llm.tokenizer
+        if arguments.all:
+            _write(arguments, ids, 0, llm.logits(ids), tokenizer)
+        else:
+            with closing(llm.session()) as session:
+                logits = finite(session.prompt(ids)[None])
+                _write(arguments, ids, len(ids) - 1, logits, tokenizer)
+    return 0
+
+
+def _write(
+    arguments: argparse.Namespace, ids: Sequence[int], first: int, logits: Floats,
+    tokenizer: Tokenizer | None,
+) -> None:  # fmt: skip
+    """`logits`: (n, n_vocab), of the positions from `first` on."""
+    if arguments.output == "npy":
+        out = sys.stdout.buffer
+        np.lib.format.write_array_header_1_0(out, np.lib.format.header_data_from_array_1_0(logits))
+        out.write(logits.tobytes())
+    elif arguments.output == "json":
+        positions: list[dict[str, Any]] = [
+            {"position": first + i, "logits": [float(x) for x in row]}
+            if arguments.top is None
+            else {"position": first + i, "top": list(_likeliest(row, arguments.top, tokenizer))}
+            for i, row in enumerate(logits)
+        ]
+        print(json.dumps({"ids": [*map(int, ids)], "positions": positions}))
+    else:
+        print(f"{'position':>8}  {'id':>7}  {'logit':>9}  {'p':>8}  text")
+        for i, row in enumerate(logits):
+            for t in _likeliest(row, arguments.top or DEFAULT_TOP, tokenizer):
+                text = repr(t["text"]) if "text" in t else ""
+                line = f"{first + i:8}  {t['id']:7}  {t['logit']:9.4f}  {t['p']:8.6f}  {text}"
+                print(line.rstrip())
+
+
+def _likeliest(row: Floats, n: int, tokenizer: Tokenizer | None) -> Iterator[dict[str, Any]]:
+    """Likeliest first; of equals, the lower id."""
+    (total,) = log_sum_exp(row[None])
+    for token_id in np.argsort(-row, kind="stable")[:n].tolist():
+        logit = float(row[token_id])
+        found = {"id": token_id, "logit": logit, "p": float(np.exp(logit - total))}
+        if tokenizer:
+            data = tokenizer.token_bytes(token_id)
+            found["text"] = data.decode(errors="backslashreplace")
+        yield found
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers") from None
+
+
+def _top(text: str) -> int:
+    n = int(text)
+    if n < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return n

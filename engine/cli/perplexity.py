@@ -1,0 +1,138 @@
+"""Measure how well a model predicts a text, or how far its predictions are from another's."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.engine.cli.model import add_model, model_path
+from linnet.engine.cli.reading import read_text
+from linnet.engine.divergence import Base, BaseWriter, Rows, diverge
+from linnet.engine.llm import LLM
+from linnet.engine.perplexity import Mean, losses, n_windows, rows_a_pass, scored, windows
+from linnet.engine.session import PROMPT_TOKENS, Floats
+from linnet.kernels.isa import ISAS
+
+N_CTX = 512
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Windows and estimate are llama-perplexity's, and so is the file of --kl-base and --kl."""
+    add_model(parser)
+    add = parser.add_argument
+    add("-f", "--file", metavar="TEXT", help="a file with the text; without it, stdin")
+    add("-c", "--ctx-size", type=int, metavar="N", help=f"tokens in a window; default {N_CTX}")
+    add("--chunks", type=int, metavar="N", help="the first N windows alone")
+    kl = parser.add_mutually_exclusive_group()
+    kl.add_argument("--kl-base", metavar="FILE", help="write what this model predicts, for --kl")
+    kl.add_argument("--kl", metavar="FILE", help="compare with what --kl-base wrote, on its text")
+    add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
+    add(
+        "-b", "--batch-size", type=int, default=PROMPT_TOKENS, metavar="N",
+        help=f"tokens in one pass; default {PROMPT_TOKENS}",
+    )  # fmt: skip
+    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
+    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
+    add("-q", "--quiet", action="store_true", help="no running estimate on stderr")
+    add("-o", "--output", choices=("text", "json"), default="text", help="json: one object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Figures on stdout; the perplexity so far, window by window, on stderr."""
+    base = Base.open(arguments.kl) if arguments.kl is not None else None
+    if base and (arguments.file is not None or arguments.ctx_size is not None):
+        raise ValueError("--kl takes text and context from its file: without -f and -c")
+    text = "" if base else read_text(arguments.file)
+    n_ctx = base.n_ctx if base else N_CTX if arguments.ctx_size is None else arguments.ctx_size
+    with LLM(
+        model_path(arguments), n_threads=arguments.threads, n_ctx=n_ctx,
+        n_batch=arguments.batch_size, isa=arguments.isa, activations=arguments.activations,
+    ) as llm:  # fmt: skip
+        ids = base.ids if base else np.array(llm.tokenizer.encode(text), np.int32)
+        n = n_windows(len(ids), n_ctx, arguments.chunks, at_least=1 if base else 2)
+        figures = _measure(llm, ids[: n * n_ctx], n_ctx, base, arguments)
+    print(json.dumps(figures.fields()) if arguments.output == "json" else figures.text())
+    return 0
+
+
+def _measure(
+    llm: LLM, ids: npt.NDArray[np.int32], n_ctx: int, base: Base | None,
+    arguments: argparse.Namespace,
+) -> Figures:  # fmt: skip
+    n_vocab, vocabulary = llm.config.n_vocab, llm.tokenizer.vocabulary
+    if base and base.n_vocab != n_vocab:
+        found = f"{base.n_vocab} tokens, and the model's {n_vocab}; they must be as many"
+        raise ValueError(f"the vocabulary of {arguments.kl!r} has {found}")
+    path, figures = arguments.kl_base, Figures()
+    with (
+        BaseWriter(path, ids, n_ctx, n_vocab) if path is not None else nullcontext() as writer,
+        closing(llm.session(n_outputs=rows_a_pass(n_vocab, n_ctx))) as session,
+    ):
+        bos_id = vocabulary.bos_id if vocabulary.add_bos else None
+        for number, window in enumerate(windows(ids, n_ctx, bos_id=bos_id)):
+            for logits, part in scored(session, window):
+                figures.loss.add(losses(logits, window.targets[part]))
+                if writer:
+                    writer.write(logits)
+                if base:
+                    figures.compare(base.rows[number, part], logits, window.targets[part])
+            if not arguments.quiet:
+                so_far = f"[{number + 1}]{figures.loss.perplexity:.4f},"
+                print(so_far, end="", file=sys.stderr, flush=True)
+    if not arguments.quiet:
+        print(file=sys.stderr)
+    return figures
+
+
+@dataclass(slots=True)
+class Figures:
+    """What is measured, token by token; all but `loss` only against a base."""
+
+    loss: Mean = field(default_factory=Mean)
+    base_loss: Mean = field(default_factory=Mean)
+    divergence: Mean = field(default_factory=Mean)
+    same_top: Mean = field(default_factory=Mean)
+
+    def compare(self, base: Rows, logits: Floats, targets: npt.NDArray[np.int64]) -> None:
+        found = diverge(base, logits, targets)
+        self.base_loss.add(found.base_losses)
+        self.divergence.add(found.divergences)
+        self.same_top.add(found.same_top.astype(np.float64))
+
+    def fields(self) -> dict[str, float]:
+        fields: dict[str, float] = {
+            "n_tokens": self.loss.n,
+            "perplexity": self.loss.perplexity,
+            "perplexity_error": self.loss.perplexity_error,
+        }
+        if self.divergence.n:
+            values = self.divergence.values
+            fields |= {
+                "base_perplexity": self.base_loss.perplexity,
+                "base_perplexity_error": self.base_loss.perplexity_error,
+                "kl_mean": self.divergence.mean,
+                "kl_mean_error": self.divergence.error,
+                "kl_99th_percentile": float(np.percentile(values, 99)),
+                "kl_maximum": float(values.max()),
+                "same_top": self.same_top.mean,
+                "same_top_error": self.same_top.error,
+            }
+        return fields
+
+    def text(self) -> str:
+        f = self.fields()
+        lines = ["Final estimate: PPL = {perplexity:.4f} +/- {perplexity_error:.5f}"]
+        if self.divergence.n:
+            lines += [
+                "Base:           PPL = {base_perplexity:.4f} +/- {base_perplexity_error:.5f}",
+                "KL divergence:  mean {kl_mean:.6f} +/- {kl_mean_error:.6f}, "
+                "99% {kl_99th_percentile:.6f}, maximum {kl_maximum:.6f}",
+                "Same top token: {same_top:.3%} +/- {same_top_error:.3%}",
+            ]
+        return "\n".join(lines).format(**f)
