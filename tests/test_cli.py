@@ -453,7 +453,7 @@ def test_version_and_help_are_no_errors(run: Run) -> None:
     top = run("--help")
     assert (top.status, top.err) == (0, "")
     for command in cli.COMMANDS:
-        assert re.search(rf"^ +{command} ", top.out, re.MULTILINE)
+        assert re.search(rf"^ +{command}\s", top.out, re.MULTILINE)
         help = run(command, "--help")
         assert (help.status, help.err) == (0, "")
         assert help.out.startswith(f"usage: linnet {command}")

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from linnet import __version__
+from linnet.engine import hub
 from linnet.engine.bench import plot, report
 from linnet.engine.bench.layers import layers
 from linnet.engine.bench.measure import BenchTest, Source, all_tests, measure, roofs
@@ -31,6 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "-m", "--model", action="append", default=[], metavar="FILE",
         help="a GGUF file; may be repeated; without it, the model linnet ships",
+    )  # fmt: skip
+    add(
+        "-hf", "--hf-repo", action="append", default=[], metavar="USER/MODEL[:QUANT]",
+        help="a model on the Hugging Face hub; may be repeated",
     )  # fmt: skip
     add(
         "--synthetic", action="append", default=[], metavar="SHAPE:TYPE",
@@ -67,9 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Tables on stdout, progress on stderr."""
     out = sys.stdout
     if arguments.ops is not None:
-        if arguments.model or arguments.synthetic or arguments.layers or arguments.plot:
+        models = [*arguments.model, *arguments.hf_repo, *arguments.synthetic]
+        if models or arguments.layers or arguments.plot:
             raise ValueError(
-                "--ops measures kernels alone: without -m, --synthetic, --layers, --plot"
+                "--ops measures kernels alone: without -m, -hf, --synthetic, --layers, --plot"
             )
         report.write(_ops(arguments), report.OPS, arguments.output, out)
     elif arguments.layers or arguments.plot:
@@ -145,7 +151,9 @@ def _plot(arguments: argparse.Namespace, rows: list[Any]) -> None:
 
 
 def _sources(arguments: argparse.Namespace) -> list[Source]:
-    files = arguments.model or ([] if arguments.synthetic else [str(DEMO_MODEL)])
+    files = [*arguments.model, *map(str, map(hub.download, arguments.hf_repo))]
+    if not files and not arguments.synthetic:
+        files = [str(DEMO_MODEL)]
     return [Source(path) for path in files] + [
         Source(name, synthetic=True) for name in arguments.synthetic
     ]
