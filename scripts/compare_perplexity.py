@@ -2,26 +2,30 @@
 
 usage: python scripts/compare_perplexity.py FILE... -f TEXT [--types Q8_0,Q4_K_M,...] [-c 512] ...
 
-With --types, each FILE (F32, F16 or BF16) is quantised to each of them first, by linnet. Both cut
-the text into the same windows, from linnet's tokens, and score the second half of each, as
-llama-perplexity does. Needs `pip install llama-cpp-python`, which compiles.
+With --types, each FILE is quantised to each of them first, by linnet; from F32 weights, to which
+those of a quantised FILE are unpacked. Both engines read the same windows of the text, of linnet's
+tokens, and are scored on the second half of each, as llama-perplexity does.
+Needs `pip install llama-cpp-python`, which compiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from comparing import line, table
 
 from linnet import LLM
+from linnet.engine.gguf import GGUFFile
+from linnet.engine.gguf_writer import TensorEntry, Value, pack_header, padding
 from linnet.engine.perplexity import Mean, Window, losses, n_windows, rows_a_pass, scored, windows
 from linnet.engine.quantize import quantize_file
+from linnet.kernels.quants import WEIGHT_TYPES
 
 
 def main() -> None:
@@ -86,11 +90,31 @@ def _files(files: Iterable[Path], types: Sequence[str], folder: Path) -> Iterato
     for file in files:
         if not types:
             yield file
+            continue
+        source = unpacked(file, folder / "unpacked.gguf")
         for type in types:
-            path: Any = folder / f"{file.stem}-{type}.gguf"
-            quantize_file(file, path, type)
+            path = folder / f"{file.stem}-{type}.gguf"
+            quantize_file(source, path, type)
             yield path
             path.unlink()
+
+
+def unpacked(source: Path, target: Path) -> Path:
+    """Write the same model with F32 weights; returns `target`."""
+    f32 = WEIGHT_TYPES["F32"]
+    with GGUFFile(source) as file, target.open("wb") as out:
+        metadata = {
+            key: Value(file.metadata.kind(key), value) for key, value in file.metadata.items()
+        }
+        tensors = file.tensors.values()
+        entries = [TensorEntry(t.name, f32.id, t.shape, 4 * math.prod(t.shape)) for t in tensors]
+        out.write(pack_header(metadata, entries, file.alignment))
+        for tensor in tensors:
+            type = WEIGHT_TYPES[tensor.type.name]
+            rows = tensor.data.reshape(-1, type.row_bytes(tensor.shape[-1]))
+            data = type.dequantize(rows).astype("<f4").tobytes()
+            out.write(data + padding(len(data), file.alignment))
+    return target
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import argparse
 import os
 import sys
 import time
+from pathlib import Path
 
 import compare_llamacpp
+import compare_perplexity
 import compare_seed
 import comparing
 import numpy as np
@@ -163,3 +165,16 @@ def test_the_seed_comparison_times_one_call(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_seed_comparison_counts_what_a_call_holds() -> None:
     assert compare_seed.allocated(lambda: bytearray(100_000)) >= 100_000
     assert compare_seed.allocated(lambda: None) < 1000
+
+
+def test_an_unpacked_model_predicts_what_the_packed_one_does(tmp_path: Path) -> None:
+    path = compare_perplexity.unpacked(DEMO_MODEL, tmp_path / "unpacked.gguf")
+    text = "def read(path):\n    return open(path).read()\n" * 4
+    cut = compare_perplexity.cut_text(DEMO_MODEL, text, 16, 3)
+    packed, whole = (
+        compare_perplexity.by_linnet(file, cut, n_ctx=16, n_threads=1, activations="f32").mean
+        for file in (DEMO_MODEL, path)
+    )
+    assert len(cut) == 3
+    assert path.stat().st_size > 27_000_000
+    assert packed == pytest.approx(whole, rel=1e-5)
