@@ -13,7 +13,14 @@ from typing import Final
 
 import numpy as np
 
-from linnet.engine.vocabulary import PREFIX, TokenizerError, TokenType, Vocabulary, read_vocabulary
+from linnet.engine.vocabulary import (
+    PREFIX,
+    TokenizerError,
+    TokenType,
+    Vocabulary,
+    byte_values,
+    read_vocabulary,
+)
 
 _SPACE: Final = "\u2581"  # "▁", how a token writes a space
 
@@ -26,7 +33,7 @@ class SentencePiece:
         from sentencepiece import SentencePieceProcessor  # slow to import, and not always needed
 
         self.vocabulary: Final = vocabulary
-        self._byte_values: Final = _byte_values(vocabulary)
+        self._byte_values: Final = byte_values(vocabulary)
         self._processor = SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(_model_proto(vocabulary))
@@ -67,23 +74,6 @@ class SentencePiece:
         if self.vocabulary.types[token_id] in (TokenType.NORMAL, TokenType.UNUSED):
             text = text.replace(_SPACE, " ")
         return text.encode()
-
-
-def _byte_values(vocabulary: Vocabulary) -> dict[int, bytes]:
-    """The byte that each BYTE token stands for, by id: all 256, or none."""
-    bytes_by_text = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
-    values: dict[int, bytes] = {}
-    for token_id in vocabulary.of_types(TokenType.BYTE):
-        text = vocabulary.texts[token_id]
-        if text not in bytes_by_text:
-            raise TokenizerError(
-                f"{PREFIX}tokens[{token_id}] is {text!r}; it must be one of '<0x00>' to '<0xFF>', "
-                f"as its type is {TokenType.BYTE} (byte)"
-            )
-        values[token_id] = bytes_by_text[text]
-    if len(values) not in (0, 256):
-        raise TokenizerError(f"{PREFIX}tokens has {len(values)} byte tokens; it must be 0 or 256")
-    return values
 
 
 # ---- the model, as sentencepiece reads it --------------------------------------------------------

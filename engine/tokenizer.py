@@ -18,6 +18,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Final, Protocol, Self
 
+from linnet.engine.bpe import BytePairs
 from linnet.engine.gguf import GGUFFile
 from linnet.engine.spm import SentencePiece
 from linnet.engine.vocabulary import PREFIX, TokenizerError, TokenType, Vocabulary
@@ -233,5 +234,7 @@ def _well_formed(text: str) -> str:
     return text
 
 
-# `tokenizer.ggml.model` -> what encodes. The BPE of GPT-2 ("gpt2") will be the next line.
-ALGORITHMS: Final[Mapping[str, type[Algorithm]]] = MappingProxyType({"llama": SentencePiece})
+# `tokenizer.ggml.model` -> what encodes.
+ALGORITHMS: Final[Mapping[str, type[Algorithm]]] = MappingProxyType(
+    {"llama": SentencePiece, "gpt2": BytePairs, "gemma4": BytePairs}
+)

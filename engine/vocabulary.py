@@ -114,6 +114,23 @@ def read_vocabulary(
     )
 
 
+def byte_values(vocabulary: Vocabulary) -> dict[int, bytes]:
+    """The byte that each BYTE token stands for, by id: all 256, or none."""
+    bytes_by_text = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
+    values: dict[int, bytes] = {}
+    for token_id in vocabulary.of_types(TokenType.BYTE):
+        text = vocabulary.texts[token_id]
+        if text not in bytes_by_text:
+            raise TokenizerError(
+                f"{PREFIX}tokens[{token_id}] is {text!r}; it must be one of '<0x00>' to '<0xFF>', "
+                f"as its type is {TokenType.BYTE} (byte)"
+            )
+        values[token_id] = bytes_by_text[text]
+    if len(values) not in (0, 256):
+        raise TokenizerError(f"{PREFIX}tokens has {len(values)} byte tokens; it must be 0 or 256")
+    return values
+
+
 def _read_texts(metadata: Mapping[str, object]) -> list[str]:
     """The tokens; an empty one becomes "[EMPTY_<id>]", as in llama.cpp."""
     texts = metadata.get(PREFIX + "tokens")

@@ -63,7 +63,7 @@ def pieces(tokenizer: Tokenizer, text: str, *, parse_special: bool = False) -> l
 # ---- ids -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["llama-spm", "phi-3"])
+@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2"])
 def test_ids_equal_those_of_llama_cpp(name: str) -> None:
     folder = os.environ.get("LINNET_FIXTURES")
     if not folder:
