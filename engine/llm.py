@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from linnet.engine.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
 from linnet.models import load_model
+
+if TYPE_CHECKING:
+    from linnet.engine.chat import ChatTemplate, Message
 
 DEFAULT_CONTEXT = 8192
 BYTES_A_THREAD = 1 << 20  # of weights; with fewer, threads meet more than they work
@@ -226,6 +229,43 @@ class LLM:
         tokenizer = self.tokenizer
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return Generation(self._session, tokenizer, ids, params or SamplingParams())
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """Raises TemplateError where the file has no chat template we can use."""
+        from linnet.engine.chat import ChatTemplate  # takes jinja2, which most calls do not
+
+        return ChatTemplate.from_metadata(self._file.metadata, self.tokenizer)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_variables: Any,
+    ) -> Output:
+        """The model's answer to a conversation, by its own chat template.
+
+        `messages`: dicts with a "role" ("system", "user", "assistant", ...) and a "content".
+        `tools` and `template_variables`: see `ChatTemplate.render`, whose errors are raised, and
+        those of `stream`.
+        """
+        chunks = self.stream_chat(messages, params, tools=tools, **template_variables)
+        return Output.of(list(chunks))
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        progress: Progress | None = None,
+        **template_variables: Any,
+    ) -> Iterator[Chunk]:
+        """What `chat` gives, chunk by chunk; `progress` is that of `stream`."""
+        ids = self.chat_template.encode(messages, tools=tools, **template_variables)
+        return self.stream(ids, params, progress=progress)
 
     def close(self) -> None:
         """End the threads and let go of the file."""

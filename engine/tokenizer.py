@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -23,7 +24,9 @@ from linnet.engine.gguf import GGUFFile
 from linnet.engine.spm import SentencePiece
 from linnet.engine.vocabulary import PREFIX, TokenizerError, TokenType, Vocabulary
 
-__all__ = ["ALGORITHMS", "StreamDetokenizer", "Tokenizer", "TokenizerError"]
+__all__ = ["ALGORITHMS", "StreamDetokenizer", "Tokenizer", "TokenizerError", "revealed"]
+
+_HIDDEN_BYTES: Final = re.compile("[\udc00-\udcff]+")
 
 _WHITE_SPACE: Final = " \t\n\v\f\r"
 _HIDDEN: Final = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
@@ -100,6 +103,35 @@ class Tokenizer:
             ids += [part] if isinstance(part, int) else self._algorithm.encode(space + part)
         if add_special and vocabulary.add_eos and vocabulary.eos_id is not None:
             ids.append(vocabulary.eos_id)
+        return ids
+
+    def hide_control_tokens(self, text: str) -> str:
+        """`text` with the control tokens spelled in it written so that none is found in it again.
+
+        Each of their bytes becomes half a surrogate pair, which no text holds; `revealed` turns
+        them back.
+        """
+        text, types = _well_formed(text), self.vocabulary.types
+        parts, at = [], 0
+        for start, end, token_id in self._find_specials(text, parse_special=True):
+            if types[token_id] in _HIDDEN:
+                hidden = "".join(chr(0xDC00 + byte) for byte in text[start:end].encode())
+                parts += [text[at:start], hidden]
+                at = end
+        return "".join([*parts, text[at:]])
+
+    def encode_with_hidden(self, text: str) -> list[int]:
+        """The ids of `text`, its control tokens parsed and those that are hidden taken for text.
+
+        Nothing is added around it. Raises as `encode` does.
+        """
+        space = " " if self.vocabulary.add_space_prefix else ""
+        ids: list[int] = []
+        for part in self._split(text, parse_special=True):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._algorithm.encode(space + revealed(part))
         return ids
 
     def decode(
@@ -223,6 +255,15 @@ class StreamDetokenizer:
     def finish(self) -> str:
         """What is left: U+FFFD for a character whose last bytes never came, or nothing."""
         return self._decoder.decode(b"", final=True)
+
+
+def revealed(text: str) -> str:
+    """`text` with what `Tokenizer.hide_control_tokens` hid turned back."""
+    return _well_formed(
+        _HIDDEN_BYTES.sub(
+            lambda run: bytes(ord(c) - 0xDC00 for c in run[0]).decode(errors="replace"), text
+        )
+    )
 
 
 def _well_formed(text: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from linnet.engine.sampling import NonFiniteLogits as NonFiniteLogits
     from linnet.engine.sampling_params import SamplingParams as SamplingParams
     from linnet.engine.session import ContextOverflow as ContextOverflow
+    from linnet.engine.template_sandbox import TemplateError as TemplateError
     from linnet.engine.tokenizer import Tokenizer as Tokenizer
     from linnet.engine.tokenizer import TokenizerError as TokenizerError
     from linnet.kernels.isa import ISAError as ISAError
@@ -38,6 +39,7 @@ _HOMES = {
     "Output": "engine.generation",
     "SamplingParams": "engine.sampling_params",
     "Stats": "engine.generation",
+    "TemplateError": "engine.template_sandbox",
     "Tokenizer": "engine.tokenizer",
     "TokenizerError": "engine.tokenizer",
 }

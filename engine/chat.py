@@ -1,0 +1,139 @@
+"""Chat templates: from messages to the text, and the tokens, that a model was trained on.
+
+A template comes with the model file (`tokenizer.chat_template`) and is a program in Jinja; it runs
+in a sandbox (`template_sandbox`). Messages are data: they are not rendered, and control tokens
+written out in them stay text, though the template's own become tokens. To tell the two apart,
+those in messages are hidden while the template runs (`Tokenizer.hide_control_tokens`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+
+from linnet.engine.template_sandbox import Sandbox, TemplateError, deadline
+from linnet.engine.tokenizer import Tokenizer, revealed
+
+KEY: Final = "tokenizer.chat_template"
+LONGEST: Final = 1 << 16  # characters of a template
+SECONDS: Final = 5.0
+
+Message = Mapping[str, Any]
+
+
+class ChatTemplate:
+    """The template of a model. It holds no state between calls."""
+
+    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+        """Raises `TemplateError` for a template that is too long or malformed."""
+        if len(source) > LONGEST:
+            limit = f"at most {LONGEST}"
+            raise TemplateError(f"{KEY} has {len(source)} characters; it must have {limit}")
+        self._tokenizer = tokenizer
+        try:
+            with deadline(SECONDS):
+                self._template = Sandbox().from_string(source)
+        except TemplateError:
+            raise
+        except Exception as error:  # whatever stops the compiler, the template is at fault
+            raise TemplateError(f"{KEY} is malformed: {_told(error)}") from error
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate:
+        """The template in a file's metadata; raises `TemplateError` if there is none."""
+        source = metadata.get(KEY)
+        if not isinstance(source, str):
+            found = "missing" if source is None else reprlib.repr(source)
+            raise TemplateError(f"{KEY} is {found}; it must be a template in Jinja")
+        return cls(source, tokenizer)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation, up to where the model's answer begins.
+
+        `messages`: each with a "role" and mostly a "content". `tools`: functions the model may
+        call, as JSON schemas. `variables`: what else the template takes, such as `enable_thinking`.
+
+        Raises `TemplateError` where the template refuses the messages, fails, reaches for what is
+        not its own, or goes beyond 5 s or 2^24 characters; ValueError for messages without a role.
+        """
+        return revealed(self._render(messages, tools, add_generation_prompt, variables))
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> list[int]:
+        """The ids of what `render` gives, control tokens in messages as text; see there."""
+        text = self._render(messages, tools, add_generation_prompt, variables)
+        ids = self._tokenizer.encode_with_hidden(text)
+        vocabulary = self._tokenizer.vocabulary
+        bos = [vocabulary.bos_id] if vocabulary.add_bos and vocabulary.bos_id is not None else []
+        return ids if ids[:1] == bos else bos + ids
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
+        for number, message in enumerate(messages):
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+                found = reprlib.repr(message)
+                raise ValueError(f"messages[{number}] is {found}; it must be a dict with a 'role'")
+        vocabulary = self._tokenizer.vocabulary
+        tokens = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
+        values = {
+            "raise_exception": _refuse,
+            "strftime_now": _now,
+            "add_generation_prompt": add_generation_prompt,
+            "tools": self._hidden(tools),
+            **{name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()},
+            **self._hidden(variables),
+            "messages": self._hidden(list(messages)),
+        }
+        try:
+            with deadline(SECONDS):
+                return self._template.render(values)
+        except TemplateError:
+            raise
+        except Exception as error:  # of any kind: the template is a program
+            raise TemplateError(f"the chat template fails: {_told(error)}") from error
+
+    def _hidden(self, value: Any) -> Any:
+        """A copy of `value` with the control tokens hidden that are spelled in its texts."""
+        if isinstance(value, str):
+            return self._tokenizer.hide_control_tokens(value)
+        if isinstance(value, Mapping):
+            return {self._hidden(key): self._hidden(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._hidden(item) for item in value]
+        return value
+
+
+def _told(error: Exception) -> str:
+    """What an error says, in a line."""
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _refuse(message: object) -> NoReturn:
+    raise TemplateError(f"the chat template refuses the messages: {str(message)[:200]}")
+
+
+def _now(form: str) -> str:
+    if len(form) > 100 or re.search(r"%[^a-zA-Z%]*\d", form):
+        raise TemplateError(f"the chat template asks for the time as {form[:100]!r}")
+    return datetime.datetime.now().strftime(form)
