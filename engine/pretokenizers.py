@@ -157,10 +157,7 @@ _NAMES: Final[Mapping[tuple[str, ...], PreTokenizer]] = {
     ("bloom", "poro-chat", "gpt3-finnish"): PreTokenizer((_BLOOM,)),
     ("viking",): PreTokenizer((_BLOOM, r"\p{N}")),
     ("bailingmoe", "bailingmoe2", "llada-moe"): PreTokenizer(
-        (
-            r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"
-            rf"|{_LETTERS}|\p{{N}}|{_SIGNS}|\s*[\r\n]|\s+(?!\S)|\s+",
-        )
+        (_words(r"\p{N}", letters=rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{_LETTERS}"),)
     ),
     ("gemma4", "granite-embed-multi-311m"): PreTokenizer((_LINES,), is_byte_level=False),
 }

@@ -9,12 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.engine.bpe import byte_letters, splitter
+from linnet.engine.cli.main import main
 from linnet.engine.pretokenizers import PRE_TOKENIZERS
 from linnet.engine.tokenizer import Tokenizer, TokenizerError
 
@@ -359,3 +361,21 @@ def test_the_library_is_not_imported_before_it_is_needed() -> None:
     code = "import sys, linnet.engine.tokenizer; sys.exit('tokenizers' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_the_command_prints_the_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bpe.gguf"
+    values = metadata()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(values["tokenizer.ggml.tokens"])
+    writer.add_token_types([int(i) for i in np.asarray(values["tokenizer.ggml.token_type"])])
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(build().vocabulary.ids[END])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    ids = build(pre="llama-bpe").encode("hello world")
+    assert main(["tokenize", "-m", str(path), "-p", "hello world"]) == 0
+    assert capsys.readouterr().out == f"{ids}\n"
