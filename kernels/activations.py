@@ -25,9 +25,12 @@ from linnet.kernels.ir import Pointer, Value, f32, i8, i32, i64, pointer, u32
 from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
 
-# Adding 1.5 * 2^23 leaves a small number's nearest integer, ties to even, in the low bits.
+# Adding 1.5 * 2^23 and taking it away leaves a small number's nearest integer, ties to even.
 ROUNDING = 12582912.0
-ROUNDING_BITS = 0x4B400000
+
+STEPS = 127, 126  # from 0 to the largest of a group: the better of two
+OTHER_AREA = (127 / 126) ** 2  # of a square of one step of 126, where one of 127 is 1
+MOST = float(np.finfo(np.float32).max)  # steps per unit: more would be needed for subnormal numbers
 
 
 def packed_bytes(n_columns: Any) -> Any:
@@ -77,7 +80,9 @@ class Quantize(Op):
     A token may have several rows.
 
         for group in items:
-            lanes = round(x * 127 / max |x|)             # to nearest, ties to even
+            for largest in 127, 126:
+                lanes = round(x * largest / max |x|)     # to nearest, ties to even
+            lanes = those that rounding moved less, once scaled back
             scale = sum(x * lanes) / sum(lanes * lanes)  # least squares: a little off max |x| / 127
             sums  = scale * (sum of each 16 lanes)       # what a type's offset is multiplied by
             lane_sums = sum of each 16 lanes
@@ -104,25 +109,39 @@ class Quantize(Op):
         sizes = [(group.bits(u32[GROUP]) & 0x7FFFFFFF).bits(i32[GROUP]) for group in x]
         halves = [k.maximum(size[:16], size[16:]) for size in sizes]
         largest = k.reduce(halves, k.maximum).bits(f32[n])
-        inverse = (largest > 0.0).select(127.0 / largest, 0.0)
-        lanes, parts = [], []
-        for i, group in enumerate(x):
-            rounded = (group * inverse[i] + ROUNDING).bits(i32[GROUP]) - ROUNDING_BITS
-            floats = rounded.to(f32)
-            products, squares = group * floats, floats * floats
+        (lanes, errors), (other_lanes, other_errors) = (
+            self._round(k, x, (largest > 0.0).select(k.minimum(steps / largest, MOST), 0.0))
+            for steps in STEPS
+        )
+        better = other_errors * OTHER_AREA < errors  # not where a number is not finite
+        lanes = [better[i].select(other_lanes[i], lanes[i]) for i in range(n)]
+        parts = []
+        for group, rounded in zip(x, lanes, strict=True):
+            products, squares = group * rounded, rounded * rounded
             parts += [products[:16] + products[16:], squares[:16] + squares[16:]]
-            parts += [floats[:16], floats[16:]]
-            lanes.append(rounded.to(i8))
+            parts += [rounded[:16], rounded[16:]]
         sums = k.reduce(parts, operator.add)
         scales = sums.shuffle(range(0, 4 * n, 4)) / k.maximum(sums.shuffle(range(1, 4 * n, 4)), 1.0)
         for i in range(n):
-            scale = scales[i].splat(2)
+            scale, packed = scales[i].splat(2), lanes[i].to(i32).to(i8)
             span, group = self._place(k, a, first + i)
             for run in range(RUNS):
-                span.lanes(run, group).store(lanes[i][RUN * run : RUN * (run + 1)])
+                span.lanes(run, group).store(packed[RUN * run : RUN * (run + 1)])
             span.scales(group).store(scale)
             span.sums(group).store(sums[4 * i + 2 : 4 * i + 4] * scale)
             span.lane_sums(group).store(sums[4 * i + 2 : 4 * i + 4].to(i32))
+
+    def _round(self, k: OpKernel, x: list[Value], inverse: Value) -> tuple[list[Value], Value]:
+        """Each group's lanes as f32[32], and the sums of what rounding moved, squared: f32[n]."""
+        lanes, parts = [], []
+        for i, group in enumerate(x):
+            scaled = group * inverse[i]
+            rounded = (scaled + ROUNDING) - ROUNDING
+            moved = scaled - rounded
+            squares = moved * moved
+            lanes.append(rounded)
+            parts.append(squares[:16] + squares[16:])
+        return lanes, k.reduce(parts, operator.add)
 
     def _place(self, k: OpKernel, a: dict[str, Any], item: Value) -> tuple[Span, Value]:
         """The span that an item's group belongs to, and the group's number in it."""
@@ -137,10 +156,12 @@ class Quantize(Op):
     def reference(self, **a: Any) -> None:
         groups = a["x"].reshape(-1, a["width"] // GROUP, GROUP)
         largest = np.abs(groups).max(axis=-1)
-        inverse = np.zeros_like(largest)
-        np.divide(np.float32(127), largest, out=inverse, where=largest > 0)
-        lanes = np.rint(groups * inverse[..., None])
-        scales = (groups * lanes).sum(axis=-1) / np.maximum((lanes * lanes).sum(axis=-1), 1)
+        (lanes, errors), (other_lanes, other_errors) = (
+            self._rounded(groups, largest, np.float32(steps)) for steps in STEPS
+        )
+        better = other_errors * np.float32(OTHER_AREA) < errors
+        lanes = np.where(better[..., None], other_lanes, lanes)
+        scales = _sum(groups * lanes) / np.maximum(_sum(lanes * lanes), 1)
         done = 0
         for span in spans(a["out"].reshape(len(groups), -1)):
             n_rows, n_spans, n_groups = span["scales"].shape[:3]
@@ -151,6 +172,24 @@ class Quantize(Op):
             span["lane_sums"] = each.reshape(*span["sums"].shape, 16).sum(axis=-1)
             span["sums"] = span["lane_sums"] * span["scales"]
             done += n_spans * n_groups
+
+    def _rounded(self, groups: Any, largest: Any, steps: np.float32) -> tuple[Any, Any]:
+        """What `_round` does, to the same bits."""
+        inverse = np.zeros_like(largest)
+        with np.errstate(over="ignore"):
+            np.divide(steps, largest, out=inverse, where=largest > 0)
+        np.minimum(inverse, np.float32(MOST), out=inverse)
+        scaled = groups * inverse[..., None]
+        lanes = np.rint(scaled)
+        return lanes, _sum((scaled - lanes) ** 2)
+
+
+def _sum(terms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Sums along the last axis, half added to half as `Kernel.reduce` does: to the same bits."""
+    while terms.shape[-1] > 1:
+        half = terms.shape[-1] // 2
+        terms = terms[..., :half] + terms[..., half:]
+    return terms[..., 0]
 
 
 def spans(packed: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[Any]]:

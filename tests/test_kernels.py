@@ -365,16 +365,27 @@ def test_activations_are_packed_in_the_order_of_columns_where_they_are_unpacked(
     assert np.array_equal(dequantized(quantized(x)).round(3), x)
 
 
-def test_quantised_activations_stay_within_half_a_step(library: Library) -> None:
+def test_quantised_activations_stay_within_a_step(library: Library) -> None:
     x = activations()
     lanes, scales, _ = groups_of(quantize(library, x))
     groups = x.reshape(lanes.shape).astype(np.float64)
     error = np.abs(groups - scales[..., None].astype(np.float64) * lanes).max(axis=-1)
     largest = np.abs(groups).max(axis=-1)
-    # Half a step, and what the least-squares scale differs by.
-    assert (error <= largest / 127 * 0.6).all()
+    # Half a step, and what the scale differs by: most where all lie between two integers.
+    assert (error <= largest / 127 * 0.8).all()
     assert lanes.min() == -127
     assert lanes.max() == 127
+
+
+def test_quantised_activations_are_nearer_than_by_rounding_to_127_steps(library: Library) -> None:
+    x = np.random.default_rng(8).standard_normal((64, 32 * 16)).astype(np.float32)
+    lanes, scales, _ = groups_of(quantize(library, x))
+    groups = x.reshape(lanes.shape).astype(np.float64)
+    step = np.abs(groups).max(axis=-1, keepdims=True) / 127
+    ours = ((groups - scales[..., None].astype(np.float64) * lanes) ** 2).sum(axis=-1)
+    plain = ((groups - step * np.rint(groups / step)) ** 2).sum(axis=-1)
+    assert (ours <= plain * (1 + 1e-6)).all()
+    assert ours.sum() < 0.91 * plain.sum()  # 0.97 if 126 steps are never tried
 
 
 def test_all_instruction_sets_quantise_to_the_same_bits(
