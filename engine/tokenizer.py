@@ -162,7 +162,8 @@ class Tokenizer:
 
     def is_hidden(self, token_id: int) -> bool:
         """Whether the token is one for the model alone, which `skip_special` leaves out."""
-        return self.vocabulary.types[self._check(token_id)] in _HIDDEN
+        is_control = self.vocabulary.types[self._check(token_id)] in _HIDDEN
+        return is_control and token_id not in self.vocabulary.shown
 
     def _check(self, token_id: int) -> int:
         if not 0 <= token_id < self.n_vocab:

@@ -35,6 +35,8 @@ _NOT_AN_END: Final = (
     (frozenset({"<|calls|>", "<|flush|>"}), "<|end|>"),
     (frozenset({"<|tool_response>"}), "</s>"),
 )
+# Control tokens that are part of an answer: they divide it into channels (gpt-oss).
+_DIVIDERS: Final = frozenset({"<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"})
 _END_KEYS: Final = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 
@@ -68,6 +70,7 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
+    shown: frozenset[int]  # control tokens that are part of an answer: where its messages divide
     strips_right: frozenset[int]  # special tokens that take the white space after them along
 
     def of_types(self, *types: TokenType) -> list[int]:
@@ -96,7 +99,10 @@ def read_vocabulary(
     add_bos = _read_flag(metadata, "add_bos_token", default=add_bos, needs=bos_id)
     add_eos = _read_flag(metadata, "add_eos_token", default=False, needs=eos_id)
     end_ids = {eos_id} | {_read_id(metadata, name, n_tokens) for name in _END_KEYS}
-    end_ids_by_text = {ids[text] for text in _end_texts(ids)}
+    message_ends = {text for signs, text in _NOT_AN_END if signs <= ids.keys()} & ids.keys()
+    end_ids_by_text = {ids[text] for text in _END_TEXTS - message_ends if text in ids}
+    eog_ids = frozenset(i for i in end_ids | end_ids_by_text if i is not None)
+    shown = frozenset(ids[text] for text in _DIVIDERS & ids.keys() | message_ends) - eog_ids
     types = _read_types(metadata, n_tokens, control=end_ids_by_text)
     return Vocabulary(
         texts=texts,
@@ -106,10 +112,11 @@ def read_vocabulary(
         bos_id=bos_id,
         eos_id=eos_id,
         unk_id=_read_id(metadata, "unknown", n_tokens),
-        eog_ids=frozenset(i for i in end_ids | end_ids_by_text if i is not None),
+        eog_ids=eog_ids,
         add_bos=add_bos,
         add_eos=add_eos,
         add_space_prefix=_read_flag(metadata, "add_space_prefix", default=add_space_prefix),
+        shown=shown,
         strips_right=_strips_right(metadata, ids, types),
     )
 
@@ -220,12 +227,6 @@ def _read_numbers(
             f"one for each of {PREFIX}tokens"
         )
     return numbers
-
-
-def _end_texts(ids: Mapping[str, int]) -> set[str]:
-    """The texts of the vocabulary's tokens that are known to end a generation."""
-    messages_end = {text for signs, text in _NOT_AN_END if signs <= ids.keys()}
-    return {text for text in _END_TEXTS - messages_end if text in ids}
 
 
 def _strips_right(

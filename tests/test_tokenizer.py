@@ -338,6 +338,16 @@ def test_tokens_that_end_a_generation(
     assert {tokenizer.vocabulary.texts[i] for i in tokenizer.eog_ids} == ends
 
 
+def test_control_tokens_that_divide_an_answer_are_shown_but_not_parsed() -> None:
+    names = "<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|x|>"
+    tokenizer = with_specials(*names, type=CONTROL)
+    text = "".join(names)
+    ids = tokenizer.encode(text, add_special=False, parse_special=True)
+    assert len(ids) <= len(names) + 1  # and the space in front
+    assert tokenizer.decode(ids) == "<|start|><|channel|><|message|><|end|>"
+    assert len(tokenizer.encode(text, add_special=False)) > len(names) + 1
+
+
 def test_a_token_that_ends_a_generation_is_a_control_token_whatever_its_type() -> None:
     tokenizer = with_specials("<|im_end|>", type=USER_DEFINED)
     (end,) = tokenizer.encode("<|im_end|>", add_special=False, parse_special=True)
