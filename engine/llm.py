@@ -90,7 +90,8 @@ class LLM:
         self.activations = activations
         self._library = Library(choose_isa(isa))
         exact = activations == "f32"
-        self._session = self.session(slots_that_fit(self.config, self.n_ctx, exact=exact))
+        n_slots = slots_that_fit(self.model, self.n_ctx, n_batch=n_batch, exact=exact)
+        self._session = self.session(n_slots)
         self.load_seconds = time.perf_counter() - started
 
     @property

@@ -19,8 +19,7 @@ from linnet.kernels.linear import MOST_FEW_ROWS
 from linnet.kernels.program import Lowered, Program
 from linnet.kernels.team import Interrupted, Team
 from linnet.models import Model
-from linnet.models.config import Config
-from linnet.models.graph import Graph
+from linnet.models.graph import Graph, Measure
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], object]  # is told tokens done, and tokens in all
@@ -68,14 +67,13 @@ class Session:
         whole("n_slots", n_slots, 1, MOST_SLOTS)
         whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
         config = model.config
-        n_bytes = n_slots * cache_bytes(config, n_ctx, exact=exact)
+        self.n_batch = min(n_batch, n_ctx)
+        n_bytes = cache_bytes(model, n_ctx, n_slots=n_slots, n_batch=self.n_batch, exact=exact)
         n_bytes += ROPE_BYTES * config.n_rot * n_ctx
         times = f"{n_slots} times " if n_slots > 1 else ""
         _check_memory(n_bytes, f"{times}a context of {n_ctx} tokens", "n_ctx (-c)")
         self.n_ctx, self.n_vocab = n_ctx, config.n_vocab
-        self.n_batch = min(n_batch, n_ctx)
         self.library = library
-        self.sequences = [CachedSequence(recurrent=config.recurrent) for _ in range(n_slots)]
         self._owner: object = None
         self._closed = False
         self._stopping = False
@@ -84,6 +82,7 @@ class Session:
         self.program = Program(max(self.n_batch, n_slots), max(n_outputs, n_slots))
         graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_slots, exact=exact)
         self._logits = model.hidden(graph) if hidden else model.record(graph)
+        self.sequences = [CachedSequence(graph.rings) for _ in range(n_slots)]
         self.program.lay_out(keep=[self._logits])
         self._lowered: dict[tuple[int | None, int | None], Lowered] = {}
         self.team = Team(library, n_threads)
@@ -109,7 +108,7 @@ class Session:
             self.check(ids)
             sequence = self._sequence(slot)
             self._owner = owner
-            start = min(sequence.reusable(ids), len(ids) - 1)
+            start = sequence.reusable(ids)
             sequence.truncate(start)
             if progress:
                 progress(start, len(ids))
@@ -147,7 +146,7 @@ class Session:
             if max(ends) >= self.n_ctx:
                 raise ContextOverflow(self.n_ctx + 1, self.n_ctx)
             lowered = self._set(ids, list(tokens), ends, outputs=range(n), lowered=(n, n))
-            with self._pass_over(sequences):
+            with self._pass_over(sequences, 1):
                 self.team.run(lowered)
             for sequence, token_id in zip(sequences, ids, strict=True):
                 sequence.ids.append(int(token_id))
@@ -268,14 +267,16 @@ class Session:
             raise RuntimeError("a later call has begun another sequence in this session")
         positions = range(first, first + len(ids))
         lowered = self._set(ids, slot, positions, outputs=outputs, lowered=(None, n_outputs))
-        with self._pass_over([sequence]):
+        with self._pass_over([sequence], len(ids)):
             self._long.run(lambda: self.team.run(lowered), lambda: self._stopping)
         sequence.ids.extend(int(token_id) for token_id in ids)
         sequence.n_from_prompts = len(sequence.ids)
 
     @contextmanager
-    def _pass_over(self, sequences: Sequence[CachedSequence]) -> Iterator[None]:
-        """Tell the sequences where their pass does not end as it should."""
+    def _pass_over(self, sequences: Sequence[CachedSequence], n: int) -> Iterator[None]:
+        """Tell the sequences of a pass over `n` tokens of each, and where it ends midway."""
+        for sequence in sequences:
+            sequence.begin(n)
         try:
             yield
         except BaseException:
@@ -302,17 +303,20 @@ class Session:
         return self._lowered[lowered]
 
 
-def cache_bytes(config: Config, n_ctx: int, *, exact: bool) -> int:
-    """What the keys and values of one sequence of `n_ctx` tokens take."""
-    return n_ctx * config.n_layers * 2 * config.n_kv_heads * config.head_dim * (4 if exact else 2)
+def cache_bytes(model: Model, n_ctx: int, *, n_slots: int, n_batch: int, exact: bool) -> int:
+    """What keys, values and states of so many sequences of `n_ctx` tokens take."""
+    measure = Measure(Program(max(n_batch, n_slots), 1), n_ctx=n_ctx, n_slots=n_slots, exact=exact)
+    model.hidden(measure)
+    return measure.cache_bytes
 
 
-def slots_that_fit(config: Config, n_ctx: int, *, exact: bool) -> int:
+def slots_that_fit(model: Model, n_ctx: int, *, n_batch: int, exact: bool) -> int:
     """How many sequences half of the available memory has room for, from 1 to MOST_SLOTS."""
     available = available_memory()
     if available is None:
         return MOST_SLOTS
-    return max(1, min(MOST_SLOTS, available // 2 // cache_bytes(config, n_ctx, exact=exact)))
+    one = cache_bytes(model, n_ctx, n_slots=1, n_batch=n_batch, exact=exact)
+    return max(1, min(MOST_SLOTS, available // 2 // one))
 
 
 def _check_memory(n_bytes: int, what: str, smaller: str) -> None:

@@ -21,7 +21,8 @@ NO_WINDOW = 1 << 30
 class Attend(Op):
     """out = softmax(scale * q @ keys) @ values over the positions a token can see.
 
-    q, out: f32 (n_tokens, n_kv_heads, group, head_dim); keys, values: see `linnet.kernels.cache`.
+    q, out: f32 (n_tokens, n_kv_heads, group, head_dim); keys, values: see `linnet.kernels.cache`;
+    a capacity that positions go beyond is a multiple of RUN, so that no run comes around within it.
     An item is a KV head and one token, or a block of tokens that follow each other in one sequence;
     their query heads are rows that share what is read. Softmax is taken online (arXiv:1805.02867),
     in runs of 64 positions, whatever the thread, the block or the batch:
@@ -55,7 +56,7 @@ class Attend(Op):
         "positions": pointer,
         "out": pointer,
         "n_kv_heads": i64,
-        "n_ctx": i64,
+        "capacity": i64,
         "scale": f32,
         "softcap": f32,
         "sinks": pointer,
@@ -88,9 +89,9 @@ class Attend(Op):
         """One KV head, and `n_tokens` tokens from `token` on."""
         n_heads, head_bytes = a["n_kv_heads"], self.head_dim * self.type.bytes
         slot, position = (a[n].load(i32, token * 4).to(i64) for n in ("slots", "positions"))
-        n_runs = (a["n_ctx"] + (LANES - 1)) // LANES
+        n_runs = (a["capacity"] + (LANES - 1)) // LANES
         keys = a["keys"].at((slot * n_heads + head) * n_runs * (LANES * head_bytes))
-        values = a["values"].at((slot * n_heads + head) * a["n_ctx"] * head_bytes)
+        values = a["values"].at((slot * n_heads + head) * a["capacity"] * head_bytes)
         rows = Rows(k, self, n_tokens, position, a["window"])
         heads = (token * n_heads + head) * self.group  # of the first token's queries
         stride = n_heads * self.group  # from token to token, in heads
@@ -98,10 +99,11 @@ class Attend(Op):
         first = k.maximum(position + 1 - a["window"], 0)
         end = position + n_tokens
         for run in k.range(end, first & -RUN, RUN, name="run"):
-            rows.score(keys.at(run * head_bytes), k.minimum(end - run, RUN))
+            place = run % a["capacity"] * head_bytes
+            rows.score(keys.at(place), k.minimum(end - run, RUN))
             rows.weigh(run, a["softcap"] if self.capped else None)
             seen = k.maximum(first - run, 0), k.minimum(end - run, RUN)
-            rows.add_values(values.at(run * head_bytes), seen)
+            rows.add_values(values.at(place), seen)
         rows.finish(a["out"], heads, stride)
 
     def reference(self, **a: Any) -> None:
@@ -109,7 +111,7 @@ class Attend(Op):
         out = a["out"].reshape(q.shape)
         sinks = np.reshape(a["sinks"], (a["n_kv_heads"], self.group, 1)).astype(np.float64)
         for token, (slot, position) in enumerate(zip(a["slots"], a["positions"], strict=True)):
-            seen = slice(max(position + 1 - a["window"], 0), position + 1)
+            seen = np.arange(max(position + 1 - a["window"], 0), position + 1) % a["capacity"]
             keys = a["keys"][slot].swapaxes(2, 3).reshape(a["n_kv_heads"], -1, self.head_dim)
             keys, values = (x[:, seen].astype(np.float64) for x in (keys, a["values"][slot]))
             scores = q[token] @ keys.swapaxes(1, 2) * a["scale"]

@@ -1,8 +1,11 @@
 """The cache of keys and values: where tokens put them, and how they lie.
 
-values: `type` (n_slots, n_heads, n_ctx, head_dim).
-keys: `type` (n_slots, n_heads, n_ctx / 16 rounded up, head_dim, 16): sixteen positions side by
+values: `type` (n_slots, n_heads, capacity, head_dim).
+keys: `type` (n_slots, n_heads, capacity / 16 rounded up, head_dim, 16): sixteen positions side by
 side, so that the scores of sixteen keys are the lanes of a vector and need no sum across them.
+
+A cache is a ring: position p lies at p % capacity, where it takes the place of p - capacity. One
+that holds a whole context never comes around.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ LANES = 16  # positions of keys side by side
 NUMPY_TYPES = {f16: np.float16, f32: np.float32}
 
 
-def keys_shape(n_slots: int, n_heads: int, n_ctx: int, head_dim: int) -> tuple[int, ...]:
-    return n_slots, n_heads, -(-n_ctx // LANES), head_dim, LANES
+def keys_shape(n_slots: int, n_heads: int, capacity: int, head_dim: int) -> tuple[int, ...]:
+    return n_slots, n_heads, -(-capacity // LANES), head_dim, LANES
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class StoreValues(Op):
     An item is a token.
 
     for token in items:
-        for head, for i:  cache[slot][head][position][i] = x[token][head][i]
+        for head, for i:  cache[slot][head][position % capacity][i] = x[token][head][i]
     """
 
     type: Type
@@ -43,7 +46,7 @@ class StoreValues(Op):
         "positions": pointer,
         "cache": pointer,
         "n_heads": i64,
-        "n_ctx": i64,
+        "capacity": i64,
         "head_dim": i64,
     }
     writes = frozenset({"cache"})
@@ -58,21 +61,20 @@ class StoreValues(Op):
         n_heads, head_dim = a["n_heads"], a["head_dim"]
         for token in k.items("token"):
             slot, position = (a[n].load(i32, token * 4).to(i64) for n in ("slots", "positions"))
+            place = position % a["capacity"]
             for head in k.range(n_heads, name="head"):
                 x = a["x"].at((token * n_heads + head) * head_dim * 4)
                 for size, i in k.strips(head_dim, (k.isa.lanes, 1)):
                     number = x.load(f32[size], i * 4).to(self.type)
-                    self._store(a, number, slot * n_heads + head, position, i)
+                    self._store(a, number, slot * n_heads + head, place, i)
 
-    def _store(
-        self, a: dict[str, Any], part: Value, head: Value, position: Value, i: Value
-    ) -> None:
+    def _store(self, a: dict[str, Any], part: Value, head: Value, place: Value, i: Value) -> None:
         """`part`: some numbers of a head, from its i-th on; `head`: of all slots'."""
-        place = (head * a["n_ctx"] + position) * a["head_dim"] + i
-        a["cache"].store(part, place * self.type.bytes)
+        at = (head * a["capacity"] + place) * a["head_dim"] + i
+        a["cache"].store(part, at * self.type.bytes)
 
     def reference(self, **a: Any) -> None:
-        a["cache"][a["slots"], :, a["positions"]] = self._heads(a)
+        a["cache"][a["slots"], :, a["positions"] % a["capacity"]] = self._heads(a)
 
     def _heads(self, a: dict[str, Any]) -> npt.NDArray[np.float32]:
         heads: npt.NDArray[np.float32] = a["x"].reshape(-1, a["n_heads"], a["head_dim"])
@@ -83,18 +85,17 @@ class StoreValues(Op):
 class StoreKeys(StoreValues):
     """`StoreValues` into a cache of keys.
 
-    for head, for i:  cache[slot][head][position / 16][i][position % 16] = x[token][head][i]
+    place = position % capacity
+    for head, for i:  cache[slot][head][place / 16][i][place % 16] = x[token][head][i]
     """
 
-    def _store(
-        self, a: dict[str, Any], part: Value, head: Value, position: Value, i: Value
-    ) -> None:
-        n_runs = (a["n_ctx"] + (LANES - 1)) // LANES
-        run = head * n_runs + position // LANES
-        place = (run * a["head_dim"] + i) * LANES + position % LANES
+    def _store(self, a: dict[str, Any], part: Value, head: Value, place: Value, i: Value) -> None:
+        n_runs = (a["capacity"] + (LANES - 1)) // LANES
+        run = head * n_runs + place // LANES
+        at = (run * a["head_dim"] + i) * LANES + place % LANES
         for lane in range(part.type.lanes):
-            a["cache"].store(part[lane], (place + lane * LANES) * self.type.bytes)
+            a["cache"].store(part[lane], (at + lane * LANES) * self.type.bytes)
 
     def reference(self, **a: Any) -> None:
-        run, lane = np.divmod(a["positions"], LANES)
+        run, lane = np.divmod(a["positions"] % a["capacity"], LANES)
         a["cache"][a["slots"], :, run, :, lane] = self._heads(a)

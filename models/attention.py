@@ -109,8 +109,11 @@ class Attention:
         if self.temperature:
             q = g.scale_by_position(q, self.temperature.table(g.n_ctx))
         out = g.attend(
-            q, k, v, g.cache(self.n_kv_heads, self.head_dim, owner=self.source or self),
-            scale=self.scale, window=self.window, softcap=self.softcap, sinks=self.sinks,
+            q, k, v,
+            g.cache(
+                self.n_kv_heads, self.head_dim, window=self.window, owner=self.source or self
+            ),
+            scale=self.scale, softcap=self.softcap, sinks=self.sinks,
         )  # fmt: skip
         if self.gated:
             out = g.combine(SigmoidMultiply(), gate, out)

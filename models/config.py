@@ -33,12 +33,9 @@ class Config:
     n_vocab: int
     norm_eps: float
     rope_theta: float
-    recurrent: bool = False  # a state runs along the sequence, which cannot be cut short
 
     @classmethod
-    def from_keys(
-        cls, keys: Keys, n_vocab: int, *, eps: str, recurrent: bool = False, latent: bool = False
-    ) -> Config:
+    def from_keys(cls, keys: Keys, n_vocab: int, *, eps: str, latent: bool = False) -> Config:
         """Read `<architecture>.*`; `eps`: the key of the norms' constant; `latent`: whether values
         are a part of the keys.
 
@@ -83,7 +80,6 @@ class Config:
             n_vocab=n_vocab,
             norm_eps=keys.number(eps, 0.0, 1.0),
             rope_theta=keys.number("rope.freq_base", 1.0, 1e12, default=10000.0),
-            recurrent=recurrent,
         )
 
 

@@ -73,11 +73,19 @@ class Gemma4(Gemma3):
         self.n_with_keys = n_layers - keys.integer(
             "attention.shared_kv_layers", 0, max(0, n_layers - 2), default=0
         )
+        for local in set(self.local[self.n_with_keys :]):
+            if self.local[self.source(local)] != local:
+                wanted = f"{local} in layer {self.source(local)}, whose keys later ones share"
+                raise keys.error(pattern, 1 - local, wanted)
         self.n_per_layer = keys.integer("embedding_length_per_layer_input", 0, MAX_WIDTH)
         self.with_keys: list[Attention] = []
         n_rot = keys.integer("rope.dimension_count_swa", 2, self.local_dim, default=self.local_dim)
         theta = keys.number("rope.freq_base_swa", 1.0, 1e12, default=10000.0)
         self.rope_of_window = Rope(frequencies(n_rot, theta))
+
+    def source(self, local: int) -> int:
+        """The layer whose keys are those of layers without: of the last two, that of their kind."""
+        return self.n_with_keys - (2 if local else 1)
 
     def main_rope(self, w: Weights) -> Rope:
         self.inputs = self.layer_inputs(w) if self.n_per_layer else None
@@ -109,7 +117,7 @@ class Gemma4(Gemma3):
         n_q, n_kv = c.n_heads * head_dim, n_kv_heads * head_dim
         source, k, v, k_norm = None, None, None, None
         if i >= self.n_with_keys:
-            source = self.with_keys[self.n_with_keys - (2 if local else 1)]
+            source = self.with_keys[self.source(local)]
         else:
             k = w.linear("attn_k", n_kv, c.n_embd)
             v = w.linear("attn_v", n_kv, c.n_embd) if "attn_v.weight" in w else k

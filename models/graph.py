@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from linnet.kernels.activations import packed_bytes
-from linnet.kernels.attention import NO_WINDOW, Attend
+from linnet.kernels.attention import Attend
 from linnet.kernels.cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
 from linnet.kernels.elementwise import (
     Add,
@@ -29,24 +28,17 @@ from linnet.kernels.program import Argument, Buffer, Program, Rows, aligned
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import JoinColumns, PickColumns, PickRows
+from linnet.models.cache import STATE, Cache, Ring
 from linnet.models.rope import Rope as Rotation
 from linnet.models.weights import Floats, Matrix
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cache:
-    """Keys and values of one layer, as `linnet.kernels.cache` lays them out."""
-
-    type: Type
-    keys: npt.NDArray[np.floating]
-    values: npt.NDArray[np.floating]
 
 
 class Graph:
     """A program under recording, for `n_slots` sequences of up to `n_ctx` positions each.
 
     `exact`: multiply packed weights by f32 activations and keep keys and values in f32, instead of
-    int8 activations and an f16 cache.
+    int8 activations and an f16 cache. `rings`: how much of a sequence its layers keep.
+    `cache_bytes`: what keys, values and states take, of all sequences.
     """
 
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
@@ -54,6 +46,8 @@ class Graph:
         self._packed: dict[tuple[Buffer, Op, int], Buffer] = {}
         self._rope_tables: dict[Rotation, Floats] = {}
         self._caches: dict[object, Cache] = {}
+        self.rings: set[Ring] = set()
+        self.cache_bytes = 0
         self.shared: dict[object, Buffer] = {}  # what blocks far apart take, by who made it
 
     # -- rows in, rows out ----------------------------------------------------------------------
@@ -102,7 +96,7 @@ class Graph:
     def rope(self, x: Buffer, rope: Rotation, *, head_dim: int) -> Buffer:
         """Rotate the first 2 * n_pairs columns of every head by position, in place."""
         if rope not in self._rope_tables:
-            self._rope_tables[rope] = rope.table(self.n_ctx)
+            self._rope_tables[rope] = self._rope_table(rope)
         table = self._rope_tables[rope]
         self.program.step(
             "rope", Rope(rope.adjacent),
@@ -113,38 +107,49 @@ class Graph:
 
     def state(self, *shape: int) -> Floats:
         """Numbers (n_slots, *shape) that stay from pass to pass; zero at first."""
-        shape = self.n_slots, *shape
-        return aligned(math.prod(shape) * 4).view(np.float32).reshape(shape)
+        self.rings.add(STATE)
+        state: Floats = self._memory((self.n_slots, *shape), f32)
+        return state
 
-    def cache(self, n_kv_heads: int, head_dim: int, owner: object = None) -> Cache:
-        """Room for the keys and values of one layer; pages are taken as positions are filled.
+    def cache(
+        self, n_kv_heads: int, head_dim: int, *, window: int | None = None, owner: object = None
+    ) -> Cache:
+        """Room for the keys and values of one layer, in which a token sees `window` positions, or
+        all before it; pages are taken as positions are filled.
 
         The same for the same owner, if there is one.
         """
         owner = owner or object()
         if owner not in self._caches:
-            self._caches[owner] = self._new_cache(n_kv_heads, head_dim)
+            ring = Ring.of(window, n_ctx=self.n_ctx, n_batch=self.program.max_tokens)
+            self._caches[owner] = self._new_cache(n_kv_heads, head_dim, ring)
         return self._caches[owner]
 
-    def _new_cache(self, n_kv_heads: int, head_dim: int) -> Cache:
+    def _new_cache(self, n_kv_heads: int, head_dim: int, ring: Ring) -> Cache:
         type = f32 if self.exact else f16
-        shape = self.n_slots, n_kv_heads, self.n_ctx, head_dim
-        keys, values = (
-            aligned(math.prod(shape) * type.bytes).view(NUMPY_TYPES[type]).reshape(shape)
-            for shape in (keys_shape(*shape), shape)
-        )
-        return Cache(type, keys, values)
+        shape = self.n_slots, n_kv_heads, ring.capacity, head_dim
+        self.rings.add(ring)
+        return Cache(type, ring, self._memory(keys_shape(*shape), type), self._memory(shape, type))
+
+    def _memory(self, shape: tuple[int, ...], type: Type) -> Any:
+        """Zeros that stay from pass to pass."""
+        n_bytes = math.prod(shape) * type.bytes
+        self.cache_bytes += n_bytes
+        return aligned(n_bytes).view(NUMPY_TYPES[type]).reshape(shape)
+
+    def _rope_table(self, rope: Rotation) -> Floats:
+        return rope.table(self.n_ctx)
 
     def attend(
         self, q: Buffer, k: Buffer | None, v: Buffer | None, cache: Cache, *, scale: float,
-        window: int | None = None, softcap: float = 0.0, sinks: Floats | None = None,
+        softcap: float = 0.0, sinks: Floats | None = None,
     ) -> Buffer:  # fmt: skip
         """Store k and v, if given, then softmax(scale * q @ keys) @ values for a token's own past.
 
-        `window`: how many positions a token sees; `softcap`: scores stay within it, if not 0;
-        `sinks`: (n_heads,) scores of nothing. See `Attend`.
+        `softcap`: scores stay within it, if not 0; `sinks`: (n_heads,) scores of nothing. See
+        `Attend`.
         """
-        _, n_kv_heads, _, head_dim = cache.values.shape
+        _, n_kv_heads, capacity, head_dim = cache.values.shape
         place = {"slots": self.program.slots, "positions": self.program.positions}
         stores = (StoreKeys(cache.type), k, cache.keys), (StoreValues(cache.type), v, cache.values)
         for op, x, array in stores:
@@ -152,16 +157,16 @@ class Graph:
                 continue
             self.program.step(
                 "store", op,
-                x=x, cache=array, n_heads=n_kv_heads, n_ctx=self.n_ctx, head_dim=head_dim, **place,
+                x=x, cache=array, n_heads=n_kv_heads, capacity=capacity, head_dim=head_dim, **place,
             )  # fmt: skip
         out = self.buffer("attention", q.width)
         group = q.width // head_dim // n_kv_heads
         self.program.step(
             "attend", Attend(cache.type, head_dim, group, capped=softcap != 0),
             q=q, keys=cache.keys, values=cache.values, out=out,
-            n_kv_heads=n_kv_heads, n_ctx=self.n_ctx, scale=scale, softcap=softcap,
+            n_kv_heads=n_kv_heads, capacity=capacity, scale=scale, softcap=softcap,
             sinks=np.full(n_kv_heads * group, -np.inf, np.float32) if sinks is None else sinks,
-            window=window or NO_WINDOW, **place,
+            window=cache.ring.window, **place,
         )  # fmt: skip
         return out
 
@@ -257,3 +262,14 @@ class Graph:
             self.program.step("pack", packing, x=x, out=packed, width=n_columns)
             self._packed[key] = packed
         return self._packed[key]
+
+
+class Measure(Graph):
+    """A recording that takes no memory, to know beforehand what one will take."""
+
+    def _memory(self, shape: tuple[int, ...], type: Type) -> Any:
+        self.cache_bytes += math.prod(shape) * type.bytes
+        return np.broadcast_to(np.zeros((), NUMPY_TYPES[type]), shape)
+
+    def _rope_table(self, rope: Rotation) -> Floats:
+        return np.broadcast_to(np.float32(0), (self.n_ctx, 2, rope.frequencies.size))

@@ -13,7 +13,6 @@ from linnet.models.weights import Weights
 class Lfm2(Transformer):
     """Most layers are short convolutions: those which the file gives no keys."""
 
-    recurrent = True
     last_norm = "token_embd_norm"
 
     def attention(self, w: Weights, i: int) -> Block:

@@ -18,7 +18,6 @@ from linnet.models.weights import Weights
 class Qwen35(Transformer):
     """Three layers in four are gated delta-nets; the attention of the fourth has an output gate."""
 
-    recurrent = True
     ffn_norm = "post_attention_norm"
 
     def attention(self, w: Weights, i: int) -> Block:

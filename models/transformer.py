@@ -28,7 +28,6 @@ class Transformer:
     ffn_norm: ClassVar[str] = "ffn_norm"
     ffn_post_norm: ClassVar[str] = ""
     last_norm: ClassVar[str] = "output_norm"
-    recurrent: ClassVar[bool] = False
     latent: ClassVar[bool] = False
 
     def __init__(self, metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
@@ -36,7 +35,7 @@ class Transformer:
         w, self.keys = Weights(tensors), Keys(metadata)
         n_vocab = w.n_rows("token_embd.weight")
         self.config = config = Config.from_keys(
-            self.keys, n_vocab, eps=self.norm.eps_key, recurrent=self.recurrent, latent=self.latent
+            self.keys, n_vocab, eps=self.norm.eps_key, latent=self.latent
         )
         self.embedding_scale, self.logit_scale, self.logit_cap = 1.0, 1.0, 0.0
         self.read_keys()

@@ -20,13 +20,14 @@ from linnet.models.graph import Graph
 
 
 class Runner:
-    """A model, recorded for `n_slots` sequences of up to 64 tokens, and a team to run it."""
+    """A model, recorded for `n_slots` sequences of up to `n_ctx` tokens, and a team to run it."""
 
     def __init__(
-        self, model: Model, library: Library, *, exact: bool, n_threads: int = 2, n_slots: int = 1
-    ) -> None:
-        self.program = Program(max_tokens=64, max_outputs=64)
-        graph = Graph(self.program, n_ctx=64, n_slots=n_slots, exact=exact)
+        self, model: Model, library: Library, *, exact: bool, n_threads: int = 2, n_slots: int = 1,
+        n_ctx: int = 64, n_batch: int = 64,
+    ) -> None:  # fmt: skip
+        self.program = Program(max_tokens=n_batch, max_outputs=n_batch)
+        graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_slots, exact=exact)
         self.logits = model.record(graph)
         self.program.lay_out([self.logits])
         self.library, self.team = library, Team(library, n_threads)
@@ -56,8 +57,8 @@ class Runner:
         ]
         return np.concatenate(passes)
 
-    def reference(self, tokens: Sequence[int]) -> Array:
-        n = self._set_inputs(tokens, None, None)
+    def reference(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> Array:
+        n = self._set_inputs(tokens, positions, None)
         self.program.reference()
         return self.logits.data[:n].copy()
 

@@ -96,15 +96,17 @@ def product_cases(type: WeightType) -> Iterator[Case]:
 
 def attention_cases() -> Iterator[Case]:
     for type, head_dim, group in ((f16, 64, 4), (f32, 80, 1), (f16, 8, 7)):
-        for n_ctx in (1, 15, 16, 17, 65):  # of which all positions are seen
+        # Contexts of which all positions are seen, and rings that have come around.
+        for n_ctx, capacity in ((1, 1), (15, 15), (16, 16), (17, 17), (65, 65), (64, 64),
+                                (128, 64), (150, 64), (321, 128)):  # fmt: skip
             n_slots, n_heads = 2, 2
-            shape = n_slots, n_heads, n_ctx, head_dim
+            shape = n_slots, n_heads, capacity, head_dim
             values = np.ones(shape, NUMPY_TYPES[type])
             keys = np.ones(keys_shape(*shape), values.dtype)
             place = {
                 "slots": np.int32([0, 1]),
                 "positions": np.int32([n_ctx - 1, n_ctx - 1]),
-                "n_ctx": n_ctx,
+                "capacity": capacity,
             }
             x = np.ones((2, n_heads * head_dim), np.float32)
             sizes = {"n_heads": n_heads, "head_dim": head_dim}
@@ -114,7 +116,7 @@ def attention_cases() -> Iterator[Case]:
             scale = {"n_kv_heads": n_heads, "scale": 0.1}
             sinks = np.zeros(n_heads * group, np.float32)
             arguments = {"q": q, "keys": keys, "values": values, **place, **scale}
-            for window in (NO_WINDOW, 3):
+            for window in (NO_WINDOW if n_ctx == capacity else capacity, 3):
                 masks = {"softcap": 5.0, "sinks": sinks, "window": window}
                 out = unwritten(*q.shape)
                 op = Attend(type, head_dim, group, True)

@@ -703,9 +703,11 @@ def test_exp_stays_within_its_bounds(library: Library) -> None:
 
 @pytest.mark.parametrize("type", [f16, f32], ids=str)
 @pytest.mark.parametrize("head_dim", [8, 13, 64])
+@pytest.mark.parametrize("turns", [(0, 0, 0, 0), (2, 1, 2, 5)])
 def test_keys_and_values_are_stored_at_their_slots_and_positions(
-    library: Library, type: Type, head_dim: int
+    library: Library, type: Type, head_dim: int, turns: tuple[int, ...]
 ) -> None:
+    """`turns`: how often the positions have come around."""
     x = np.random.default_rng(head_dim).standard_normal((4, 2 * head_dim)).astype(np.float32)
     x[0, :6] = 65519, 65520, -7e4, 6e-8, 2.9e-8, 3e-5  # the ends of halves, and subnormals
     x[3, -1] = np.inf
@@ -713,26 +715,44 @@ def test_keys_and_values_are_stored_at_their_slots_and_positions(
     slots, positions = np.int32([2, 0, 2, 0]), np.int32([18, 0, 17, 18])
     shape = 3, 2, 19, head_dim
     arguments = {"x": x, "slots": slots, "positions": positions}
-    arguments |= {"n_heads": 2, "n_ctx": 19, "head_dim": head_dim}
+    arguments |= {"n_heads": 2, "capacity": 19, "head_dim": head_dim}
     expected = np.full(shape, -5, dtype)
     with np.errstate(over="ignore"):
         for i in range(4):
             expected[slots[i], :, positions[i]] = x[i].reshape(2, head_dim).astype(dtype)
+    arguments["positions"] = positions + 19 * np.int32(turns)
     for op, laid in ((StoreValues(type), expected), (StoreKeys(type), by_lanes(expected, -5))):
         cache = np.full(laid.shape, -5, dtype)
         run(library, op, 4, cache=cache, **arguments)
         assert cache.tobytes() == laid.tobytes()
+        cache = np.full(laid.shape, -5, dtype)
         with np.errstate(over="ignore"):
             op.reference(cache=cache, **arguments)
         assert cache.tobytes() == laid.tobytes()
 
 
 def by_lanes(keys: Array, unwritten: float) -> Array:
-    """Keys (n_slots, n_heads, n_ctx, head_dim) as a cache holds them."""
+    """Keys (n_slots, n_heads, capacity, head_dim) as a cache holds them."""
     laid = np.full(keys_shape(*keys.shape), unwritten, keys.dtype)
     for position in range(keys.shape[2]):
         laid[:, :, position // LANES, :, position % LANES] = keys[:, :, position]
     return laid
+
+
+def in_a_ring(arguments: dict[str, Any], capacity: int) -> dict[str, Any]:
+    """The same, with caches that hold the last positions alone, up to each slot's last token."""
+    n_slots, n_heads, _, head_dim = arguments["values"].shape
+    keys = arguments["keys"].swapaxes(3, 4).reshape(n_slots, n_heads, -1, head_dim)
+    shape = 2, n_slots, n_heads, capacity, head_dim
+    rings = np.full(shape, np.nan, arguments["values"].dtype)
+    for slot in set(arguments["slots"].tolist()):
+        last = int(arguments["positions"][arguments["slots"] == slot].max())
+        for position in range(max(0, last + 1 - capacity), last + 1):
+            place = slot, slice(None), position % capacity
+            rings[0][place] = keys[slot, :, position]
+            rings[1][place] = arguments["values"][slot, :, position]
+    caches = {"keys": by_lanes(rings[0], np.nan), "values": rings[1], "capacity": capacity}
+    return arguments | caches
 
 
 HEADS = [(f16, 64, 4), (f32, 80, 1), (f16, 8, 7)]
@@ -764,7 +784,7 @@ def attention(
         "slots": slots,
         "positions": positions,
         "n_kv_heads": n_kv_heads,
-        "n_ctx": n_ctx,
+        "capacity": n_ctx,
         "scale": head_dim**-0.5,
         "softcap": 0.0,
         "sinks": np.full((n_kv_heads, group), -np.inf, np.float32),
@@ -806,6 +826,23 @@ def test_attention_within_a_window(library: Library, window: int) -> None:
     check_attention(library, *HEADS[1], 1.0, window=window)
 
 
+@pytest.mark.parametrize(("type", "head_dim", "group"), HEADS)
+@pytest.mark.parametrize(("window", "capacity"), [(1, 64), (17, 64), (64, 64), (100, 128)])
+def test_attention_in_a_ring_is_that_in_a_whole_context(
+    library: Library, type: Type, head_dim: int, group: int, window: int, capacity: int
+) -> None:
+    """Bit for bit, up to windows that fill the ring."""
+    arguments, shape = attention(type, head_dim, group, window=window)
+    ring = in_a_ring(arguments, capacity)
+    op = Attend(type, head_dim, group)
+    out, expected, truth = unwritten(*shape), unwritten(*shape), np.zeros(shape)
+    run(library, op, 6, **ring, out=out)
+    run(library, op, 6, **arguments, out=expected)
+    op.reference(**ring, out=truth)
+    assert out.tobytes() == expected.tobytes()
+    assert nmse(out, truth) <= 1e-12
+
+
 @pytest.mark.parametrize("softcap", [0.5, 50.0])
 def test_attention_with_capped_scores(library: Library, softcap: float) -> None:
     check_attention(library, *HEADS[0], 10.0, softcap=softcap)
@@ -834,7 +871,7 @@ def test_attention_is_the_mean_of_the_values_it_weighs(library: Library) -> None
     q[0, ::8] = 1
     out = unwritten(1, 7 * 8)
     place = {"slots": np.int32([0]), "positions": np.int32([76])}
-    sizes = {"n_kv_heads": 1, "n_ctx": 80, "scale": 1.0, "softcap": 0.0, "window": NO_WINDOW}
+    sizes = {"n_kv_heads": 1, "capacity": 80, "scale": 1.0, "softcap": 0.0, "window": NO_WINDOW}
     sinks = np.full(7, -np.inf, np.float32)
     run(library, op, 1, q=q, keys=keys, values=values, out=out, sinks=sinks, **place, **sizes)
     expected = (sum(range(77)) + 4 * 63) / 81
@@ -868,7 +905,7 @@ def prompt_attention(
         "slots": np.full(n_tokens, 1, np.int32),
         "positions": np.arange(start, start + n_tokens, dtype=np.int32),
         "n_kv_heads": 2,
-        "n_ctx": n_ctx,
+        "capacity": n_ctx,
         "scale": head_dim**-0.5,
         "softcap": 3.0,
         "sinks": np.linspace(-1, 1, 2 * group, dtype=np.float32),
@@ -893,6 +930,21 @@ def test_attention_in_blocks_is_that_of_every_token_alone(
         alone.reference(**arguments, out=truth)
         assert out.tobytes() == expected.tobytes()
         assert nmse(out, truth) <= 1e-12
+
+
+@pytest.mark.parametrize(("type", "head_dim", "group"), HEADS)
+@pytest.mark.parametrize("start", [0, 40, 300, 320])
+def test_attention_in_blocks_in_a_ring(
+    library: Library, type: Type, head_dim: int, group: int, start: int
+) -> None:
+    """As large as what 37 tokens write and see: bit for bit that of each alone in a whole one."""
+    alone = Attend(type, head_dim, group, capped=True)
+    arguments = prompt_attention(type, head_dim, group, 37, start, window=28)
+    ring = in_a_ring(arguments, 64)
+    out, expected = (unwritten(*arguments["q"].shape) for _ in range(2))
+    run(library, alone.lowered(None, library.isa), 37, **ring, out=out)
+    run(library, alone, 37, **arguments, out=expected)
+    assert out.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("name", ["slots", "positions"])

@@ -264,7 +264,7 @@ def test_with_little_memory_fewer_go_on_together(
 ) -> None:
     prompts, how = requests(5)
     expected = [facts(output) for output in shared.generate(prompts, how)]
-    one = cache_bytes(shared.config, TINY.n_ctx, exact=False)
+    one = cache_bytes(shared.model, TINY.n_ctx, n_slots=1, n_batch=PROMPT_TOKENS, exact=False)
     monkeypatch.setattr("linnet.engine.session.available_memory", lambda: 7 * one)
     with LLM(path) as llm:
         assert llm._session.n_slots == 3

@@ -183,6 +183,8 @@ def test_long_contexts_take_other_factors(runner: Callable[..., Runner]) -> None
         ("mistral3", "rope.scaling.original_context_length", -1),
         ("mistral3", "attention.temperature_scale", -1.0),
         ("gemma2", "attention.sliding_window_pattern", np.array([1, 0, 7])),
+        ("gemma4", "attention.sliding_window_pattern", np.array([1, 0, 0, 1, 1, 0])),
+        ("gemma4", "attention.sliding_window_pattern", np.array([1, 0, 1, 1, 1, 0])),
     ],
 )
 def test_numbers_out_of_range_are_named(name: str, key: str, value: object) -> None:

@@ -291,19 +291,19 @@ def test_sizes_out_of_range_are_named(
 def test_memory_is_asked_for_as_many_caches_as_there_are_slots(
     open_session: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = open_session.model_of("Q4_K").config
-    one = cache_bytes(config, N_CTX, exact=False)
+    model, sizes = open_session.model_of("Q4_K"), {"n_batch": N_CTX, "exact": False}
+    one = cache_bytes(model, N_CTX, n_slots=1, **sizes)
     steps = [step for step in open_session().program.steps if "keys" in step.arguments]
     caches = [step.arguments[name] for step in steps for name in ("keys", "values")]
     assert one == sum(cache.nbytes for cache in caches if isinstance(cache, np.ndarray))
-    available = 4 * one + ROPE_BYTES * config.n_rot * N_CTX
+    available = 4 * one + ROPE_BYTES * model.config.n_rot * N_CTX
     monkeypatch.setattr("linnet.engine.session.available_memory", lambda: available)
     open_session(n_slots=3)
     with pytest.raises(MemoryError, match=f"5 times a context of {N_CTX} tokens needs"):
         open_session(n_slots=5)
     with pytest.raises(MemoryError, match="3 times"):
         open_session(n_slots=3, exact=True)
-    fits = [slots_that_fit(config, n, exact=False) for n in (1, N_CTX, 100 * N_CTX)]
+    fits = [slots_that_fit(model, n, **sizes) for n in (1, N_CTX, 100 * N_CTX)]
     assert fits == [MOST_SLOTS, 2, 1]
 
 

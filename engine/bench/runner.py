@@ -33,7 +33,7 @@ class Runner:
         self.program = Program(max(self.n_batch, n_parallel), n_parallel)
         graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_parallel, exact=exact)
         self.logits = model.record(graph)
-        available, needed = available_memory(), n_parallel * self._cached(n_ctx)
+        available, needed = available_memory(), graph.cache_bytes
         if available is not None and needed > available:
             raise MemoryError(
                 f"{n_parallel} x {n_ctx} positions need {needed / 1e9:.1f} GB for keys and values; "
