@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -89,7 +90,8 @@ class BytePairs:
         return ids
 
     def _merge(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _panics_are_errors():
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def _cut_line_breaks(self, text: str) -> Iterator[str | int]:
@@ -168,13 +170,27 @@ def _build(
         )
 
     pairs = [tuple(merge.split(" ")) for merge in merges]
-    try:
-        bpe = model(pairs)
-    except Exception:  # the library's own type is Exception; find out what it objects to
-        bpe = model(_mergeable(vocabulary, ids, pairs))
+    with _panics_are_errors():
+        try:
+            bpe = model(pairs)
+        except Exception:  # the library's own type is Exception; find out what it objects to
+            bpe = model(_mergeable(vocabulary, ids, pairs))
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = splitter(pre_tokenizer)
     return tokenizer
+
+
+@contextmanager
+def _panics_are_errors() -> Iterator[None]:
+    """The library panics where it has not thought of an error: as a BaseException, of a type that
+    it does not name. It holds no state that could be left half-done."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        message = f"the library tokenizers gives up: {str(error)[:200]}"
+        raise TokenizerError(message) from error
 
 
 def splitter(pre_tokenizer: PreTokenizer) -> tokenizers.pre_tokenizers.PreTokenizer:

@@ -64,7 +64,7 @@ class ChatTemplate:
         call, as JSON schemas. `variables`: what else the template takes, such as `enable_thinking`.
 
         Raises `TemplateError` where the template refuses the messages, fails, reaches for what is
-        not its own, or goes beyond 5 s or 2^24 characters; ValueError for messages without a role.
+        not its own, or goes beyond 5 s or 2^22 characters; ValueError for messages without a role.
         """
         return revealed(self._render(messages, tools, add_generation_prompt, variables))
 

@@ -36,7 +36,7 @@ def find_pre_tokenizer(name: object) -> PreTokenizer:
 
     Raises `TokenizerError` for a name that is not known.
     """
-    if name is None or name == "":
+    if name is None or (isinstance(name, str) and not name):
         name = "default"
     if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         known = ", ".join(map(repr, PRE_TOKENIZERS))

@@ -3,8 +3,9 @@
 jinja2's immutable sandbox keeps a template off Python's insides. It does not keep it from taking
 hours or all memory, so here
 
-- whatever would make a value out of others (operators, literals, calls, blocks) refuses one of more
-  than `LARGEST` characters, and what grows in other ways is not there;
+- whatever would make a value out of others (operators, literals, calls, filters, slices, blocks)
+  refuses one of more than `LARGEST` characters, or more than `MOST` in all, and what grows in other
+  ways is not there;
 - rendering ends at a deadline, looked at with every line that Python runs of a template.
 """
 
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from types import FrameType
 from typing import Any, Final
@@ -27,7 +29,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-LARGEST: Final = 1 << 24  # characters in a value; an item of a list counts for 64
+LARGEST: Final = 1 << 22  # characters in a value; an item of a list counts for 64
+MOST: Final = 1 << 27  # characters in all values that a rendering makes, kept or not
 _ITEM: Final = 64
 _MOST_DIGITS: Final = 4096  # bits of an integer
 _ESCAPED: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u(dc[0-9a-f]{2})")
@@ -41,6 +44,9 @@ _GROWING_METHODS: Final = frozenset(
     {*("center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate")}
     | {"encode"}
 )
+
+
+_made: Final[ContextVar[list[int]]] = ContextVar("made")  # characters, by this rendering
 
 
 class TemplateError(ValueError):
@@ -126,7 +132,13 @@ class _Bounding(NodeTransformer):
         name = nodes.Name("bounded", "load", lineno=node.lineno)
         return nodes.Call(name, [node], [], None, None, lineno=node.lineno)
 
-    visit_List = visit_Tuple = visit_Dict = _bounded  # noqa: N815
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        if isinstance(node.arg, nodes.Slice):
+            return self._bounded(node)
+        self.generic_visit(node)
+        return node
+
+    visit_List = visit_Tuple = visit_Dict = visit_Filter = _bounded  # noqa: N815
 
 
 @contextmanager
@@ -143,12 +155,13 @@ def deadline(seconds: float) -> Iterator[None]:
             raise TemplateError(f"the chat template takes longer than {seconds} s")
         return trace if frame.f_code.co_filename == "<template>" else None
 
-    previous = sys.gettrace()
+    previous, token = sys.gettrace(), _made.set([0])
     sys.settrace(trace)
     try:
         yield
     finally:
         sys.settrace(previous)
+        _made.reset(token)
 
 
 def bounded(value: Any) -> Any:
@@ -169,16 +182,24 @@ def _size(value: object, most: int) -> int:
         elif isinstance(value, Mapping):
             size += _ITEM * len(value)
             waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple | set | frozenset | range):
+        elif isinstance(value, list | tuple | set | frozenset):
             size += _ITEM * len(value)
-            if not isinstance(value, range):
-                waiting += value
+            waiting += value
     return size
 
 
-def _check(size: int) -> None:
+def _check_size(size: int) -> None:
     if size > LARGEST:
         raise TemplateError(f"the chat template makes a value of more than {LARGEST} characters")
+
+
+def _check(size: int) -> None:
+    """Account for a value of so many characters."""
+    _check_size(size)
+    made = _made.get([0])
+    made[0] += size
+    if made[0] > MOST:
+        raise TemplateError(f"the chat template makes more than {MOST} characters in all")
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:
@@ -195,8 +216,8 @@ def _check_operation(operator: str, left: Any, right: Any) -> None:
                 f"the chat template makes an integer of more than {_MOST_DIGITS} bits"
             )
     elif operator == "*":
-        times = next((n for n in (left, right) if isinstance(n, int)), 1)
-        _check(max(times, 0) * max(_size(left, LARGEST), _size(right, LARGEST)))
+        times, repeated = (left, right) if isinstance(left, int) else (right, left)
+        _check(max(times, 0) * _size(repeated, LARGEST) if isinstance(times, int) else 0)
     elif operator == "+":
         _check(_size(left, LARGEST) + _size(right, LARGEST))
 
@@ -205,8 +226,9 @@ def _concatenate(parts: Iterable[str]) -> str:
     kept, size = [], 0
     for part in parts:
         size += len(part)
-        _check(size)
+        _check_size(size)
         kept.append(part)
+    _check(size)
     return "".join(kept)
 
 

@@ -14,8 +14,9 @@ import codecs
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Final, Protocol, Self
 
@@ -28,9 +29,13 @@ __all__ = ["ALGORITHMS", "StreamDetokenizer", "Tokenizer", "TokenizerError", "re
 
 _HIDDEN_BYTES: Final = re.compile("[\udc00-\udcff]+")
 
+_PREFIX: Final = 4  # characters
+_MANY: Final = 64  # strings (of a length) to look for one after another, at the most
 _WHITE_SPACE: Final = " \t\n\v\f\r"
 _HIDDEN: Final = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
 _SPECIAL: Final = _HIDDEN | {TokenType.USER_DEFINED}
+
+Find = Callable[[int], int]  # the next place of something from a character on, or -1
 
 
 class Algorithm(Protocol):
@@ -189,10 +194,11 @@ class Tokenizer:
         """
         taken = bytearray(len(text))  # 1 for every character that belongs to a special token
         found: list[tuple[int, int, int]] = []
-        for token_id, special in self._specials_in(text, parse_special=parse_special):
-            start = text.find(special)
+        for token_id, find in self._specials_in(text, parse_special=parse_special):
+            length = len(self.vocabulary.texts[token_id])
+            start = find(0)
             while start >= 0:
-                end = start + len(special)
+                end = start + length
                 overlap = taken.rfind(1, start, end)
                 if overlap >= 0:
                     end = overlap + 1
@@ -202,34 +208,68 @@ class Tokenizer:
                             end += 1
                     taken[start:end] = b"\1" * (end - start)
                     found.append((start, end, token_id))
-                start = text.find(special, end)
+                start = find(end)
         return sorted(found)
 
-    def _specials_in(self, text: str, *, parse_special: bool) -> Iterator[tuple[int, str]]:
-        """The special tokens that `text` may hold, in the order in which they are matched."""
+    def _specials_in(self, text: str, *, parse_special: bool) -> Iterator[tuple[int, Find]]:
+        """The special tokens that `text` may hold, in the order in which they are matched, and what
+        finds the next place of each from a character on, or -1."""
         types, texts = self.vocabulary.types, self.vocabulary.texts
-        ranks = (
-            rank
-            for prefix, ranks in self._specials_by_prefix.items()
-            if prefix in text
-            for rank in ranks
-        )
-        for _, token_id in sorted(ranks):
+        finds: dict[int, Find] = {}
+        for prefix in _contained(self._specials_by_prefix.keys(), text):
+            specials, lengths = self._specials_by_prefix[prefix]
+            if len(specials) > _MANY * len(lengths):
+                finds |= _find_many(text, prefix, specials, lengths)
+            else:
+                finds |= {i: partial(text.find, special) for special, i in specials.items()}
+        for token_id in sorted(finds, key=lambda i: (-len(texts[i].encode()), i)):
             if parse_special or types[token_id] == TokenType.USER_DEFINED:
-                yield token_id, texts[token_id]
+                yield token_id, finds[token_id]
 
     @cached_property
-    def _specials_by_prefix(self) -> Mapping[str, Sequence[tuple[int, int]]]:
-        """(-length in bytes, id) of each special token, by the first characters of its text.
+    def _specials_by_prefix(self) -> Mapping[str, tuple[Mapping[str, int], Set[int]]]:
+        """The special tokens' ids by text, and how long these are, by their first characters.
 
         A vocabulary can have thousands, most of which begin alike ("<unused0>"): a glance at the
         few ways to begin rules nearly all of them out.
         """
-        by_prefix: dict[str, list[tuple[int, int]]] = {}
+        by_prefix: dict[str, dict[str, int]] = {}
         for token_id in self.vocabulary.of_types(*_SPECIAL):
             text = self.vocabulary.texts[token_id]
-            by_prefix.setdefault(text[:4], []).append((-len(text.encode()), token_id))
-        return by_prefix
+            by_prefix.setdefault(text[:_PREFIX], {})[text] = token_id
+        return {prefix: (ids, set(map(len, ids))) for prefix, ids in by_prefix.items()}
+
+
+def _contained(prefixes: Set[str], text: str) -> Iterable[str]:
+    """Those of the strings, of up to `_PREFIX` characters, that are in the text."""
+    if len(prefixes) <= _MANY:
+        return [prefix for prefix in prefixes if prefix in text]
+    lengths = set(map(len, prefixes))
+    return {text[i : i + n] for n in lengths for i in range(len(text))} & prefixes
+
+
+def _find_many(
+    text: str, prefix: str, specials: Mapping[str, int], lengths: Set[int]
+) -> dict[int, Find]:
+    """What finds each of the specials that are in the text, all of which begin with `prefix`.
+
+    Looked up wherever the prefix stands: to search for one after another would take a pass each.
+    """
+    places: dict[int, list[int]] = {}
+    start = text.find(prefix)
+    while start >= 0:
+        for length in lengths:
+            token_id = specials.get(text[start : start + length])
+            if token_id is not None:
+                places.setdefault(token_id, []).append(start)
+        start = text.find(prefix, start + 1)
+    return {token_id: partial(_next, starts) for token_id, starts in places.items()}
+
+
+def _next(places: Sequence[int], at: int) -> int:
+    """The first of the places that is not before `at`, or -1."""
+    i = bisect_left(places, at)
+    return places[i] if i < len(places) else -1
 
 
 class StreamDetokenizer:

@@ -17,7 +17,7 @@ class CommandR(Transformer):
     adjacent = True
 
     def read_keys(self) -> None:
-        self.logit_scale = self.keys.number("logit_scale", 0.0, 1e6, default=0.0) or 1.0
+        self.logit_scale = self.keys.factor("logit_scale")
 
     def layer(self, w: Weights, i: int) -> Sequence[Block]:
         blocks = Parallel([self.attention(w, i), self.feed_forward(w, i)])

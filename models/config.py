@@ -128,6 +128,14 @@ class Keys:
             raise self.error(key, value, f"from {low:g} to {high:g}")
         return float(value)
 
+    def factor(self, key: str, *, default: float = 1.0) -> float:
+        """A number from 1e-6 to 1e6, to multiply or divide by; the default where the key is
+        missing, or 0, by which files mean none."""
+        value = self.number(key, 0.0, 1e6, default=0.0)
+        if 0.0 < value < 1e-6:
+            raise self.error(key, value, "0 for none, or from 1e-06 to 1e+06")
+        return value or default
+
     def text(self, key: str, *, default: str) -> str:
         value = self._value(key, default)
         if not isinstance(value, str):

@@ -32,7 +32,7 @@ class DeepSeek2(Transformer):
         self.n_values = keys.integer("attention.value_length_mla", 1, MAX_WIDTH)
         # Files hold a tenth of what YaRN's factor for scores multiplies.
         multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, default=0.0) / 0.1
-        factor = keys.number("rope.scaling.factor", 0.0, 1e6, default=0.0) or 1.0
+        factor = keys.factor("rope.scaling.factor")
         magnitude = keys.number("rope.scaling.attn_factor", 0.0, 1e6, default=1.0)
         self.magnitude = magnitude if multiplier else magnitude * attention_factor(factor)
         sharper = self.magnitude * attention_factor(factor, multiplier)

@@ -70,7 +70,7 @@ class Chosen:
 def gating(keys: Keys, *, normalised: bool) -> Gating:
     """As the file says: 0 or 1 for softmax, 2 for sigmoid; a scale of 0 means none."""
     function = keys.integer("expert_gating_func", 0, 2, default=0)
-    scale = keys.number("expert_weights_scale", 0.0, 1e6, default=0.0) or 1.0
+    scale = keys.factor("expert_weights_scale")
     return Gating("sigmoid" if function == 2 else "softmax", normalised, scale)
 
 

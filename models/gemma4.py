@@ -13,6 +13,7 @@ from linnet.kernels.program import Buffer
 from linnet.models.attention import Attention
 from linnet.models.blocks import Block, Chain, FeedForward, Parallel, Residual, RmsNorm, Scaled
 from linnet.models.config import MAX_HEADS, MAX_WIDTH
+from linnet.models.errors import ModelError
 from linnet.models.experts import Experts
 from linnet.models.gemma3 import Gemma3
 from linnet.models.graph import Graph
@@ -118,6 +119,10 @@ class Gemma4(Gemma3):
         source, k, v, k_norm = None, None, None, None
         if i >= self.n_with_keys:
             source = self.with_keys[self.source(local)]
+            if (source.head_dim, source.n_kv_heads) != (head_dim, n_kv_heads):
+                sizes = f"layer {i} takes {n_kv_heads} heads of {head_dim}"
+                found = f"there are {source.n_kv_heads} of {source.head_dim}"
+                raise ModelError(f"blk.{i}: of the keys of an earlier layer, {sizes}; {found}")
         else:
             k = w.linear("attn_k", n_kv, c.n_embd)
             v = w.linear("attn_v", n_kv, c.n_embd) if "attn_v.weight" in w else k

@@ -15,9 +15,9 @@ class Granite(Transformer):
     adjacent = True
 
     def read_keys(self) -> None:
-        self.embedding_scale = self._scale("embedding")
-        self.logit_scale = 1 / self._scale("logit")
-        self.residual_scale = self._scale("residual")
+        self.embedding_scale = self.keys.factor("embedding_scale")
+        self.logit_scale = 1 / self.keys.factor("logit_scale")
+        self.residual_scale = self.keys.factor("residual_scale")
 
     def residual(self, w: Weights, block: Block, norm: str, post_norm: str) -> Block:
         return Residual(block, self.norm.load(w, norm, self.config), scale=self.residual_scale)
@@ -26,7 +26,3 @@ class Granite(Transformer):
         rope = self.rope if self.keys.flag("rope.scaling.finetuned", default=True) else None
         scale = self.keys.number("attention.scale", 0.0, 1e6, default=0.0)
         return Attention.load(w, self.config, rope, scale=scale)
-
-    def _scale(self, of: str) -> float:
-        """0 in a file means none."""
-        return self.keys.number(f"{of}_scale", 0.0, 1e6, default=0.0) or 1.0

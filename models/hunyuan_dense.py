@@ -21,6 +21,8 @@ class HunyuanDense(Transformer):
     def main_rope(self, w: Weights) -> Rope:
         """With a base that grows by alpha^(d / (d - 2)) for heads of d numbers."""
         c = self.config
-        alpha = self.keys.number("rope.scaling.alpha", 0.0, 1e6, default=0.0) or 1.0
+        if c.head_dim <= 2:
+            raise self.keys.error("attention.key_length", c.head_dim, "more than 2")
+        alpha = self.keys.factor("rope.scaling.alpha")
         theta = c.rope_theta * alpha ** (c.head_dim / (c.head_dim - 2))
         return Rope.load(self.keys, w, replace(c, rope_theta=theta), adjacent=self.adjacent)

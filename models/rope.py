@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from linnet.kernels.rope import rope_table
 from linnet.models.config import MAX_CONTEXT, Config, Keys
+from linnet.models.errors import ModelError
 from linnet.models.weights import Floats, Weights
 
 Frequencies = npt.NDArray[np.float64]
@@ -41,8 +42,7 @@ class Rope:
         kind = keys.text("rope.scaling.type", default="linear")
         if kind not in SCALINGS:
             raise keys.error("rope.scaling.type", kind, f"one of {', '.join(SCALINGS)}")
-        # A factor of 0 in a file means none.
-        factor = keys.number("rope.scaling.factor", 0.0, 1e6, default=0.0) or 1.0
+        factor = keys.factor("rope.scaling.factor")
         magnitude = keys.number("rope.scaling.attn_factor", 0.0, 1e6, default=1.0)
         scaled = plain if kind == "none" else plain / factor
         if kind == "yarn":
@@ -51,7 +51,7 @@ class Rope:
             log_multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, default=0.0)
             magnitude *= attention_factor(factor) / attention_factor(factor, log_multiplier)
         factors: dict[str, Any] = {
-            name: weights.vector(f"{name}.weight", config.n_rot // 2)
+            name: _factors(weights, f"{name}.weight", config.n_rot // 2)
             for name in ("rope_freqs", "rope_factors_short", "rope_factors_long")
             if f"{name}.weight" in weights
         }
@@ -75,6 +75,13 @@ class Rope:
         return rope_table(n_ctx, chosen) * np.float32(self.magnitude)
 
 
+def _factors(weights: Weights, name: str, n_pairs: int) -> Floats:
+    factors = weights.vector(name, n_pairs)
+    if not (np.isfinite(factors) & (factors != 0)).all():
+        raise ModelError(f"{name}: its numbers divide frequencies; they must be finite, and not 0")
+    return factors
+
+
 def frequencies(n_rot: int, theta: float) -> Frequencies:
     """theta^(-2i / n_rot) radians a position for pair i (arXiv:2104.09864, eq. 15)."""
     turns: Frequencies = theta ** (-np.arange(0, n_rot, 2) / n_rot)
@@ -85,14 +92,18 @@ def kept(keys: Keys, n_rot: int, theta: float, n_ctx_original: int) -> Frequenci
     """How much of each frequency YaRN keeps: 1 where pairs turn often within the original context,
     0 where they turn less than once, a ramp between (arXiv:2309.00071, section 3.2)."""
 
-    def pair_that_turns(times: float) -> float:
-        n_positions_a_turn = n_ctx_original / times
-        return n_rot * math.log(n_positions_a_turn / (2 * math.pi)) / (2 * math.log(theta))
+    if theta <= 1.0:
+        raise keys.error("rope.freq_base", theta, "more than 1 where the scaling is yarn")
 
-    fast = keys.number("rope.scaling.yarn_beta_fast", 0.0, 1e6, default=32.0) or 32.0
-    slow = keys.number("rope.scaling.yarn_beta_slow", 0.0, 1e6, default=1.0) or 1.0
-    first = max(0, math.floor(pair_that_turns(fast)))
-    last = min(n_rot - 1, math.ceil(pair_that_turns(slow)))
+    def pair_that_turns(times: float) -> float:
+        """Its number, a fraction, within what there is."""
+        n_positions_a_turn = n_ctx_original / times
+        pair = n_rot * math.log(n_positions_a_turn / (2 * math.pi)) / (2 * math.log(theta))
+        return min(max(0.0, pair), n_rot - 1.0)
+
+    fast = keys.factor("rope.scaling.yarn_beta_fast", default=32.0)
+    slow = keys.factor("rope.scaling.yarn_beta_slow")
+    first, last = math.floor(pair_that_turns(fast)), math.ceil(pair_that_turns(slow))
     ramp = (np.arange(n_rot // 2) - first) / max(0.001, last - first)
     return 1.0 - np.clip(ramp, 0.0, 1.0)
 

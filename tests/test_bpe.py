@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.engine.bpe import byte_letters, splitter
+from linnet.engine.bpe import BytePairs, byte_letters, splitter
 from linnet.engine.cli.main import main
-from linnet.engine.pretokenizers import PRE_TOKENIZERS
+from linnet.engine.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from linnet.engine.tokenizer import Tokenizer, TokenizerError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -127,6 +127,19 @@ def test_long_runs_are_encoded(pre: str, unit: str) -> None:
     ids = tokenizer.encode(text, add_special=False)
     assert len(ids) > 300_000 // 64
     assert tokenizer.decode(ids) == text
+
+
+def test_a_panic_of_the_library_is_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """It panics where an expression tries too long, and that is no Exception."""
+    values = metadata()
+    vocabulary = build().vocabulary
+    merges = values["tokenizer.ggml.merges"]
+    assert isinstance(merges, list)
+    pairs = BytePairs(vocabulary, merges, PreTokenizer(("(?:a|a|a)+b",)))
+    assert len(pairs.encode("ab")) == 2
+    with pytest.raises(TokenizerError, match=r"tokenizers gives up: .*retry-limit"):
+        pairs.encode("a" * 30 + "cb")
+    assert "panicked" in capfd.readouterr().err
 
 
 # ---- ids -----------------------------------------------------------------------------------------

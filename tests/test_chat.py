@@ -102,6 +102,12 @@ def test_what_templates_are_written_with(source: str, expected: str) -> None:
     assert render(source) == expected
 
 
+def test_a_long_conversation_is_within_the_limits() -> None:
+    """A thousand messages, three million characters."""
+    messages = [{"role": "user", "content": "x" * 3000}] * 1000
+    assert len(render(CHATML, messages)) > 3_000_000
+
+
 def test_the_date() -> None:
     assert render("{{ strftime_now('%Y') }}") == time.strftime("%Y")
 
@@ -186,26 +192,29 @@ def test_bos_stands_in_front_once() -> None:
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{{ raise_exception.__globals__.os }}", "SecurityError"),
         ("{% include 'x' %}", "no loader|TypeError"),
-        ("{{ 'a' * 10**9 }}", "more than 16777216"),
-        ("{{ 10**9 * 'a' }}", "more than 16777216"),
-        ("{{ [1] * 10**9 }}", "more than 16777216"),
+        ("{{ 'a' * 10**9 }}", "more than 4194304"),
+        ("{{ 10**9 * 'a' }}", "more than 4194304"),
+        ("{{ [1] * 10**9 }}", "more than 4194304"),
         ("{{ 9 ** (9 ** 9) }}", "integer of more than 4096 bits"),
         ("{{ '%999999999d' % 1 }}", "width of more than 999"),
         ("{{ '%*d' % (999999999, 1) }}", "width of more than 999"),
         ("{% set n = namespace(x='ab') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}"
-         "{% endfor %}", "more than 16777216"),
+         "{% endfor %}", "more than 4194304"),
         ("{% set n = namespace(x='ab') %}{% for i in range(40) %}{% set n.x = n.x + n.x %}"
-         "{% endfor %}", "more than 16777216"),
+         "{% endfor %}", "more than 4194304"),
         ("{% set n = namespace(x='ab') %}{% for i in range(40) %}{% set n.x %}{{ n.x }}{{ n.x }}"
-         "{% endset %}{% endfor %}", "more than 16777216"),
+         "{% endset %}{% endfor %}", "more than 4194304"),
         ("{% set n = namespace(x='ab') %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}"
-         "{% endfor %}{{ n.x | tojson }}", "more than 16777216"),
+         "{% endfor %}{{ n.x | tojson }}", "more than 4194304"),
         ("{% set n = namespace(x='ab') %}{% for i in range(40) %}"
-         "{% set n.x = dict(a=n.x, b=n.x) %}{% endfor %}{{ n.x }}", "more than 16777216"),
-        ("{% set x = 'a' * 10000 %}{{ x | replace('a', x) }}", "more than 16777216"),
-        ("{% set x = 'a' * 10000 %}{{ x.replace('a', x) }}", "more than 16777216"),
-        ("{% set x = 'a' * 10000 %}{{ range(10000) | join(x) }}", "more than 16777216"),
-        ("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "more than 16777216"),
+         "{% set n.x = dict(a=n.x, b=n.x) %}{% endfor %}{{ n.x }}", "more than 4194304"),
+        ("{% set x = 'a' * 10000 %}{{ x | replace('a', x) }}", "more than 4194304"),
+        ("{% set x = 'a' * 10000 %}{{ x.replace('a', x) }}", "more than 4194304"),
+        ("{% set x = 'a' * 10000 %}{{ range(10000) | join(x) }}", "more than 4194304"),
+        ("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", "more than 4194304"),
+        ("{% set x = 'a' * 4000000 %}" + "{% set y = x[1:] %}" * 40, "more than 134217728"),
+        ("{% set x = 'a' * 4000000 %}" + "{% set y = x | upper %}" * 40, "more than 134217728"),
+        ("{% set x = 'a' * 4000000 %}{{ x | list | length }}", "more than 4194304"),
         ("{{ range(10**9) }}", "OverflowError"),
         ("{{ [1] | tojson(indent=10**9) }}", "indents JSON by"),
         ("{{ strftime_now('%999999999d') }}", "asks for the time"),
@@ -227,7 +236,7 @@ def test_a_template_that_reaches_too_far_ends_in_an_error(source: str, message: 
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
         "{{ f(60) }}",
-        "{% set x = range(99999) | list %}{% for i in x %}{{ x | map('string') | join | length }}"
+        "{% set x = range(60000) | list %}{% for i in x %}{{ x | map('string') | join | length }}"
         "{% endfor %}",
     ],
 )

@@ -432,6 +432,25 @@ def test_inspect_shows_strange_files_harmlessly(run: Run, tmp_path: Path) -> Non
     assert lines["Q8_1"] == ["1", "160", "no"]
 
 
+def test_inspect_checks_weights(run: Run, path: str, tmp_path: Path) -> None:
+    assert run("inspect", "--check", path).status == 0
+    tensors = TINY.tensors()
+    tensors["output.weight"].blocks["d"][[0, 7]] = np.nan
+    tensors["blk.0.attn_norm.weight"].blocks["w"][3] = np.inf
+    result = run("inspect", "--check", TINY.write(tmp_path / "bad.gguf", tensors))
+    assert result.status == 1
+    n_blocks = len(tensors["output.weight"].blocks)
+    assert result.out.splitlines()[-3:] == [
+        "blk.0.attn_norm.weight: 1 of 256 blocks of 1 weights have NaN or infinity in F32",
+        f"output.weight: 2 of {n_blocks:,} blocks of 256 weights have NaN or infinity in Q4_K",
+        f"{len(tensors)} tensors looked at, 2 with NaN or infinity",
+    ]
+    odd = GGUFBuilder().tensor("odd", Q8_1, (2, 64), bytes(160)).write(tmp_path / "odd.gguf")
+    assert "0 tensors looked at, 0 with NaN or infinity; 1 are of types without kernels" in (
+        run("inspect", "--check", odd).out
+    )
+
+
 def test_tokenize_prints_a_list_for_each_text(run: Run, path: str, tmp_path: Path) -> None:
     encode = Tokenizer.from_gguf(path).encode
     assert run("tokenize", "-m", path, "-p", "to\nbe") == Result(

@@ -97,6 +97,8 @@ def test_reads_metadata_and_tensors(tmp_path: Path, version: int, mmap: bool) ->
         assert file.metadata["llama.block_count"] == 2
         assert file.metadata["tokenizer.ggml.tokens"] == ["<s>", "", "\u2581the"]
         assert file.metadata["tokenizer.ggml.scores"].tolist() == [0.0, -1.5, -3.0]
+        kinds = [file.metadata.kind(key) for key in file.metadata]
+        assert kinds == [STRING, UINT32, STRING, FLOAT32]
         assert list(file.tensors) == ["norm", "weight"]
         norm, weight = file.tensors.values()
         assert (norm.name, norm.type.name, norm.shape) == ("norm", "F32", (3,))

@@ -54,6 +54,10 @@ class Report:
     warnings: tuple[str, ...] = ()
 
 
+def child_environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(HERE.parent)}
+
+
 def probe(paths: Iterable[Path]) -> list[Report]:
     """Open the files in one child; after a file that kills it, go on with another child."""
     waiting, reports = list(paths), []
@@ -63,7 +67,7 @@ def probe(paths: Iterable[Path]) -> list[Report]:
             input="\n".join(map(str, waiting)),
             capture_output=True,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(HERE.parent)},
+            env=child_environment(),
             timeout=120,
             check=False,
         )

@@ -53,6 +53,20 @@ def test_a_row_takes_whole_blocks(type: WeightType) -> None:
             type.row_bytes(3 * type.block + 1)
 
 
+@each_type
+def test_blocks_that_are_not_finite_are_those_that_dequantize_to_such_weights(
+    type: WeightType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any bytes, taken in batches of which the last is shorter."""
+    monkeypatch.setattr("linnet.kernels.quants.base.BATCH", 100)
+    packed = np.random.default_rng(3).integers(0, 256, (999, type.bytes), np.uint8)
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(type.dequantize(packed)).all(axis=1)
+    assert type.n_not_finite(packed) == np.count_nonzero(~finite)
+    assert type.n_not_finite(packed[finite]) == 0
+    assert not finite.all()
+
+
 @each_quant_type
 def test_no_lane_is_above_the_largest(best_library: Library, type: QuantType) -> None:
     """Dot products may rely on `largest`; and it is no larger than it need be."""

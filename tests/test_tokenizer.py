@@ -297,7 +297,10 @@ def test_special_tokens_are_found_as_by_cutting_again_and_again(
         ]
         parts, done = [piece for piece, _ in cut], [is_done for _, is_done in cut]
     expected = [piece for piece, is_done in zip(parts, done, strict=True) if is_done]
-    assert [p for p in pieces(tokenizer, text) if p in specials] == expected
+    for many in (0, 64):  # looked up wherever they may begin, or looked for one after another
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("linnet.engine.tokenizer._MANY", many)
+            assert [p for p in pieces(tokenizer, text) if p in specials] == expected
 
 
 def cut_at(text: str, special: str) -> list[str]:
@@ -568,3 +571,16 @@ def test_special_tokens_by_the_thousand_cost_little() -> None:
     assert "<unused9>" in pieces(tokenizer, "a<unused9>" + text[:40])
     tokenizer.encode(text)
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("unit", ["aaaa", "aaaa1", "aaaa12345", "b"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_special_tokens_that_are_everywhere_in_a_megabyte_cost_little(
+    unit: str, alike: bool
+) -> None:
+    """Looking for one after another would take a minute."""
+    n = 20_000
+    tokenizer = with_specials(*(f"aaaa{i}" if alike else f"{chr(0x4E00 + i)}a" for i in range(n)))
+    start = time.process_time()
+    tokenizer.encode(unit * (1_000_000 // len(unit)))
+    assert time.process_time() - start < 5

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from linnet.engine.gguf import GGUFFile
+from linnet.engine.gguf import GGUFFile, Tensor
 from linnet.kernels.quants import WEIGHT_TYPES
 
 SHOWN_CHARACTERS = 60
@@ -17,11 +17,14 @@ SHOWN_ELEMENTS = 3
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a GGUF file, or the first of a split one")
+    parser.add_argument(
+        "--check", action="store_true", help="look for NaN and infinity in all weights; 1 if any"
+    )
     parser.add_argument("--no-tensors", action="store_true", help="leave out the table of tensors")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Tables on stdout."""
+    """Tables on stdout; the status is 1 where --check finds something."""
     with GGUFFile(arguments.file) as file:
         print(f"{file.path.name!r}: GGUF version {file.version}, alignment {file.alignment}\n")
         rows = [(key, _shown(file.metadata[key])) for key in file.metadata]
@@ -45,7 +48,24 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         total = (str(len(tensors)), f"{n_bytes.total():,}", "")
         _table(("type", "tensors", "bytes", "kernels"), [*types, ("all", *total)])
-    return 0
+        return _check(tensors) if arguments.check else 0
+
+
+def _check(tensors: Collection[Tensor]) -> int:
+    """A line for every tensor that is not all finite, and one on the whole; 1 if there is any."""
+    print()
+    known = [tensor for tensor in tensors if tensor.type.name in WEIGHT_TYPES]
+    n_bad = 0
+    for tensor in known:
+        type = WEIGHT_TYPES[tensor.type.name]
+        if n_blocks := type.n_not_finite(tensor.data):
+            n_bad += 1
+            total = f"of {tensor.data.nbytes // type.bytes:,} blocks of {type.block}"
+            print(f"{tensor.name}: {n_blocks:,} {total} weights have NaN or infinity in {type}")
+    others = len(tensors) - len(known)
+    skipped = f"; {others} are of types without kernels, not looked at" if others else ""
+    print(f"{len(known)} tensors looked at, {n_bad} with NaN or infinity{skipped}")
+    return 1 if n_bad else 0
 
 
 def _shown(value: object) -> str:

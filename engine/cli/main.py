@@ -28,7 +28,8 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `linnet ARGUMENTS` (the process's own by default); returns the exit status.
 
-    0 for success, 2 for bad input with one line on stderr, 130 for Ctrl-C.
+    0 for success, 1 where a check finds something, 2 for bad input with one line on stderr, 130
+    for Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts threads that nothing uses

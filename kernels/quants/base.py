@@ -75,6 +75,17 @@ class WeightType:
         """Records (n,) -> weights (n, block)."""
         raise NotImplementedError
 
+    def n_not_finite(self, packed: Bytes) -> int:
+        """How many blocks of a tensor's bytes have NaN or infinity for a scale or a weight."""
+        blocks, bad = packed.reshape(-1).view(self.dtype), 0
+        for start in range(0, len(blocks), BATCH):
+            batch = blocks[start : start + BATCH]
+            fields = [batch[n] for n, (dtype, _) in self.fields.items() if "f" in dtype]
+            if fields:
+                finite = np.logical_and.reduce(list(map(np.isfinite, fields)))
+                bad += int(np.count_nonzero(~finite))
+        return bad
+
     def quantize(self, rows: Floats) -> Bytes:
         """Weights (n_rows, n_columns) -> packed rows (n_rows, row_bytes).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from linnet.kernels.ir import Pointer, Value, f16, f32, u16, u32
-from linnet.kernels.quants.base import Floats, FloatType, Records
+from linnet.kernels.quants.base import Bytes, Floats, FloatType, Records
 
 
 class F32(FloatType):
@@ -53,6 +53,10 @@ class BF16(FloatType):
 
     def decode(self, blocks: Records) -> Floats:
         return (blocks["w"].astype(np.uint32) << 16).view(np.float32)
+
+    def n_not_finite(self, packed: Bytes) -> int:
+        exponents = packed.reshape(-1).view("<u2") & 0x7F80
+        return int(np.count_nonzero(exponents == 0x7F80))
 
     def encode(self, weights: Floats) -> Records:
         """To the nearest, and of two as near to the even one."""

@@ -7,6 +7,7 @@ import numpy as np
 from linnet.kernels.ir import f32, u32
 from linnet.kernels.quants.base import (
     Blocks,
+    Bytes,
     Floats,
     QuantType,
     Records,
@@ -32,6 +33,13 @@ class MXFP4(QuantType):
         subnormal = (e > 0).select(b.k.constant(e.type, 1 << 22), 1 << 21)
         scales = (e >= 2).select((e - 1) << 23, subnormal).bits(f32[b.n_blocks])
         return Unpacked([b.k.isa.lookup(LANES, nibbles(q)) for q in packed], scales)
+
+    def n_not_finite(self, packed: Bytes) -> int:
+        """Scales are numbers always, of which the largest take weights beyond f32."""
+        blocks = packed.reshape(-1).view(self.dtype)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(self.decode(blocks[blocks["e"] > 250])).all(axis=1)
+        return int(np.count_nonzero(~finite))
 
     def decode(self, blocks: Records) -> Floats:
         scales = np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 128)
