@@ -109,7 +109,7 @@ class Session:
             self.check(ids)
             sequence = self._sequence(slot)
             self._owner = owner
-            start = min(sequence.reusable(ids), len(ids) - 1)
+            start = self.n_cached(ids, slot)
             sequence.truncate(start)
             if progress:
                 progress(start, len(ids))
@@ -122,6 +122,10 @@ class Session:
                 if progress:
                     progress(first + len(part), len(ids))
             return self._row()
+
+    def n_cached(self, ids: Sequence[int], slot: int = 0) -> int:
+        """How many of `ids`, from the first, `prompt` need not compute: never the last."""
+        return min(self._sequence(slot).reusable(ids), len(ids) - 1)
 
     def extend(self, token_id: int, *, slot: int = 0, owner: object = None) -> Floats:
         """Append one token; returns its logits (n_vocab,), a view until the next call.
