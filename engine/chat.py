@@ -27,11 +27,12 @@ Message = Mapping[str, Any]
 class ChatTemplate:
     """The template of a model. It holds no state between calls."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
-        """Raises `TemplateError` for a template that is too long or malformed."""
+    def __init__(self, source: str, tokenizer: Tokenizer, *, name: str = KEY) -> None:
+        """`name`: what errors call it. Raises `TemplateError` for a template that is too long or
+        malformed."""
         if len(source) > LONGEST:
             limit = f"at most {LONGEST}"
-            raise TemplateError(f"{KEY} has {len(source)} characters; it must have {limit}")
+            raise TemplateError(f"{name} has {len(source)} characters; it must have {limit}")
         self._tokenizer = tokenizer
         try:
             with deadline(SECONDS):
@@ -39,7 +40,7 @@ class ChatTemplate:
         except TemplateError:
             raise
         except Exception as error:  # whatever stops the compiler, the template is at fault
-            raise TemplateError(f"{KEY} is malformed: {_told(error)}") from error
+            raise TemplateError(f"{name} is malformed: {_told(error)}") from error
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate:
@@ -47,7 +48,8 @@ class ChatTemplate:
         source = metadata.get(KEY)
         if not isinstance(source, str):
             found = "missing" if source is None else reprlib.repr(source)
-            raise TemplateError(f"{KEY} is {found}; it must be a template in Jinja")
+            wanted = "to chat needs a template in Jinja: give one (--chat-template-file)"
+            raise TemplateError(f"{KEY} is {found}; {wanted}")
         return cls(source, tokenizer)
 
     def render(

@@ -25,14 +25,16 @@ class Stats:
     """What a generation took. Seconds are wall-clock, what others took meanwhile included."""
 
     n_prompt: int
+    n_cached: int = 0  # of the prompt's tokens, those that were in the cache
     n_generated: int = 0
     prompt_seconds: float = 0.0
     generate_seconds: float = 0.0  # from the first token to the last
 
     @property
     def prompt_rate(self) -> float:
-        """Prompt tokens a second."""
-        return self.n_prompt / self.prompt_seconds if self.prompt_seconds else 0.0
+        """Tokens a second of the prompt, but for those cached."""
+        n = self.n_prompt - self.n_cached
+        return n / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property
     def generate_rate(self) -> float:
@@ -98,6 +100,7 @@ class Generation:
         self, session: Session, slot: int, owner: object, progress: Progress | None
     ) -> Floats:
         """Begin in a slot; returns the logits of the first token."""
+        self.stats.n_cached = session.n_cached(self.ids, slot)
         started = time.perf_counter()
         logits = session.prompt(self.ids, slot=slot, owner=owner, progress=progress)
         self._started = time.perf_counter()
@@ -166,7 +169,7 @@ def generate(
 
 def _best_slot(session: Session, free: Sequence[int], ids: Sequence[int]) -> int:
     """The first of those that have most of a prompt cached."""
-    return max(free, key=lambda slot: session.sequences[slot].reusable(ids))
+    return max(free, key=lambda slot: session.n_cached(ids, slot))
 
 
 def finite(logits: Floats) -> Floats:

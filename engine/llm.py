@@ -17,7 +17,7 @@ from linnet.engine.generation import Chunk, Generation, Output, finite, generate
 from linnet.engine.gguf import GGUFFile
 from linnet.engine.machine import usable_threads
 from linnet.engine.roofline import read_bandwidth, weights_read
-from linnet.engine.sampling_params import SamplingParams
+from linnet.engine.sampling_params import METADATA, SamplingParams
 from linnet.engine.session import (
     MOST_PROMPT_TOKENS,
     OUTPUTS,
@@ -83,6 +83,9 @@ class LLM:
         self.n_threads = whole("n_threads", n_threads, 1, 1024) or min(usable_threads(), worthwhile)
         self.model = load_model(self._file.metadata, self._file.tensors)
         self.config = self.model.config
+        self._suggested = {
+            key: self._file.metadata[key] for key in METADATA.values() if key in self._file.metadata
+        }
         trained = min(self.config.n_ctx_train, DEFAULT_CONTEXT)
         self.n_ctx = whole("n_ctx", n_ctx, 1, 1 << 24) or trained
         whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
@@ -174,6 +177,13 @@ class LLM:
     def _hidden_session(self) -> Session:
         return self.session(n_outputs=self.n_batch, hidden=True)
 
+    def sampling_params(self, **given: Any) -> SamplingParams:
+        """`SamplingParams` of the fields given and, for the others, what the file suggests.
+
+        Without any, what is used where `params` are None; see `SamplingParams.from_metadata`.
+        """
+        return SamplingParams.from_metadata(self._suggested, **given)
+
     @overload
     def generate(self, prompts: Prompt, params: SamplingParams | None = None) -> Output: ...
     @overload
@@ -187,8 +197,8 @@ class LLM:
 
         Prompts in a list go on together, up to 8 at a time, which reads the weights once for all of
         them; each output is, bit for bit, what its prompt gives alone. `params`: one for all, or a
-        list with one for each. Raises what `stream` raises, and ValueError for a list of another
-        length.
+        list with one for each; by default what the file suggests, see `sampling_params`. Raises
+        what `stream` raises, and ValueError for a list of another length.
         """
         if isinstance(prompts, list) and any(isinstance(p, Sequence | np.ndarray) for p in prompts):
             return self._generate_all(prompts, params)
@@ -229,7 +239,7 @@ class LLM:
     def _generation(self, prompt: Prompt, params: SamplingParams | None) -> Generation:
         tokenizer = self.tokenizer
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        return Generation(self._session, tokenizer, ids, params or SamplingParams())
+        return Generation(self._session, tokenizer, ids, params or self.sampling_params())
 
     @cached_property
     def chat_template(self) -> ChatTemplate:

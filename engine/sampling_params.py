@@ -6,9 +6,11 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+
+from linnet.models.errors import ModelError
 
 MAX_STOP_CHARACTERS: Final = 1_000_000  # in all stop strings together
 
@@ -28,6 +30,14 @@ _NUMBERS: Final = {
     "frequency_penalty": (-100.0, 100.0),
 }
 _MAX_BIAS: Final = 1000.0
+METADATA: Final = {  # field: what a GGUF file calls it
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repeat_penalty": "general.sampling.penalty_repeat",
+    "repeat_last_n": "general.sampling.penalty_last_n",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,28 @@ class SamplingParams:
         self._set("stop", _stop_strings(self.stop))
         if not isinstance(self.ignore_eos, bool):
             raise _error("ignore_eos", self.ignore_eos, "True or False")
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, object], **given: Any) -> SamplingParams:
+        """The fields given; for others what a file's metadata says, as `general.sampling.top_k`
+        does, or the defaults.
+
+        Keys of samplers we do not have (`sequence`, `xtc_*`, `mirostat*`) change nothing. Raises
+        `ModelError` naming the key, its value and the limits; `ValueError` for a given field, and
+        TypeError for one there is not.
+        """
+        found: dict[str, Any] = {}
+        for name, key in METADATA.items():
+            if name in given or key not in metadata:
+                continue
+            try:
+                if name in _INTEGERS:
+                    found[name] = _integer(key, metadata[key], *_INTEGERS[name])
+                else:
+                    found[name] = _number(key, metadata[key], *_NUMBERS[name])
+            except ValueError as error:
+                raise ModelError(str(error)) from None
+        return cls(**found, **given)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

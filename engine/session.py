@@ -108,7 +108,7 @@ class Session:
             self.check(ids)
             sequence = self._sequence(slot)
             self._owner = owner
-            start = sequence.reusable(ids)
+            start = self.n_cached(ids, slot)
             sequence.truncate(start)
             if progress:
                 progress(start, len(ids))
@@ -121,6 +121,10 @@ class Session:
                 if progress:
                     progress(first + len(part), len(ids))
             return self._row()
+
+    def n_cached(self, ids: Sequence[int], slot: int = 0) -> int:
+        """How many of `ids`, from the first, `prompt` need not compute: never the last."""
+        return self._sequence(slot).reusable(ids)
 
     def extend(self, token_id: int, *, slot: int = 0, owner: object = None) -> Floats:
         """Append one token; returns its logits (n_vocab,), a view until the next call.

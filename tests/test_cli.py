@@ -150,7 +150,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def test_a_prompt_in_several_passes_comes_after_a_bar(
     path: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = watch(monkeypatch)
+    watched, expected = watch(monkeypatch), expected.replace("\x0e", r"\x0e")
     common = ["generate", "-m", path, "--temp", "0", "-n", "9", PROMPT]
 
     def shown(*flags: str) -> str:
@@ -218,7 +218,7 @@ def test_flags_reach_model_and_sampler(
             given.update(prompt=prompt, params=params)
             return super().stream(prompt, params)
 
-    monkeypatch.setattr("linnet.engine.cli.generate.LLM", Recorder)
+    monkeypatch.setattr("linnet.engine.cli.options.LLM", Recorder)
     flags = """-q -n 3 --temp 0.5 --top-k 7 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.5
         --repeat-last-n 20 --presence-penalty 0.25 --frequency-penalty 0.75 --stop zz --stop yy
         -s 42 --ignore-eos -t 2 -c 64 -b 7 --isa generic --activations f32 --no-mmap"""

@@ -61,6 +61,7 @@ class TinyLlama:
     eos_id: int = EOS
     tokenizer: str = "llama"
     seed: int = 0
+    metadata: tuple[tuple[str, int, Any], ...] = ()  # further keys, with type and value
 
     def write(self, path: Path, tensors: Mapping[str, TinyTensor] | None = None) -> Path:
         """Write a file of these tensors, or the model's own, and return its path.
@@ -130,6 +131,8 @@ class TinyLlama:
         file = GGUFBuilder().kv("general.architecture", STRING, "llama")
         for key, value in sizes.items():
             file.kv(f"llama.{key}", UINT32, value)
+        for key, type, value in self.metadata:
+            file.kv(key, type, value)
         return (
             file.kv("llama.attention.layer_norm_rms_epsilon", FLOAT32, 1e-5)
             .kv("tokenizer.ggml.model", STRING, self.tokenizer)

@@ -6,18 +6,27 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from linnet.engine.cli.model import add_model, model_path
+from linnet.engine.cli.model import add_model
+from linnet.engine.cli.options import (
+    add_chatting,
+    add_running,
+    add_sampling,
+    is_chat,
+    open_conversation,
+    open_model,
+    sampling_fields,
+)
 from linnet.engine.cli.reading import read_text
-from linnet.engine.generation import Chunk, Stats
+from linnet.engine.cli.terminal import write
+from linnet.engine.generation import Chunk, Output, Stats
 from linnet.engine.llm import LLM
 from linnet.engine.machine import peak_memory
 from linnet.engine.sampling_params import SamplingParams
-from linnet.engine.session import PROMPT_TOKENS
-from linnet.kernels.isa import ISAS
 
-DEFAULTS = SamplingParams()
+Stream = Callable[..., Iterator[Chunk]]  # takes `progress`, as LLM.stream does
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,31 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add("-p", "--prompt", dest="prompt_text", metavar="TEXT", help="the prompt; - reads stdin")
     add("-f", "--file", metavar="FILE", help="read the prompt from a file")
-    add("-n", "--n-predict", type=int, default=-1, metavar="N", help="tokens at most; -1: no limit")
-    add("--temp", type=float, default=DEFAULTS.temperature, metavar="T", help="0 is greedy")
-    add("--top-k", type=int, default=DEFAULTS.top_k, metavar="K", help="0 is off")
-    add("--top-p", type=float, default=DEFAULTS.top_p, metavar="P", help="1 is off")
-    add("--min-p", type=float, default=DEFAULTS.min_p, metavar="P", help="0 is off")
-    add("--repeat-penalty", type=float, default=DEFAULTS.repeat_penalty, metavar="X")
-    add("--repeat-last-n", type=int, default=DEFAULTS.repeat_last_n, metavar="N")
-    add("--presence-penalty", type=float, default=DEFAULTS.presence_penalty, metavar="X")
-    add("--frequency-penalty", type=float, default=DEFAULTS.frequency_penalty, metavar="X")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end there; may be repeated")
-    add("-s", "--seed", type=int, default=-1, metavar="SEED", help="-1: another each time")
-    add("--ignore-eos", action="store_true", help="go on where the model would end")
-    add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
-    add("-c", "--ctx-size", type=int, metavar="N", help="by default the model's, at most 8192")
+    add_sampling(parser)
+    add_running(parser)
+    add_chatting(parser)
     add(
-        "-b",
-        "--batch-size",
-        type=int,
-        default=PROMPT_TOKENS,
-        metavar="N",
-        help="tokens of the prompt in one pass",
-    )
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
-    add("--no-mmap", action="store_true", help="read the file into memory instead of mapping it")
+        "--chat", action="store_true",
+        help="PROMPT is a message, and the answer is printed alone; implied by flags of chat",
+    )  # fmt: skip
     add("-q", "--quiet", action="store_true", help="the text alone: no bar, no closing line")
     add(
         "-o",
@@ -63,43 +54,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prompt and text go to stdout, everything else to stderr."""
+    """Prompt and text, or the answer to a message, go to stdout, everything else to stderr."""
     prompt = _prompt(arguments)
-    params = _params(arguments)
-    with LLM(
-        model_path(arguments),
-        n_threads=arguments.threads,
-        n_ctx=arguments.ctx_size,
-        n_batch=arguments.batch_size,
-        isa=arguments.isa,
-        activations=arguments.activations,
-        mmap=not arguments.no_mmap,
-    ) as llm:
+    fields = sampling_fields(arguments)
+    with open_model(arguments) as llm:
+        params = llm.sampling_params(**fields)
+        given, stream = _begin(llm, prompt, params, arguments)
         if arguments.output == "json":
-            output = llm.generate(prompt, params)
-            fields = {"prompt": prompt, **dataclasses.asdict(output), **_figures(llm, output.stats)}
-            print(json.dumps(fields))
+            output = Output.of(list(stream()))
+            figures = _figures(llm, output.stats)
+            print(json.dumps({**given, **dataclasses.asdict(output), **figures}))
             return 0
         last = Chunk("")
-        for last in _stream(llm, prompt, params, quiet=arguments.quiet):
-            print(last.text, end="", flush=True)
+        for last in _shown(llm, str(given.get("prompt", "")), stream, quiet=arguments.quiet):
+            write(last.text)
         print(flush=True)
         if not arguments.quiet and last.stats:
             print(_closing_line(llm, last.stats), file=sys.stderr)
     return 0
 
 
-def _stream(llm: LLM, prompt: str, params: SamplingParams, *, quiet: bool) -> Iterator[Chunk]:
+def _begin(
+    llm: LLM, prompt: str, params: SamplingParams, arguments: argparse.Namespace
+) -> tuple[dict[str, object], Stream]:
+    """What the model is given, a prompt or messages, and the stream that it begins."""
+    if not (arguments.chat or is_chat(arguments)):
+        return {"prompt": prompt}, partial(llm.stream, prompt, params)
+    conversation = open_conversation(llm, params, arguments)
+    return {"messages": conversation.asked(prompt)}, partial(conversation.ask, prompt)
+
+
+def _shown(llm: LLM, prompt: str, stream: Stream, *, quiet: bool) -> Iterator[Chunk]:
     """The stream, with the prompt written to stdout: after a bar, where one is seen and needed."""
     if quiet or not sys.stderr.isatty():
-        stream = llm.stream(prompt, params)
-        print(prompt, end="", flush=True)
-        yield from stream
+        chunks = stream()
+        write(prompt)
+        yield from chunks
         return
     from linnet.engine.cli.progress import PromptBar  # tqdm takes a moment to import
 
     with PromptBar(prompt, llm.n_batch) as bar:
-        yield from llm.stream(prompt, params, progress=bar)
+        yield from stream(progress=bar)
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -112,23 +107,6 @@ def _prompt(arguments: argparse.Namespace) -> str:
     if arguments.prompt_text == "-":
         return read_text(None)
     return str(arguments.prompt if arguments.prompt is not None else arguments.prompt_text)
-
-
-def _params(arguments: argparse.Namespace) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=None if arguments.n_predict == -1 else arguments.n_predict,
-        temperature=arguments.temp,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        min_p=arguments.min_p,
-        repeat_penalty=arguments.repeat_penalty,
-        repeat_last_n=arguments.repeat_last_n,
-        presence_penalty=arguments.presence_penalty,
-        frequency_penalty=arguments.frequency_penalty,
-        seed=None if arguments.seed == -1 else arguments.seed,
-        stop=tuple(arguments.stop),
-        ignore_eos=arguments.ignore_eos,
-    )
 
 
 def _figures(llm: LLM, stats: Stats) -> dict[str, float]:

@@ -10,8 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
 
+from linnet.engine.cli.terminal import one_line
+
 # One file a sub-command, imported when asked for; its docstring's first line is its help.
-COMMANDS = ("generate", "inspect", "tokenize", "quantize", "bench", "tune", "perplexity", "logits")
+COMMANDS = (
+    "generate", "chat", "inspect", "tokenize", "quantize", "bench", "tune", "perplexity", "logits",
+)  # fmt: skip
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -47,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        print(f"linnet: {_one_line(error)}", file=sys.stderr)
+        print(f"linnet: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     return status
 
@@ -89,11 +93,3 @@ def _open_output() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-
-
-def _one_line(error: BaseException) -> str:
-    """What, where and why, without line breaks or anything else that a terminal would obey."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename!r}: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -6,6 +6,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from linnet.engine.cli.terminal import write
+
 PATIENCE = 0.3  # seconds without a bar
 
 
@@ -35,7 +37,7 @@ class PromptBar:
                 self._show_prompt()
 
     def _show_prompt(self) -> None:
-        print(self._prompt, end="", flush=True)
+        write(self._prompt)
 
     def __enter__(self) -> PromptBar:
         return self

@@ -1,0 +1,83 @@
+"""A conversation with a model: what was said so far, and what is answered next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+from linnet.engine.generation import Chunk
+from linnet.engine.llm import LLM
+from linnet.engine.sampling_params import SamplingParams
+from linnet.engine.session import Progress
+
+
+class Conversation:
+    """Messages by turns of user and model, after a system prompt if there is one."""
+
+    def __init__(
+        self, llm: LLM, params: SamplingParams, *, system: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """`variables`: what the chat template takes beside messages. Raises TemplateError where
+        there is no template, or none that takes a system prompt if there is one."""
+        self.llm, self.params = llm, params
+        self._variables = variables or {}
+        self.messages: list[dict[str, str]] = []
+        self.begin(system)
+
+    def begin(self, system: str | None) -> None:
+        """Forget everything and go by this system prompt. Raises TemplateError, with nothing
+        forgotten, where the template takes none."""
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        self.llm.chat_template.render([*messages, _question("Hello")], **self._variables)
+        self.messages = messages
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt."""
+        first = self.messages[:1]
+        return first[0]["content"] if first and first[0]["role"] == "system" else None
+
+    @property
+    def n_turns(self) -> int:
+        return len(self.messages) // 2
+
+    def asked(self, text: str) -> list[dict[str, str]]:
+        """The messages with one more, of the user."""
+        return [*self.messages, _question(text)]
+
+    def ask(self, text: str, *, progress: Progress | None = None) -> Generator[Chunk, None, None]:
+        """The answer, chunk by chunk: see `LLM.stream_chat`.
+
+        However the iterator ends, question and answer are remembered as far as it came. If not a
+        character came before it was stopped, the question is not, either. Close it in any case.
+        """
+        asked, answer, ended = self.asked(text), "", False
+        try:
+            for chunk in self.llm.stream_chat(
+                asked, self.params, progress=progress, **self._variables
+            ):
+                answer += chunk.text
+                ended = chunk.finish_reason is not None
+                yield chunk
+        finally:
+            if answer or ended:
+                self.messages = [*asked, {"role": "assistant", "content": answer}]
+
+    def save(self, path: Path) -> None:
+        """Write the messages as JSON. Raises OSError, also where there is such a file already."""
+        text = json.dumps(self.messages, indent=2, ensure_ascii=False) + "\n"
+        data = text.encode(errors="backslashreplace")
+        with path.open("xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
+
+
+def _question(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}

@@ -1,0 +1,135 @@
+"""The flags of commands that generate: how to run a model, how to sample, how to chat."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from linnet.engine.cli.conversation import Conversation
+from linnet.engine.cli.model import model_path
+from linnet.engine.cli.reading import read_text
+from linnet.engine.llm import LLM
+from linnet.engine.sampling_params import METADATA, SamplingParams
+from linnet.engine.session import PROMPT_TOKENS
+from linnet.kernels.isa import ISAS
+
+DEFAULTS = SamplingParams()
+ARGUMENTS = {"self", "messages", "params", "progress", "add_generation_prompt"}  # of chatting
+SAMPLING = {  # field of SamplingParams: flag, metavar, type, and which value is off
+    "temperature": ("--temp", "T", float, "0 is greedy"),
+    "top_k": ("--top-k", "K", int, "0 is off"),
+    "top_p": ("--top-p", "P", float, "1 is off"),
+    "min_p": ("--min-p", "P", float, "0 is off"),
+    "repeat_penalty": ("--repeat-penalty", "X", float, "1 is off"),
+    "repeat_last_n": ("--repeat-last-n", "N", int, "-1: all tokens"),
+    "presence_penalty": ("--presence-penalty", "X", float, "0 is off"),
+    "frequency_penalty": ("--frequency-penalty", "X", float, "0 is off"),
+}
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen, and when to stop, in llama-cli's words."""
+    add = parser.add_argument
+    add("-n", "--n-predict", type=int, default=-1, metavar="N", help="tokens at most; -1: no limit")
+    for name, (flag, metavar, type, off) in SAMPLING.items():
+        models = "the model's, or " if name in METADATA else ""
+        help = f"by default {models}{getattr(DEFAULTS, name):g}; {off}"
+        add(flag, dest=name, type=type, metavar=metavar, help=help)
+    add("--stop", action="append", default=[], metavar="TEXT", help="end there; may be repeated")
+    add("-s", "--seed", type=int, default=-1, metavar="SEED", help="-1: another each time")
+    add("--ignore-eos", action="store_true", help="go on where the model would end")
+
+
+def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of SamplingParams that flags set, for `LLM.sampling_params`; checked already.
+
+    Raises ValueError.
+    """
+    given = {name: getattr(arguments, name) for name in SAMPLING}
+    given |= {
+        "max_tokens": None if arguments.n_predict == -1 else arguments.n_predict,
+        "seed": None if arguments.seed == -1 else arguments.seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {"stop": tuple(arguments.stop), "ignore_eos": arguments.ignore_eos}
+    SamplingParams(**given)
+    return given
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """What `open_model` takes but the model itself."""
+    add = parser.add_argument
+    add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
+    add("-c", "--ctx-size", type=int, metavar="N", help="by default the model's, at most 8192")
+    add(
+        "-b", "--batch-size", type=int, default=PROMPT_TOKENS, metavar="N",
+        help="tokens of the prompt in one pass",
+    )  # fmt: skip
+    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
+    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
+    add("--no-mmap", action="store_true", help="read the file into memory instead of mapping it")
+
+
+def open_model(arguments: argparse.Namespace) -> LLM:
+    """The model that `add_model` and `add_running` have flags for. Raises what LLM raises."""
+    return LLM(
+        model_path(arguments),
+        n_threads=arguments.threads,
+        n_ctx=arguments.ctx_size,
+        n_batch=arguments.batch_size,
+        isa=arguments.isa,
+        activations=arguments.activations,
+        mmap=not arguments.no_mmap,
+    )
+
+
+def add_chatting(parser: argparse.ArgumentParser) -> None:
+    """What `open_conversation` takes but the model."""
+    add = parser.add_argument_group("chat").add_argument
+    add(
+        "-sys", "--system-prompt", "--system", dest="system", metavar="TEXT",
+        help="the system prompt: what the model is to know or be",
+    )  # fmt: skip
+    add(
+        "-rea", "--reasoning", choices=("on", "off"),
+        help="whether to think before the answer, for templates that ask (enable_thinking)",
+    )  # fmt: skip
+    add(
+        "--chat-template-kwargs", type=_variables, metavar="JSON",
+        help="an object of what else the template takes",
+    )  # fmt: skip
+    add("--chat-template-file", metavar="FILE", help="a template in place of the model's own")
+
+
+def is_chat(arguments: argparse.Namespace) -> bool:
+    """Whether any flag of `add_chatting` is given."""
+    names = "system", "reasoning", "chat_template_kwargs", "chat_template_file"
+    return any(getattr(arguments, name) is not None for name in names)
+
+
+def open_conversation(
+    llm: LLM, params: SamplingParams, arguments: argparse.Namespace
+) -> Conversation:
+    """Raises TemplateError where there is no template, or it refuses what the flags give it."""
+    if arguments.chat_template_file is not None:
+        from linnet.engine.chat import ChatTemplate  # takes jinja2, which most calls do not
+
+        source = read_text(arguments.chat_template_file)
+        llm.chat_template = ChatTemplate(source, llm.tokenizer, name="--chat-template-file")
+    variables = dict(arguments.chat_template_kwargs or {})
+    if arguments.reasoning is not None:
+        variables["enable_thinking"] = arguments.reasoning == "on"
+    return Conversation(llm, params, system=arguments.system, variables=variables)
+
+
+def _variables(text: str) -> dict[str, Any]:
+    try:
+        variables = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(variables, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    for name in ARGUMENTS & variables.keys():
+        raise argparse.ArgumentTypeError(f"{name!r} is not for a template: linnet gives it")
+    return variables

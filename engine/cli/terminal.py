@@ -1,0 +1,30 @@
+"""Texts of others on a terminal, which obeys some characters instead of showing them."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line feeds
+
+
+def write(text: str) -> None:
+    """To stdout, at once; a terminal is shown escape sequences and not given them to obey."""
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out, but for tabs and line feeds."""
+    return CONTROLS.sub(lambda found: _escaped(found[0]), text)
+
+
+def one_line(error: BaseException) -> str:
+    """What, where and why, without line breaks or anything else that a terminal would obey."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename!r}: {error.strerror}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
