@@ -85,8 +85,8 @@ class Attend(Op):
 
     def _attend(
         self, k: OpKernel, a: dict[str, Any], token: Value, head: Value, n_tokens: int
-    ) -> None:
-        """One KV head, and `n_tokens` tokens from `token` on."""
+    ) -> Value:
+        """One KV head, and `n_tokens` tokens from `token` on; returns whether all is finite."""
         n_heads, head_bytes = a["n_kv_heads"], self.head_dim * self.type.bytes
         slot, position = (a[n].load(i32, token * 4).to(i64) for n in ("slots", "positions"))
         n_runs = (a["capacity"] + (LANES - 1)) // LANES
@@ -104,7 +104,7 @@ class Attend(Op):
             rows.weigh(run, a["softcap"] if self.capped else None)
             seen = k.maximum(first - run, 0), k.minimum(end - run, RUN)
             rows.add_values(values.at(place), seen)
-        rows.finish(a["out"], heads, stride)
+        return rows.finish(a["out"], heads, stride)
 
     def reference(self, **a: Any) -> None:
         q = a["q"].reshape(-1, a["n_kv_heads"], self.group, self.head_dim).astype(np.float64)
@@ -125,7 +125,11 @@ class Attend(Op):
 
 @dataclass(frozen=True)
 class AttendInBlocks(Attend):
-    """`Attend` for any number of tokens, which as a rule follow each other in one sequence."""
+    """`Attend` for any number of tokens, which as a rule follow each other in one sequence.
+
+    A row's weight for what it does not see is 0, and 0 times NaN or infinity is NaN: a block whose
+    results are not all finite is done again, token by token.
+    """
 
     parameters = {**Attend.parameters, "n_rows": pointer}
 
@@ -142,7 +146,7 @@ class AttendInBlocks(Attend):
             with k.when(together.get()):
                 together.set(self._follow(k, a, first))
             with k.when(together.get()):
-                self._attend(k, a, first, head, n)
+                together.set(self._attend(k, a, first, head, n))
             with k.when(together.get() ^ 1):
                 for token in k.range(end, first, name="token"):
                     self._attend(k, a, token, head, 1)

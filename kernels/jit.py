@@ -171,8 +171,9 @@ class ObjectCache:
                 with os.fdopen(handle, "wb") as file:
                     file.write(hashlib.sha256(code).digest() + code)
                 os.replace(name, self._folder / key)
-            except OSError:
+            except BaseException:  # Ctrl-C, too, leaves nothing half written
                 os.unlink(name)
+                raise
 
 
 def undefined_symbols(code: bytes) -> set[str]:

@@ -166,11 +166,15 @@ class Rows:
                     for i, column in enumerate(columns):
                         sums.store(totals[row][i].get(), row * self.row + 4 * column)
 
-    def finish(self, out: Pointer, heads: Value, stride: Value) -> None:
-        """out = sums / total"""
+    def finish(self, out: Pointer, heads: Value, stride: Value) -> Value:
+        """out = sums / total; returns whether all of it is finite."""
+        nothing = self.k.cell(f32[self.lanes], "nothing")  # 0, or NaN as x - x is
         for row, token, head in self._each():
             target = out.at((heads + token * stride + head) * self.row)
             scale = 1.0 / self.total.load(f32[LANES], row * (4 * LANES)).sum()
             for i in range(0, self.head_dim, self.lanes):
                 part = self.sums.load(f32[self.lanes], row * self.row + 4 * i)
-                target.store(part * scale, 4 * i)
+                mean = part * scale
+                target.store(mean, 4 * i)
+                nothing.set(nothing.get() + (mean - mean))
+        return nothing.get().sum().equals(0.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import inspect
-import mmap
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from guarded_memory import Array
 
 from linnet.kernels.ir import Kernel, Pointer, Type, Value, f32, pointer, u8
 from linnet.kernels.isa import ISA, available_isas
@@ -24,7 +24,6 @@ from linnet.kernels.matvec import FloatMatVec, MatVec
 from linnet.kernels.op import Op
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 
-Array = npt.NDArray[Any]
 ROOT = Path(__file__).resolve().parent.parent
 
 TYPES = list(WEIGHT_TYPES.values())
@@ -234,25 +233,9 @@ def unaligned(array: Array) -> Array:
     return copy
 
 
-def guarded(array: Array, *, at_end: bool) -> Array:
-    """A copy that ends right before a page that may not be touched, or begins right behind one."""
-    page = mmap.PAGESIZE
-    n_bytes = -(-array.nbytes // page) * page
-    memory = np.frombuffer(mmap.mmap(-1, n_bytes + 2 * page), np.uint8)
-    for guard in (0, page + n_bytes):
-        protect = ctypes.CDLL(None, use_errno=True).mprotect
-        address = ctypes.c_void_p(memory.ctypes.data + guard)
-        if protect(address, ctypes.c_size_t(page), 0):  # PROT_NONE
-            raise OSError(ctypes.get_errno(), "mprotect")
-    start = page + (n_bytes - array.nbytes if at_end else 0)
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
 def run_python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run Python in a process of its own, in which a signal ends no test but this one."""
-    paths = [str(ROOT), str(ROOT / "tests")]
+    paths = [str(ROOT / folder) for folder in ("", "tests", "scripts")]
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from guarded_memory import guarded
 from kernel_harness import (
     TYPES,
     Array,
     few_row_ops,
-    guarded,
     many_row_ops,
     random_weights,
     run,

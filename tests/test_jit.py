@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
+import hashlib
+import io
+import multiprocessing
 import os
 import stat
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from kernel_harness import run
 
 from linnet.kernels.elementwise import Add
 from linnet.kernels.isa import ISA, available_isas, choose_isa
-from linnet.kernels.jit import ALLOWED_SYMBOLS, CompileError, Library, undefined_symbols
+from linnet.kernels.jit import (
+    ALLOWED_SYMBOLS,
+    CompileError,
+    Library,
+    ObjectCache,
+    undefined_symbols,
+)
+
+PATIENCE = 120  # seconds that a process may take to start and to compile
 
 
 class Answer:
@@ -165,6 +180,115 @@ def test_a_folder_in_place_of_an_entry_costs_only_time(folder: Path) -> None:
     answer, library = compile_anew()
     assert (answer, library.n_compiled) == (42, 1)
     assert list(folder.iterdir()) == [path]
+
+
+def fill(barrier: Any, results: Any) -> None:
+    """A process of its own: the kernels of all instruction sets, as soon as the others begin."""
+    barrier.wait(PATIENCE)
+    library = Library(choose_isa())
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        answers = [sum_of(library, width) for width in range(1, 9)]
+        answers += [answer_of(Library(isa)) for isa in available_isas()]
+    results.put((answers, said.getvalue()))
+
+
+def sum_of(library: Library, width: int) -> float:
+    """1 + 2 by a kernel; `width` times, and as so many columns."""
+    x, y, out = np.ones(width, "f4"), np.full(width, 2, "f4"), np.zeros(width, "f4")
+    run(library, Add(), 1, x=x, y=y, out=out, width=width)
+    return float(out.sum())
+
+
+def test_several_processes_may_fill_it_at_once(folder: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    n, results = 4, context.Queue()
+    barrier = context.Barrier(n)
+    processes = [context.Process(target=fill, args=(barrier, results)) for _ in range(n)]
+    for process in processes:
+        process.start()
+    expected = [3.0 * width for width in range(1, 9)] + [42.0] * len(available_isas())
+    for _ in processes:
+        assert results.get(timeout=PATIENCE) == (expected, "")
+    for process in processes:
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    assert all(len(path.name) == 64 for path in folder.iterdir())  # nothing half written
+    assert len(list(folder.iterdir())) == 1 + len(available_isas())
+    for path in folder.iterdir():
+        entry = path.read_bytes()
+        assert hashlib.sha256(entry[32:]).digest() == entry[:32]
+
+
+def test_a_process_that_ends_while_it_writes_leaves_what_was_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    good = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    ObjectCache(folder).write(path.name, b"other code")
+    assert list(folder.iterdir()) == [path]
+    assert path.read_bytes() == good
+
+
+def test_a_folder_that_may_only_be_read_costs_only_time(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds is used; what it lacks is compiled, and nothing is said. (Root may write
+    anywhere, so the system's refusal is feigned.)"""
+    compile_anew()
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise PermissionError(errno.EROFS, "read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 0)
+    for _ in range(2):
+        library = Library(choose_isa())
+        assert sum_of(library, 3) == 9.0
+        assert library.n_compiled == 1
+    assert len(list(folder.iterdir())) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_entry_of_another_cpu_is_not_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one of another LLVM: what an entry depends on is its name."""
+    compile_anew()
+    isa = available_isas()[-1]
+    for attributes in ("+sse4.2", "+sse4.2,+avx"):
+        monkeypatch.setattr(type(isa), "target_attributes", attributes)
+        library = Library(isa)
+        assert answer_of(library) == 42
+        assert library.n_compiled == 1
+    monkeypatch.setattr(llvm, "llvm_version_info", (99, 0, 0))
+    library = Library(isa)
+    assert answer_of(library) == 42
+    assert library.n_compiled == 1
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_damaged_entry_is_not_spoken_of(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    path.write_bytes(b"#!" + path.read_bytes())
+    assert compile_anew()[0] == 42
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners are of POSIX")
+def test_an_entry_of_someone_else_is_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_anew()
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 1)
 
 
 # ---- what is refused -----------------------------------------------------------------------------

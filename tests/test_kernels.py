@@ -6,6 +6,7 @@ of which the session's libraries hold one for each op.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -220,6 +221,21 @@ def test_instruction_sets_agree(library_for: Callable[[ISA], Library], type: Wei
 
 
 # ---- products, bit by bit ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q5_1"])
+def test_integers_are_summed_exactly_so_instruction_sets_give_the_same_bits(
+    library_for: Callable[[ISA], Library], name: str
+) -> None:
+    """Few rows where vectors are as wide, so that floats are added in the same order; many rows,
+    whose sums are lanes of their own, wherever multiply-adds are fused."""
+    p = product(WEIGHT_TYPES[name], 3, 512, 33)
+    few, many = defaultdict[Any, set[bytes]](set), defaultdict[bool, set[bytes]](set)
+    for isa in available_isas():
+        fused = "fma" in isa.needs
+        few[fused, isa.bits].add(p.few_rows(library_for(isa), MatVec).tobytes())
+        many[fused].add(p.many_rows(library_for(isa), MatMul).tobytes())
+    assert all(len(results) == 1 for results in (*few.values(), *many.values()))
 
 
 @types_in_turn
@@ -975,3 +991,19 @@ def test_a_nan_among_what_is_seen_comes_out(library: Library) -> None:
         assert np.isnan(out[1, : group * head_dim]).any()
         assert np.isfinite(np.delete(out, 1, axis=0)).all()
         assert np.isfinite(out[1, group * head_dim :]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_no_token_of_a_block_that_does_not_see_it(
+    library: Library, bad: float
+) -> None:
+    """A value, which a weight of 0 would not keep out, of a position in the middle of a block."""
+    alone = Attend(f16, 64, 4)
+    arguments = prompt_attention(f16, 64, 4, 12, 70, window=6)
+    arguments["values"][1, 0, 75, 3] = bad
+    out, expected = (unwritten(*arguments["q"].shape) for _ in range(2))
+    run(library, alone, 12, **arguments, out=expected)
+    run(library, alone.lowered(None, library.isa), 12, **arguments, out=out)
+    assert out.tobytes() == expected.tobytes()
+    sees = [70 + token >= 75 > 70 + token - 6 for token in range(12)]
+    assert (~np.isfinite(out).all(axis=1)).tolist() == sees

@@ -675,6 +675,33 @@ def test_an_error_of_the_one_who_reads_is_no_trouble(shared: LLM) -> None:
     assert shared.generate(PROMPT, greedy()).token_ids == expected
 
 
+@pytest.mark.parametrize("prompts", [PROMPT, [PROMPT, "the land"]], ids=["one", "list"])
+def test_an_error_of_a_sampler_reaches_the_caller(
+    path: Path, monkeypatch: pytest.MonkeyPatch, prompts: str | list[str]
+) -> None:
+    """With its own type, and the LLM is as good as before."""
+
+    class Odd(Exception):
+        pass
+
+    n_calls, sample = 0, Sampler.sample
+
+    def fail(self: Sampler, logits: Any) -> int:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 4:
+            raise Odd("of the sampler")
+        return sample(self, logits)
+
+    with LLM(path, n_threads=2) as llm:
+        expected = llm.generate(PROMPT, greedy()).token_ids
+        monkeypatch.setattr(Sampler, "sample", fail)
+        with pytest.raises(Odd, match="of the sampler"):
+            llm.generate(prompts, greedy())
+        assert n_calls == 4
+        assert llm.generate(PROMPT, greedy()).token_ids == expected
+
+
 def test_threads_at_once_get_the_right_text_or_an_error(path: Path) -> None:
     """Of one LLM; whoever is too late is told, and nobody gets another one's text."""
     prompts = [PROMPT, "the land", "to be", "and on"]

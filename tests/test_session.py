@@ -179,7 +179,8 @@ def test_not_a_number_is_forgotten_with_its_token(tmp_path: Path, best_library: 
     model = load_model(file.metadata, file.tensors)
     fresh, session = (Session(model, best_library, n_threads=1, n_ctx=64) for _ in range(2))
     expected = continued(fresh, [3, 5, 9])
-    for ids in ([3, 7, 9], [3] * 20 + [7] * 40, [3, 5, 9, 7]):
+    for ids in ([3, 7, 9], [3] * 20 + [7] * 40, [3, 5, 9, 7], [3, 5, 9, *[7] * 29]):
+        session.reset()  # so that they are all in one pass
         assert np.isnan(session.prompt(ids)).all()
         assert continued(session, [3, 5, 9]) == expected
     assert np.isnan(session.extend(7)).all()
@@ -553,6 +554,29 @@ def test_sessions_at_once_do_not_disturb_each_other(open_session: Sessions) -> N
         assert [join() for join in joins] == expected
         for session in sessions:
             session.reset()
+
+
+def test_sessions_of_one_model_share_its_weights(tmp_path: Path, best_library: Library) -> None:
+    """The same memory, which is the file's; their caches are their own."""
+    file = GGUFFile(TinyLlama(type="Q4_K").write(tmp_path / "model.gguf"))
+    model = load_model(file.metadata, file.tensors)
+    sessions = [Session(model, best_library, n_threads=n, n_ctx=N_CTX) for n in (1, 2)]
+
+    def places(name: str) -> list[list[int]]:
+        return [
+            [step.arguments[name].ctypes.data for step in s.program.steps if name in step.arguments]
+            for s in sessions
+        ]
+
+    one, other = places("weights")
+    assert one == other
+    assert len(one) > 7
+    packed = [tensor.data for tensor in file.tensors.values()]
+    within = [(data.ctypes.data, data.ctypes.data + data.nbytes) for data in packed]
+    assert all(any(start <= at < end for start, end in within) for at in one)
+    assert not set(places("cache")[0]) & set(places("cache")[1])
+    for session in sessions:
+        session.close()
 
 
 def test_a_sequence_is_extended_by_its_owner_alone(open_session: Sessions) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -12,13 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stress_team
 from kernel_harness import Array, LocalOp, random_weights, run_python
+from team_programs import WaitForFlag, chain, lowered
 
 from linnet.kernels.ir import i64, pointer, u32
 from linnet.kernels.isa import ISA, choose_isa
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import FloatLinear
-from linnet.kernels.op import ALL_ROWS, Op, OpKernel
+from linnet.kernels.op import ALL_ROWS, OpKernel
 from linnet.kernels.program import Lowered, Program
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rows import PickRows
@@ -47,38 +51,6 @@ class CountItems(LocalOp):
     def emit(self, k: OpKernel, **a: Any) -> None:
         for item in k.items():
             a["out"].at(item * 4).atomic_add(k.constant(u32, 1))
-
-
-@dataclass(frozen=True)
-class AddReversed(LocalOp):
-    """out[i] = x[n - 1 - i] + 1: what one thread makes, another one takes."""
-
-    parameters = {"x": pointer, "out": pointer, "n_items": i64, "rows": pointer}
-
-    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return sizes["n_items"], ALL_ROWS
-
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        for item in k.items():
-            before = a["x"].load(i64, (a["n_items"] - 1 - item) * 8)
-            a["out"].store(before + 1, item * 8)
-
-
-@dataclass(frozen=True)
-class WaitForFlag(LocalOp):
-    """Write 1 to out, then wait until `flag` is 1."""
-
-    parameters = {"out": pointer, "flag": pointer, "rows": pointer}
-
-    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return 1, ALL_ROWS
-
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        for _ in k.items():
-            a["out"].atomic_store(k.constant(u32, 1))
-            with k.loop() as loop:
-                loop.leave(a["flag"].atomic_load(u32).equals(1))
-                k.pause()
 
 
 @dataclass(frozen=True)
@@ -128,28 +100,9 @@ class NoteChunks(LocalOp):
 # ---- programs made of them -----------------------------------------------------------------------
 
 
-def lowered(library: Library, *steps: tuple[Op, dict[str, Any]]) -> Lowered:
-    """A program of ops with their arguments, for passes of one row."""
-    program = Program(1, 1)
-    program.state[:] = 1
-    for op, arguments in steps:
-        program.step("step", op, **arguments, rows=program.tokens)
-    return program.lower(library)
-
-
 def counting(library: Library, counts: Array, n_items: int, take: int = 3) -> Lowered:
     arguments = {"out": counts, "after": np.zeros(1), "n_items": n_items}
     return lowered(library, (CountItems(take), arguments))
-
-
-def chain(library: Library, length: int, n_items: int) -> tuple[Lowered, Array]:
-    """Steps that each need all that the last one made; `length` more in every number a pass."""
-    numbers = [np.zeros(n_items, np.int64) for _ in range(2)]
-    steps = [
-        (AddReversed(), {"x": numbers[i % 2], "out": numbers[(i + 1) % 2], "n_items": n_items})
-        for i in range(length)
-    ]
-    return lowered(library, *steps), numbers[length % 2]
 
 
 @pytest.fixture
@@ -527,3 +480,33 @@ def test_a_closed_team_says_so(
     team.close()
     with pytest.raises(RuntimeError, match="closed"):
         team.run(program)
+
+
+# ---- cores that come and go ----------------------------------------------------------------------
+
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+
+
+@needs_linux
+@pytest.mark.parametrize("around", ["nullcontext", "cores_come_and_go", "neighbours"])
+@pytest.mark.parametrize("n_threads", [1, 2, 4, 8])
+def test_thousands_of_barriers_whatever_else_runs(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int, around: str
+) -> None:
+    """It raises for a wrong number, and ends the process for a hang. A million of them are in
+    scripts/stress_team.py."""
+    surroundings = getattr(stress_team, around, contextlib.nullcontext)
+    assert stress_team.stress(best_library, team_of(n_threads), 3, surroundings) > 0
+
+
+@needs_linux
+def test_threads_without_a_core_of_their_own_sleep(
+    best_library: Library, team_of: Callable[[int], Team]
+) -> None:
+    """Eight on one core: seven that wait for a slow step, and all of them between passes. They
+    take a hundredth of a core each; one that spun would take all it can get."""
+    team = team_of(8)
+    with stress_team.on_one_core():
+        team.run(chain(best_library, length=3, n_items=16)[0])
+        assert stress_team.cpu_within_a_pass(best_library, team, 0.2) < 0.1
+        assert stress_team.cpu_of_an_idle_team(0.2) < 0.1
