@@ -225,6 +225,13 @@ class LLM:
         generation = self._generation(prompt, params)
         return (chunk for _, chunk in generate(self._session, [generation], progress))
 
+    def stop(self) -> None:
+        """End the generation under way, from any thread; whoever reads it gets Interrupted.
+
+        What begins later is not affected.
+        """
+        self._session.stop()
+
     def _generation(self, prompt: Prompt, params: SamplingParams | None) -> Generation:
         tokenizer = self.tokenizer
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)

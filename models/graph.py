@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import JoinColumns, PickColumns, PickRows
 from linnet.models.rope import Rope as Rotation
+from linnet.models.rope import RopeTable
 from linnet.models.weights import Floats, Matrix
 
 
@@ -52,8 +54,9 @@ class Graph:
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
         self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
         self._packed: dict[tuple[Buffer, Op, int], Buffer] = {}
-        self._rope_tables: dict[Rotation, Floats] = {}
+        self._rope_tables: dict[Rotation, RopeTable] = {}
         self._caches: dict[object, Cache] = {}
+        self.n_bytes = 0  # that caches, states and tables take once they are full
         self.shared: dict[object, Buffer] = {}  # what blocks far apart take, by who made it
 
     # -- rows in, rows out ----------------------------------------------------------------------
@@ -103,7 +106,8 @@ class Graph:
         """Rotate the first 2 * n_pairs columns of every head by position, in place."""
         if rope not in self._rope_tables:
             self._rope_tables[rope] = rope.table(self.n_ctx)
-        table = self._rope_tables[rope]
+            self.n_bytes += self._rope_tables[rope].data.nbytes
+        table = self._rope_tables[rope].data
         self.program.step(
             "rope", Rope(rope.adjacent),
             x=x, positions=self.program.positions, table=table,
@@ -111,10 +115,15 @@ class Graph:
         )  # fmt: skip
         return x
 
+    def reach(self, n_positions: int) -> None:
+        """Have what depends on positions ready for those below; before each pass of a program."""
+        for table in self._rope_tables.values():
+            table.reach(n_positions)
+
     def state(self, *shape: int) -> Floats:
         """Numbers (n_slots, *shape) that stay from pass to pass; zero at first."""
-        shape = self.n_slots, *shape
-        return aligned(math.prod(shape) * 4).view(np.float32).reshape(shape)
+        state: Floats = self._memory((self.n_slots, *shape), f32)
+        return state
 
     def cache(self, n_kv_heads: int, head_dim: int, owner: object = None) -> Cache:
         """Room for the keys and values of one layer; pages are taken as positions are filled.
@@ -129,11 +138,12 @@ class Graph:
     def _new_cache(self, n_kv_heads: int, head_dim: int) -> Cache:
         type = f32 if self.exact else f16
         shape = self.n_slots, n_kv_heads, self.n_ctx, head_dim
-        keys, values = (
-            aligned(math.prod(shape) * type.bytes).view(NUMPY_TYPES[type]).reshape(shape)
-            for shape in (keys_shape(*shape), shape)
-        )
-        return Cache(type, keys, values)
+        return Cache(type, self._memory(keys_shape(*shape), type), self._memory(shape, type))
+
+    def _memory(self, shape: tuple[int, ...], type: Type) -> Any:
+        array = aligned(math.prod(shape) * type.bytes).view(NUMPY_TYPES[type]).reshape(shape)
+        self.n_bytes += array.nbytes
+        return array
 
     def attend(
         self, q: Buffer, k: Buffer | None, v: Buffer | None, cache: Cache, *, scale: float,

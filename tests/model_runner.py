@@ -28,6 +28,7 @@ class Runner:
         self.program = Program(max_tokens=64, max_outputs=64)
         graph = Graph(self.program, n_ctx=64, n_slots=n_slots, exact=exact)
         self.logits = model.record(graph)
+        graph.reach(64)
         self.program.lay_out([self.logits])
         self.library, self.team = library, Team(library, n_threads)
         self._lowered: dict[int | None, Lowered] = {}

@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
 
+from linnet.engine.cli.interrupts import INTERRUPTED, in_order
+
 # One file a sub-command, imported when asked for; its docstring's first line is its help.
 COMMANDS = ("generate", "inspect", "tokenize", "quantize", "bench", "tune", "perplexity", "logits")
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
 
 
 class Command(Protocol):
@@ -35,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _open_output()
         arguments = _parser(argv).parse_args(argv)
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        with in_order():
+            status: int = arguments.run(arguments)
+            sys.stdout.flush()
     except SystemExit:  # argparse has shown the help or the version
         return 0
     except KeyboardInterrupt:
@@ -49,11 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"linnet: {_one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     return status
-
-
-def generate() -> int:
-    """The `generate` command: `linnet generate`."""
-    return main(["generate", *sys.argv[1:]])
 
 
 class _Parser(argparse.ArgumentParser):
