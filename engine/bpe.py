@@ -25,9 +25,15 @@ from linnet.engine.vocabulary import (
     byte_values,
     read_vocabulary,
 )
+from linnet.kernels.jit import check_room
 
 if TYPE_CHECKING:
     import tokenizers
+
+# More bytes than the library takes, which ends the process where the system grants it no more.
+ROOM: Final = 16 << 20
+ENTRY_ROOM: Final = 512  # for a token or a merge
+CHARACTER_ROOM: Final = 512  # for a character of a text
 
 Pair = tuple[str, ...]  # of two, once checked
 
@@ -89,6 +95,7 @@ class BytePairs:
         return ids
 
     def _merge(self, text: str) -> list[int]:
+        check_room(ROOM + CHARACTER_ROOM * len(text))
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -167,6 +174,7 @@ def _build(
             byte_fallback=not pre_tokenizer.is_byte_level,
         )
 
+    check_room(ROOM + ENTRY_ROOM * (len(ids) + len(merges)))
     pairs = [tuple(merge.split(" ")) for merge in merges]
     try:
         bpe = model(pairs)

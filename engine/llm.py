@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -233,6 +234,11 @@ class LLM:
         self._session.stop()
 
     def _generation(self, prompt: Prompt, params: SamplingParams | None) -> Generation:
+        if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes | bytearray):
+            found = reprlib.repr(prompt)
+            raise ValueError(f"prompt is {found}; it must be a text or a list of token ids")
+        if not isinstance(params, SamplingParams | None):
+            raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
         tokenizer = self.tokenizer
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return Generation(self._session, tokenizer, ids, params or SamplingParams())

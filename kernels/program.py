@@ -265,7 +265,9 @@ def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
     try:
         memory = mmap.mmap(-1, max(n_bytes, 1))
     except OSError as error:
-        raise MemoryError(f"the system does not grant {n_bytes / 1e9:.2f} GB of memory") from error
+        raise MemoryError(
+            f"the system does not grant {n_bytes / 1e9:.2f} GB of memory at once"
+        ) from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_NOHUGEPAGE)
