@@ -75,8 +75,14 @@ def forked(case: Callable[..., Any], *arguments: object) -> Any:
 
 
 def limits(case: Callable[[str], Any], step: int, n: int) -> list[Any]:
-    """What becomes of it with `n` limits of address space, each by `step` bytes higher."""
-    return [forked(_limited, i * step, case) for i in range(n)]
+    """What becomes of it with `n` limits of address space, each by `step` bytes higher.
+
+    And with one that is ample: between the two, what malloc sets aside for threads decides.
+    """
+    return [forked(_limited, n_bytes, case) for n_bytes in (*range(0, n * step, step), AMPLE)]
+
+
+AMPLE = 2 << 30
 
 
 def _limited(n_bytes: int, case: Callable[[str], Any]) -> Any:
@@ -183,7 +189,7 @@ class Failing:
         self.count += 1
         if self.count == self.n:
             self.where = f"{point[0].__name__}.{point[1]}"
-            raise error
+            raise type(error)(*error.args)  # not one that keeps the frames it passed through
 
 
 def attempts(*, every: int) -> dict[str, Any]:
@@ -210,6 +216,8 @@ def attempts(*, every: int) -> dict[str, Any]:
         assert generated(path) == expected, (n, failing.where)
         memory.append(private_bytes())
         n += every
-    quarter = max(1, len(memory) // 4)
-    medians = [float(np.median(part)) for part in (memory[:quarter], memory[-quarter:])]
+    quarter = max(1, len(memory) // 4)  # in the first two, what is kept for good is made
+    medians = [
+        float(np.median(part)) for part in (memory[-2 * quarter : -quarter], memory[-quarter:])
+    ]
     return {"n": n, "errors": errors, "grown": medians[1] - medians[0]}
