@@ -26,9 +26,15 @@ from linnet.engine.vocabulary import (
     byte_values,
     read_vocabulary,
 )
+from linnet.kernels.jit import check_room
 
 if TYPE_CHECKING:
     import tokenizers
+
+# More bytes than the library takes, which ends the process where the system grants it no more.
+ROOM: Final = 16 << 20
+ENTRY_ROOM: Final = 512  # for a token or a merge
+CHARACTER_ROOM: Final = 512  # for a character of a text
 
 Pair = tuple[str, ...]  # of two, once checked
 
@@ -90,6 +96,7 @@ class BytePairs:
         return ids
 
     def _merge(self, text: str) -> list[int]:
+        check_room(ROOM + CHARACTER_ROOM * len(text))
         with _panics_are_errors():
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
@@ -169,6 +176,7 @@ def _build(
             byte_fallback=not pre_tokenizer.is_byte_level,
         )
 
+    check_room(ROOM + ENTRY_ROOM * (len(ids) + len(merges)))
     pairs = [tuple(merge.split(" ")) for merge in merges]
     with _panics_are_errors():
         try:

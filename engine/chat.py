@@ -92,21 +92,27 @@ class ChatTemplate:
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
     ) -> str:
+        if not isinstance(messages, list | tuple):
+            found = reprlib.repr(messages)
+            raise ValueError(f"messages is {found}; it must be a list of dicts")
         for number, message in enumerate(messages):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 found = reprlib.repr(message)
                 raise ValueError(f"messages[{number}] is {found}; it must be a dict with a 'role'")
         vocabulary = self._tokenizer.vocabulary
         tokens = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
-        values = {
-            "raise_exception": _refuse,
-            "strftime_now": _now,
-            "add_generation_prompt": add_generation_prompt,
-            "tools": self._hidden(tools),
-            **{name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()},
-            **self._hidden(variables),
-            "messages": self._hidden(list(messages)),
-        }
+        try:
+            values = {
+                "raise_exception": _refuse,
+                "strftime_now": _now,
+                "add_generation_prompt": add_generation_prompt,
+                "tools": self._hidden(tools),
+                **{name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()},
+                **self._hidden(variables),
+                "messages": self._hidden(messages),
+            }
+        except RecursionError as error:
+            raise ValueError("messages or tools are nested too deeply") from error
         try:
             with deadline(SECONDS):
                 return self._template.render(values)

@@ -17,6 +17,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from linnet.engine.machine import available_memory, check_memory
+
+PART_BYTES: Final = 1 << 24  # read at a time
+
 
 class GGUFError(ValueError):
     """A file that cannot be used. Says which file, which byte, what is there and what may be."""
@@ -36,15 +40,17 @@ class Source:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise self.error("not a regular file")
+            self._mapped: Final = mapped and status.st_size > 0
             self._raw: Final = (
                 mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
-                if mapped and status.st_size
-                else _read_all(descriptor)
+                if self._mapped
+                else self._read_all(descriptor, status.st_size)
             )
         finally:
             os.close(descriptor)
         self.size: Final = len(self._raw)
-        self.data: Final = np.frombuffer(self._raw, np.uint8)  # (size,), read-only
+        view = memoryview(self._raw).toreadonly()
+        self.data: Final = np.frombuffer(view, np.uint8)  # (size,), read-only
 
     def error(self, what: str, at: int | None = None) -> GGUFError:
         """An error about this file and, if given, its byte `at`."""
@@ -53,8 +59,28 @@ class Source:
 
     def check_size(self) -> None:
         """Raise `GGUFError` if a mapped file has been cut short since it was opened."""
-        if isinstance(self._raw, mmap.mmap) and self._raw.size() < self.size:
+        if self._mapped and isinstance(self._raw, mmap.mmap) and self._raw.size() < self.size:
             raise self.error(f"cut from {self.size} bytes to {self._raw.size()} while in use")
+
+    def _read_all(self, descriptor: int, size: int) -> bytes | mmap.mmap:
+        """The file in memory of our own, read in parts, between which Ctrl-C is heard."""
+        if not size:
+            return b""
+        remedy = "mapping it, without --no-mmap (mmap=False), needs less"
+        check_memory(size, available_memory(), f"reading {self._path!r}", remedy)
+        try:
+            memory = mmap.mmap(-1, size)
+        except OSError as error:
+            raise MemoryError(f"reading {self._path!r}: {error}") from error
+        at = 0
+        with memoryview(memory) as view:
+            while at < size:
+                with view[at : at + PART_BYTES] as part:
+                    n_read = os.readv(descriptor, [part])
+                if not n_read:
+                    raise self.error(f"cut from {size} bytes to {at} while it was read")
+                at += n_read
+        return memory
 
     # ---- at the cursor, which moves on
 
@@ -160,11 +186,6 @@ class Source:
 def shown(name: str | bytes) -> str:
     """An untrusted name as messages show it: quoted, escaped, and not too long."""
     return f"{name[:80]!r}{'...' if len(name) > 80 else ''}"
-
-
-def _read_all(descriptor: int) -> bytes:
-    with open(descriptor, "rb", closefd=False) as file:
-        return file.read()
 
 
 def _text(raw: bytes) -> str | bytes:

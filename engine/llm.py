@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -236,7 +237,19 @@ class LLM:
         generation = self._generation(prompt, params)
         return (chunk for _, chunk in generate(self._session, [generation], progress))
 
+    def stop(self) -> None:
+        """End the generation under way, from any thread; whoever reads it gets Interrupted.
+
+        What begins later is not affected.
+        """
+        self._session.stop()
+
     def _generation(self, prompt: Prompt, params: SamplingParams | None) -> Generation:
+        if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes | bytearray):
+            found = reprlib.repr(prompt)
+            raise ValueError(f"prompt is {found}; it must be a text or a list of token ids")
+        if not isinstance(params, SamplingParams | None):
+            raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
         tokenizer = self.tokenizer
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return Generation(self._session, tokenizer, ids, params or self.sampling_params())

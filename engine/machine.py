@@ -31,6 +31,15 @@ def available_memory() -> int | None:
     return min(figures) if figures else None
 
 
+def check_memory(n_bytes: int, available: int | None, what: str, remedy: str) -> None:
+    """Raise MemoryError, with both figures and what to do, for more bytes than are available."""
+    if available is not None and n_bytes > available:
+        raise MemoryError(
+            f"{what} needs {n_bytes / 1e9:.2f} GB of memory, and {available / 1e9:.2f} GB are "
+            f"available; {remedy}"
+        )
+
+
 def peak_memory() -> int | None:
     """The most bytes this process has held in memory, mapped files included; None if unknown.
 

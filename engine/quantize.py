@@ -26,7 +26,7 @@ from tqdm import tqdm
 from linnet.engine.gguf import GGUFFile, Tensor
 from linnet.engine.gguf_metadata import U32
 from linnet.engine.gguf_writer import TensorEntry, Value, pack_header, padding
-from linnet.engine.machine import usable_threads
+from linnet.engine.machine import available_memory, check_memory, usable_threads
 from linnet.engine.mixes import MIXES, Mix, choose_types
 from linnet.kernels.quants import WEIGHT_TYPES, FloatType
 from linnet.kernels.quants.base import BATCH
@@ -154,7 +154,9 @@ def _packed(
     old, new = WEIGHT_TYPES[tensor.type.name], WEIGHT_TYPES[type_name]
     n_columns = tensor.shape[-1]
     rows = tensor.data.reshape(-1, old.row_bytes(n_columns))
-    packed = np.empty((len(rows), new.row_bytes(n_columns)), np.uint8)
+    shape = len(rows), new.row_bytes(n_columns)
+    check_memory(math.prod(shape), available_memory(), repr(tensor.name), "free some first")
+    packed = np.empty(shape, np.uint8)
     step = max(1, BATCH // n_columns)
 
     def quantize_part(first: int) -> int:

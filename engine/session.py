@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from linnet.engine.checks import whole
 from linnet.engine.interruptible import Interruptible
-from linnet.engine.machine import available_memory
+from linnet.engine.machine import available_memory, check_memory
 from linnet.engine.sequence import CachedSequence
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import MOST_FEW_ROWS
@@ -27,7 +28,7 @@ PROMPT_TOKENS = 512  # in one pass
 MOST_PROMPT_TOKENS = 16384
 MOST_SLOTS = MOST_FEW_ROWS  # so that one pass of the few-row kernels extends them all
 OUTPUTS = 32  # rows of logits one pass makes
-ROPE_BYTES = 24  # what making the table of rotations takes, for each number turned and position
+SLOW = 0.03  # seconds, for a pass that Ctrl-C should not have to wait for
 
 
 class ContextOverflow(ValueError):
@@ -51,7 +52,10 @@ class Session:
     One call at a time: a second one, from another thread, raises RuntimeError. So does any call
     once the session is closed, or in a process forked from the one that opened it.
 
-    A call that ends early, for Ctrl-C or `stop`, keeps the passes it has finished.
+    A call that ends early, for Ctrl-C or `stop`, keeps the passes it has finished. Both act within
+    a chunk of work: in prompts, and where tokens take long, a thread of its own leads the pass.
+
+    `n_bytes`: what caches, tables and buffers take once they are full.
     """
 
     def __init__(
@@ -69,20 +73,23 @@ class Session:
         config = model.config
         self.n_batch = min(n_batch, n_ctx)
         n_bytes = cache_bytes(model, n_ctx, n_slots=n_slots, n_batch=self.n_batch, exact=exact)
-        n_bytes += ROPE_BYTES * config.n_rot * n_ctx
-        times = f"{n_slots} times " if n_slots > 1 else ""
-        _check_memory(n_bytes, f"{times}a context of {n_ctx} tokens", "n_ctx (-c)")
+        what = f"{n_slots} times " if n_slots > 1 else ""
+        what += f"a context of {n_ctx} tokens"
+        _check_memory(n_bytes, what, "n_ctx (-c)")
         self.n_ctx, self.n_vocab = n_ctx, config.n_vocab
         self.library = library
         self._owner: object = None
         self._closed = False
-        self._stopping = False
+        self._stopping = self._slow = False
         self._process = os.getpid()
         self._busy = threading.RLock()  # not left locked to us where Ctrl-C comes between
         self.program = Program(max(self.n_batch, n_slots), max(n_outputs, n_slots))
-        graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_slots, exact=exact)
-        self._logits = model.hidden(graph) if hidden else model.record(graph)
-        self.sequences = [CachedSequence(graph.rings) for _ in range(n_slots)]
+        self._graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_slots, exact=exact)
+        self._logits = model.hidden(self._graph) if hidden else model.record(self._graph)
+        self.sequences = [CachedSequence(self._graph.rings) for _ in range(n_slots)]
+        what += f" in passes of {self.n_batch}"
+        self.n_bytes = self._graph.n_bytes + self.program.layout_bytes(keep=[self._logits])
+        _check_memory(self.n_bytes, what, "n_ctx (-c) or n_batch (-b)")
         self.program.lay_out(keep=[self._logits])
         self._lowered: dict[tuple[int | None, int | None], Lowered] = {}
         self.team = Team(library, n_threads)
@@ -107,7 +114,7 @@ class Session:
         with self.exclusively():
             self.check(ids)
             sequence = self._sequence(slot)
-            self._owner = owner
+            self._begin(owner)
             start = self.n_cached(ids, slot)
             sequence.truncate(start)
             if progress:
@@ -143,6 +150,8 @@ class Session:
         """
         with self.exclusively():
             self.check_owner(owner)
+            if self._stopping:
+                raise Interrupted("the generation was stopped")
             ids, n = list(tokens.values()), len(tokens)
             self._check_ids(ids)
             sequences = [self._sequence(slot) for slot in tokens]
@@ -151,7 +160,9 @@ class Session:
                 raise ContextOverflow(self.n_ctx + 1, self.n_ctx)
             lowered = self._set(ids, list(tokens), ends, outputs=range(n), lowered=(n, n))
             with self._pass_over(sequences, 1):
-                self.team.run(lowered)
+                started = time.perf_counter()
+                self._run(lowered, interruptible=self._slow)
+                self._slow = time.perf_counter() - started > SLOW
             for sequence, token_id in zip(sequences, ids, strict=True):
                 sequence.ids.append(int(token_id))
             logits: Floats = self._logits.data[:n]
@@ -181,7 +192,7 @@ class Session:
         """
         with self.exclusively():
             self.check(ids)
-            self._owner = None
+            self._begin(None)
             self.sequences[0].truncate(0)
             for start in range(0, first, self.n_batch):
                 part = ids[start : min(start + self.n_batch, first)]
@@ -194,7 +205,11 @@ class Session:
                 yield rows
 
     def stop(self) -> None:
-        """End the call that is under way, from any thread; there it raises Interrupted."""
+        """End the call that is under way, from any thread; there it raises Interrupted.
+
+        Where none is, the next token of the sequences' owner is refused in the same way. Sequences
+        that begin later are not affected.
+        """
         self._stopping = True
         self.team.stop()
 
@@ -234,8 +249,10 @@ class Session:
             if self._closed:
                 raise RuntimeError("this session is closed")
             self._long.settle()
-            self._stopping = False
             yield
+        except Interrupted:
+            self._stopping = False
+            raise
         finally:
             self._busy.release()
 
@@ -272,9 +289,21 @@ class Session:
         positions = range(first, first + len(ids))
         lowered = self._set(ids, slot, positions, outputs=outputs, lowered=(None, n_outputs))
         with self._pass_over([sequence], len(ids)):
-            self._long.run(lambda: self.team.run(lowered), lambda: self._stopping)
+            self._run(lowered, interruptible=True)
         sequence.ids.extend(int(token_id) for token_id in ids)
         sequence.n_from_prompts = len(sequence.ids)
+
+    def _begin(self, owner: object) -> None:
+        """From now on, sequences are this owner's; a stop was meant for those before."""
+        if owner is None or owner is not self._owner:
+            self._owner, self._stopping = owner, False
+
+    def _run(self, lowered: Lowered, *, interruptible: bool) -> None:
+        """A pass, led by this thread or, so that Ctrl-C is heard meanwhile, by another."""
+        if interruptible:
+            self._long.run(lambda: self.team.run(lowered), lambda: self._stopping)
+        else:
+            self.team.run(lowered)
 
     @contextmanager
     def _pass_over(self, sequences: Sequence[CachedSequence], n: int) -> Iterator[None]:
@@ -294,6 +323,7 @@ class Session:
     ) -> Lowered:  # fmt: skip
         """Fill in what the next pass works on; returns the program lowered for it."""
         program, n = self.program, len(ids)
+        self._graph.reach(max(positions) + 1)
         if lowered not in self._lowered:
             n_tokens, n_outputs = lowered
             self._lowered[lowered] = program.lower(
@@ -324,9 +354,4 @@ def slots_that_fit(model: Model, n_ctx: int, *, n_batch: int, exact: bool) -> in
 
 
 def _check_memory(n_bytes: int, what: str, smaller: str) -> None:
-    available = available_memory()
-    if available is not None and n_bytes > available:
-        raise MemoryError(
-            f"{what} needs {n_bytes / 1e9:.2f} GB of memory, and {available / 1e9:.2f} GB are "
-            f"available; a smaller {smaller} needs less"
-        )
+    check_memory(n_bytes, available_memory(), what, f"a smaller {smaller} needs less")

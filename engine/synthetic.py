@@ -7,6 +7,7 @@ of 0.02, so that activations stay finite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from linnet.engine.gguf import Tensor
 from linnet.engine.gguf_types import GGML_TYPES
+from linnet.engine.machine import available_memory, check_memory
 from linnet.engine.mixes import MIXES, choose_types
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 
@@ -166,6 +168,12 @@ class SyntheticModel:
         shapes = dict(shape.tensors())
         self.tensors = {name: _tensor(name, "F32", dims) for name, dims in shapes.items()}
         types = choose_types(cast(Any, self), mix)
+        n_bytes = sum(
+            math.prod(dims[:-1]) * WEIGHT_TYPES[types[name]].row_bytes(dims[-1])
+            for name, dims in shapes.items()
+        )
+        remedy = "a smaller shape or type needs less"
+        check_memory(n_bytes, available_memory(), self.name, remedy)
         self.tensors = {
             name: _tensor(name, types[name], dims, _weights(random, name, types[name], dims))
             for name, dims in shapes.items()

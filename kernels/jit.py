@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import mmap
 import os
 import struct
 import sys
@@ -30,6 +31,7 @@ import llvmlite.binding as llvm
 if TYPE_CHECKING:
     from linnet.kernels.isa import ISA
 
+ROOM = 64 << 20  # more bytes than LLVM takes for a kernel
 ALLOWED_SYMBOLS = frozenset({"memset", "memcpy", "memmove"})
 
 
@@ -64,6 +66,7 @@ class Library:
         self.n_compiled = 0
         self._addresses: dict[str, int] = {}
         self._lock = threading.Lock()
+        check_room(ROOM)
         self._objects = ObjectCache.from_environment()
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -72,10 +75,12 @@ class Library:
         self._engine = llvm.create_mcjit_compiler(self._parse(""), self._target_machine())
 
     def address(self, source: Source) -> int:
-        """Where the compiled function lies; from any thread. Raises CompileError."""
+        """Where the compiled function lies; from any thread. Raises CompileError and
+        MemoryError."""
         symbol = source.symbol
         with self._lock:
             if symbol not in self._addresses:
+                check_room(ROOM)
                 key = self._key(symbol)
                 code = self._objects.read(key)
                 if code is None:
@@ -174,6 +179,15 @@ class ObjectCache:
             except BaseException:  # Ctrl-C, too, leaves nothing half written
                 os.unlink(name)
                 raise
+
+
+def check_room(n_bytes: int) -> None:
+    """Raise MemoryError unless the system would grant so many bytes: to be asked on behalf of code
+    that ends the process where memory runs out."""
+    try:
+        mmap.mmap(-1, n_bytes).close()
+    except OSError as error:
+        raise MemoryError(f"the system does not grant {n_bytes >> 20} MiB of memory") from error
 
 
 def undefined_symbols(code: bytes) -> set[str]:

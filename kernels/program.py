@@ -139,8 +139,25 @@ class Program:
             raise TypeError(f"{name}: takes {sorted(parameters)}, given {sorted(arguments)}")
         self.steps.append(Step(name, op, arguments))
 
+    def layout_bytes(self, keep: Sequence[Buffer]) -> int:
+        """What `lay_out` will allocate."""
+        places, _ = self._places(keep)
+        return max((end for _, end in places.values()), default=0)
+
     def lay_out(self, keep: Sequence[Buffer]) -> None:
         """Give every buffer its memory; `keep`: those that must still hold after the last step."""
+        places, heirs = self._places(keep)
+        arena = aligned(max((end for _, end in places.values()), default=0))
+        for buffer in (*places, *heirs):
+            start, _ = places[heirs.get(buffer, buffer)]
+            shape = buffer.shape(self._most(buffer.rows))
+            view = arena[start : start + self._n_bytes(buffer)]
+            buffer.array = view.view(buffer.dtype).reshape(shape)
+
+    def _places(
+        self, keep: Sequence[Buffer]
+    ) -> tuple[dict[Buffer, tuple[int, int]], dict[Buffer, Buffer]]:
+        """Where buffers start and end in the memory they share, and heirs, in others' places."""
         lives: dict[Buffer, list[int]] = {}
         for i, step in enumerate(self.steps):
             for argument in step.arguments.values():
@@ -160,12 +177,7 @@ class Program:
                 if meet and start < other_end and other_start < start + size:
                     start = other_end
             places[buffer] = start, start + size
-        arena = aligned(max((end for _, end in places.values()), default=0))
-        for buffer in lives:
-            start, _ = places[heirs.get(buffer, buffer)]
-            shape = buffer.shape(self._most(buffer.rows))
-            view = arena[start : start + self._n_bytes(buffer)]
-            buffer.array = view.view(buffer.dtype).reshape(shape)
+        return places, heirs
 
     def _heirs(self, lives: dict[Buffer, list[int]]) -> dict[Buffer, Buffer]:
         """Buffers written where one was read for the last time, and whose memory they take over."""
@@ -247,9 +259,15 @@ class Program:
 def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
     """Zeroed memory that starts on a page; pages are taken from the system when touched.
 
-    Small pages: a huge one would be taken whole where a cache has only begun to fill.
+    Small pages: a huge one would be taken whole where a cache has only begun to fill. Raises
+    MemoryError.
     """
-    memory = mmap.mmap(-1, max(n_bytes, 1))
+    try:
+        memory = mmap.mmap(-1, max(n_bytes, 1))
+    except OSError as error:
+        raise MemoryError(
+            f"the system does not grant {n_bytes / 1e9:.2f} GB of memory at once"
+        ) from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_NOHUGEPAGE)

@@ -79,8 +79,9 @@ class Rope(Op):
 
 
 def rope_table(
-    n_positions: int, inverse_frequencies: npt.NDArray[np.float64]
+    n_positions: int, inverse_frequencies: npt.NDArray[np.float64], first: int = 0
 ) -> npt.NDArray[np.float32]:
-    """(n_positions, 2, n_pairs): cosines and sines of position times each frequency."""
-    angles = np.arange(n_positions)[:, None] * inverse_frequencies
+    """(n_positions, 2, n_pairs): cosines and sines of position times each frequency, from the
+    position `first` on."""
+    angles = np.arange(first, first + n_positions)[:, None] * inverse_frequencies
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)

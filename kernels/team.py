@@ -81,9 +81,13 @@ class Team:
             )
             for thread, bell in enumerate(self._bells, start=1)
         ]
-        for thread in self._threads:
-            thread.start()
         self._finalizer = weakref.finalize(self, _close, self._bells, self._closed)
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # the system has no more threads: those that run end by themselves
+            self._finalizer()
+            raise
 
     def run(self, program: Lowered) -> None:
         """Run every step once. Raises Interrupted if stopped on the way, RuntimeError if closed."""
@@ -109,7 +113,7 @@ class Team:
             raise Interrupted("the pass was stopped")
 
     def stop(self) -> None:
-        """End the pass under way where its next step would wait for others; from any thread."""
+        """End the pass under way: no chunk of work begins any more. From any thread."""
         self._memory[STOP // 8] = 1
 
     def close(self) -> None:
@@ -235,11 +239,13 @@ def emit_work(k: Kernel, team: Pointer, thread: Value, *, patience: int) -> None
 def emit_chunk(
     k: Kernel, team: Pointer, thread: Value, step: Value, first: Value, last: Value
 ) -> None:
-    """Work on items of a step; whoever completes all that was opened goes on, or obeys a stop."""
+    """Work on items of a step, unless told to stop; whoever completes all that was opened goes on,
+    or ends the pass."""
     record = team.load_pointer(STEPS).at(step * (8 * RECORD_WORDS))
     scratch = team.load_pointer(SCRATCH).at(thread * team.load(i64, SCRATCH_BYTES))
     function = record.load_pointer(FUNCTION)
-    k.call(function, record.load_pointer(ARGUMENTS), first, last, scratch)
+    with k.when(team.atomic_load(u64, STOP).equals(0)):
+        k.call(function, record.load_pointer(ARGUMENTS), first, last, scratch)
     n_items = (last - first).to(u64)
     done = team.atomic_add(n_items, DONE) + n_items
     with k.when(done.equals(team.atomic_load(u64, OPENED))):

@@ -1,7 +1,29 @@
-"""`python -m linnet`."""
+"""`python -m linnet`, and where the commands `linnet` and `generate` begin."""
 
+import contextlib
+import os
 import sys
 
-from linnet.engine.cli.main import main
+from linnet.engine.cli import interrupts
 
-sys.exit(main())
+
+def main(*command: str) -> None:
+    """Run `linnet COMMAND ARGUMENTS` and end the process; Ctrl-C is quiet from here on."""
+    interrupts.arm()
+    from linnet.engine.cli.main import main
+
+    status = main([*command, *sys.argv[1:]])
+    if status == interrupts.INTERRUPTED:  # with nothing left to do that Ctrl-C could disturb
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def generate() -> None:
+    """The `generate` command: `linnet generate`."""
+    main("generate")
+
+
+if __name__ == "__main__":
+    main()

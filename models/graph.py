@@ -30,6 +30,7 @@ from linnet.kernels.rope import Rope
 from linnet.kernels.rows import JoinColumns, PickColumns, PickRows
 from linnet.models.cache import STATE, Cache, Ring
 from linnet.models.rope import Rope as Rotation
+from linnet.models.rope import RopeTable
 from linnet.models.weights import Floats, Matrix
 
 
@@ -44,10 +45,10 @@ class Graph:
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
         self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
         self._packed: dict[tuple[Buffer, Op, int], Buffer] = {}
-        self._rope_tables: dict[Rotation, Floats] = {}
+        self._rope_tables: dict[Rotation, RopeTable] = {}
         self._caches: dict[object, Cache] = {}
         self.rings: set[Ring] = set()
-        self.cache_bytes = 0
+        self.cache_bytes = 0  # that keys, values and states take once they are full
         self.shared: dict[object, Buffer] = {}  # what blocks far apart take, by who made it
 
     # -- rows in, rows out ----------------------------------------------------------------------
@@ -97,13 +98,24 @@ class Graph:
         """Rotate the first 2 * n_pairs columns of every head by position, in place."""
         if rope not in self._rope_tables:
             self._rope_tables[rope] = self._rope_table(rope)
-        table = self._rope_tables[rope]
+        table = self._rope_tables[rope].data
         self.program.step(
             "rope", Rope(rope.adjacent),
             x=x, positions=self.program.positions, table=table,
             n_heads=x.width // head_dim, head_dim=head_dim, n_pairs=table.shape[2],
         )  # fmt: skip
         return x
+
+    @property
+    def n_bytes(self) -> int:
+        """What caches, states and tables take once they are full."""
+        tables = (table.data.nbytes for table in self._rope_tables.values())
+        return self.cache_bytes + sum(tables)
+
+    def reach(self, n_positions: int) -> None:
+        """Have what depends on positions ready for those below; before each pass of a program."""
+        for table in self._rope_tables.values():
+            table.reach(n_positions)
 
     def state(self, *shape: int) -> Floats:
         """Numbers (n_slots, *shape) that stay from pass to pass; zero at first."""
@@ -137,7 +149,7 @@ class Graph:
         self.cache_bytes += n_bytes
         return aligned(n_bytes).view(NUMPY_TYPES[type]).reshape(shape)
 
-    def _rope_table(self, rope: Rotation) -> Floats:
+    def _rope_table(self, rope: Rotation) -> RopeTable:
         return rope.table(self.n_ctx)
 
     def attend(
@@ -271,5 +283,5 @@ class Measure(Graph):
         self.cache_bytes += math.prod(shape) * type.bytes
         return np.broadcast_to(np.zeros((), NUMPY_TYPES[type]), shape)
 
-    def _rope_table(self, rope: Rotation) -> Floats:
-        return np.broadcast_to(np.float32(0), (self.n_ctx, 2, rope.frequencies.size))
+    def _rope_table(self, rope: Rotation) -> RopeTable:
+        return rope.table(1)

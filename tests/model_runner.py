@@ -29,6 +29,7 @@ class Runner:
         self.program = Program(max_tokens=n_batch, max_outputs=n_batch)
         graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_slots, exact=exact)
         self.logits = model.record(graph)
+        graph.reach(64)
         self.program.lay_out([self.logits])
         self.library, self.team = library, Team(library, n_threads)
         self._lowered: dict[int | None, Lowered] = {}

@@ -131,7 +131,7 @@ def test_too_long_a_context_is_an_error_before_any_work(
     runner_of: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("linnet.engine.bench.runner.available_memory", lambda: KV_BYTES * 99)
-    with pytest.raises(MemoryError, match=r"2 x 50 positions need .* GB for keys"):
+    with pytest.raises(MemoryError, match=r"2 x 50 positions, \d+ a pass, needs .*\(-b\)"):
         runner_of(n_ctx=50, n_parallel=2)
 
 

@@ -266,7 +266,7 @@ def test_with_little_memory_fewer_go_on_together(
     expected = [facts(output) for output in shared.generate(prompts, how)]
     one = cache_bytes(shared.model, TINY.n_ctx, n_slots=1, n_batch=PROMPT_TOKENS, exact=False)
     monkeypatch.setattr("linnet.engine.session.available_memory", lambda: 7 * one)
-    with LLM(path) as llm:
+    with LLM(path, n_batch=16) as llm:  # whose buffers are small
         assert llm._session.n_slots == 3
         assert [facts(output) for output in llm.generate(prompts, how)] == expected
 

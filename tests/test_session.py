@@ -23,7 +23,6 @@ from linnet.engine.gguf import GGUFFile
 from linnet.engine.session import (
     MOST_SLOTS,
     PROMPT_TOKENS,
-    ROPE_BYTES,
     ContextOverflow,
     Session,
     cache_bytes,
@@ -297,13 +296,16 @@ def test_memory_is_asked_for_as_many_caches_as_there_are_slots(
     steps = [step for step in open_session().program.steps if "keys" in step.arguments]
     caches = [step.arguments[name] for step in steps for name in ("keys", "values")]
     assert one == sum(cache.nbytes for cache in caches if isinstance(cache, np.ndarray))
-    available = 4 * one + ROPE_BYTES * model.config.n_rot * N_CTX
+    assert open_session(n_slots=3).n_bytes - open_session(n_slots=1).n_bytes == 2 * one
+    available = open_session(n_slots=4).n_bytes
     monkeypatch.setattr("linnet.engine.session.available_memory", lambda: available)
     open_session(n_slots=3)
-    with pytest.raises(MemoryError, match=f"5 times a context of {N_CTX} tokens needs"):
+    passes = f"a context of {N_CTX} tokens in passes of {N_CTX} needs"
+    with pytest.raises(MemoryError, match=f"5 times {passes}"):
         open_session(n_slots=5)
-    with pytest.raises(MemoryError, match="3 times"):
+    with pytest.raises(MemoryError, match=f"3 times {passes}"):
         open_session(n_slots=3, exact=True)
+    monkeypatch.setattr("linnet.engine.session.available_memory", lambda: 4 * one)
     fits = [slots_that_fit(model, n, **sizes) for n in (1, N_CTX, 100 * N_CTX)]
     assert fits == [MOST_SLOTS, 2, 1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from linnet.engine.bench.work import cache_bytes, seen
-from linnet.engine.machine import available_memory
+from linnet.engine.machine import available_memory, check_memory
 from linnet.engine.roofline import read_bandwidth, weights_read
 from linnet.kernels.attention import Attend
 from linnet.kernels.jit import Library
@@ -33,12 +33,12 @@ class Runner:
         self.program = Program(max(self.n_batch, n_parallel), n_parallel)
         graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_parallel, exact=exact)
         self.logits = model.record(graph)
-        available, needed = available_memory(), graph.cache_bytes
-        if available is not None and needed > available:
-            raise MemoryError(
-                f"{n_parallel} x {n_ctx} positions need {needed / 1e9:.1f} GB for keys and values; "
-                f"{available / 1e9:.1f} GB are available"
-            )
+        needed = graph.n_bytes + self.program.layout_bytes(keep=[self.logits])
+        check_memory(
+            needed, available_memory(), f"{n_parallel} x {n_ctx} positions, {self.n_batch} a pass,",
+            "fewer (-p, -n, -d, -npl) or smaller passes (-b) need less",
+        )  # fmt: skip
+        graph.reach(n_ctx)
         self.program.lay_out(keep=[self.logits])
         self.team = Team(library, n_threads)
         self._lowered: dict[tuple[int | None, int], Lowered] = {}

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
 
+from linnet.engine.cli.interrupts import INTERRUPTED, in_order
 from linnet.engine.cli.terminal import one_line
 
 # One file a sub-command, imported when asked for; its docstring's first line is its help.
 COMMANDS = (
     "generate", "chat", "inspect", "tokenize", "quantize", "bench", "tune", "perplexity", "logits",
 )  # fmt: skip
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
 
 
 class Command(Protocol):
@@ -40,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _open_output()
         arguments = _parser(argv).parse_args(argv)
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        with in_order():
+            status: int = arguments.run(arguments)
+            sys.stdout.flush()
     except SystemExit:  # argparse has shown the help or the version
         return 0
     except KeyboardInterrupt:
@@ -50,15 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our text has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+    except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
         print(f"linnet: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     return status
-
-
-def generate() -> int:
-    """The `generate` command: `linnet generate`."""
-    return main(["generate", *sys.argv[1:]])
 
 
 class _Parser(argparse.ArgumentParser):
