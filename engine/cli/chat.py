@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from linnet.engine.cli.conversation import Conversation
+from linnet.engine.cli.interrupts import in_order
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import (
     add_chatting,
@@ -64,19 +65,20 @@ def at_terminal(chat: Chat) -> None:
         note(f"{llm.path.name!r}, a context of {llm.n_ctx} tokens; /help lists the commands")
     interrupted = typing = False
     while True:
-        try:  # as much as can be is in here, since Ctrl-C may come twice
-            if interrupted:
-                interrupted = False
-                if typing:
-                    note("\n(Ctrl-D or /exit leaves)")
-            typing = True
-            line = keyboard.line("> ")
-            while line.endswith("\\"):
-                line = f"{line[:-1]}\n{keyboard.line('. ')}"
-            typing = False
-            keyboard.remember(line)
-            if not chat.take(line):
-                return
+        try:
+            with in_order():  # every turn has a first Ctrl-C of its own
+                if interrupted:
+                    interrupted = False
+                    if typing:
+                        note("\n(Ctrl-D or /exit leaves)")
+                typing = True
+                line = keyboard.line("> ")
+                while line.endswith("\\"):
+                    line = f"{line[:-1]}\n{keyboard.line('. ')}"
+                typing = False
+                keyboard.remember(line)
+                if not chat.take(line):
+                    return
         except KeyboardInterrupt:
             interrupted = True
         except EOFError:
