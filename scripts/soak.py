@@ -157,7 +157,8 @@ ACTIONS = {
 def figures() -> Figures:
     gc.collect()
     rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    private = sum(int(line.split()[1]) << 10 for line in rollup if line.startswith("Private_"))
+    (anonymous,) = (line for line in rollup if line.startswith("Anonymous:"))  # no mapped files
+    private = int(anonymous.split()[1]) << 10
     folders = {"descriptors": "/proc/self/fd", "threads": "/proc/self/task"}
     return {"private": private, **{n: len(os.listdir(folder)) for n, folder in folders.items()}}
 

@@ -27,7 +27,7 @@ def run_forks(code: str, *arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return TinyLlama(type="Q4_K").write(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    return TinyLlama(type="Q4_K", n_layers=1).write(tmp_path_factory.mktemp("model") / "tiny.gguf")
 
 
 # ---- memory --------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def check_limits(found: Sequence[Any]) -> None:
 
 @pytest.mark.parametrize(
     ("cache", "step", "n"),
-    [("1", 3_000_000, 60), ("0", 19_000_000, 12)],
+    [("1", 5_000_000, 60), ("0", 40_000_000, 10)],
     ids=["cached", "compiled"],
 )
 def test_any_limit_of_address_space_ends_in_success_or_an_error(
@@ -79,8 +79,7 @@ def test_whatever_fails_nothing_is_left_and_the_next_try_succeeds(
 ) -> None:
     """Memory, files and threads, refused at the n-th call for every n until there is none."""
     monkeypatch.setenv("LINNET_CACHE", cache)
-    found = run_forks(f"print(json.dumps(attempts(every={1 if cache == '1' else 9})))", path)
+    found = run_forks(f"print(json.dumps(attempts(every={1 if cache == '1' else 40})))", path)
     assert found["n"] > 50
     assert len(found["errors"]) >= 5, found
-    if cache == "1":  # LLVM keeps some 0.3 MB for each kernel compiled
-        assert found["grown"] < 2 << 20
+    assert found["grown"] < 2 << 20

