@@ -8,6 +8,16 @@ from dataclasses import dataclass, field
 from linnet.models.cache import Ring
 
 
+class ContextOverflow(ValueError):
+    """More tokens than the context holds; raised before anything is computed."""
+
+    def __init__(self, n_tokens: int, n_ctx: int) -> None:
+        super().__init__(
+            f"{n_tokens} tokens do not fit the context of {n_ctx}: give a larger n_ctx (-c)"
+        )
+        self.n_tokens, self.n_ctx = n_tokens, n_ctx
+
+
 @dataclass(slots=True)
 class CachedSequence:
     """The tokens whose keys and values are in a slot, in order from position 0.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from linnet.engine.checks import whole
 from linnet.engine.interruptible import Interruptible
 from linnet.engine.machine import available_memory, check_memory
-from linnet.engine.sequence import CachedSequence
+from linnet.engine.sequence import CachedSequence, ContextOverflow
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import MOST_FEW_ROWS
 from linnet.kernels.program import Lowered, Program
@@ -29,16 +29,6 @@ MOST_PROMPT_TOKENS = 16384
 MOST_SLOTS = MOST_FEW_ROWS  # so that one pass of the few-row kernels extends them all
 OUTPUTS = 32  # rows of logits one pass makes
 SLOW = 0.03  # seconds, for a pass that Ctrl-C should not have to wait for
-
-
-class ContextOverflow(ValueError):
-    """More tokens than the context holds; raised before anything is computed."""
-
-    def __init__(self, n_tokens: int, n_ctx: int) -> None:
-        super().__init__(
-            f"{n_tokens} tokens do not fit the context of {n_ctx}: give a larger n_ctx (-c)"
-        )
-        self.n_tokens, self.n_ctx = n_tokens, n_ctx
 
 
 class Session:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from linnet.engine.llm import LLM as LLM
     from linnet.engine.sampling import NonFiniteLogits as NonFiniteLogits
     from linnet.engine.sampling_params import SamplingParams as SamplingParams
-    from linnet.engine.session import ContextOverflow as ContextOverflow
+    from linnet.engine.sequence import ContextOverflow as ContextOverflow
     from linnet.engine.template_sandbox import TemplateError as TemplateError
     from linnet.engine.tokenizer import Tokenizer as Tokenizer
     from linnet.engine.tokenizer import TokenizerError as TokenizerError
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "LLM": "engine.llm",
     "Chunk": "engine.generation",
-    "ContextOverflow": "engine.session",
+    "ContextOverflow": "engine.sequence",
     "GGUFError": "engine.gguf",
     "ISAError": "kernels.isa",
     "Interrupted": "kernels.team",

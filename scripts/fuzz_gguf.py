@@ -44,7 +44,7 @@ from linnet import LLM, SamplingParams  # noqa: E402
 from linnet.engine.chat import KEY, ChatTemplate  # noqa: E402
 from linnet.engine.gguf import GGUFError, GGUFFile  # noqa: E402
 from linnet.engine.sampling import NonFiniteLogits  # noqa: E402
-from linnet.engine.session import ContextOverflow  # noqa: E402
+from linnet.engine.sequence import ContextOverflow  # noqa: E402
 from linnet.engine.template_sandbox import TemplateError  # noqa: E402
 from linnet.engine.tokenizer import Tokenizer, TokenizerError  # noqa: E402
 from linnet.models import ModelError, load_model  # noqa: E402

@@ -26,7 +26,8 @@ from linnet.engine.cli.options import (
 )
 from linnet.engine.cli.terminal import one_line, write
 from linnet.engine.generation import Chunk
-from linnet.engine.session import ContextOverflow, Progress
+from linnet.engine.sequence import ContextOverflow
+from linnet.engine.session import Progress
 
 MOST_BYTES = 1 << 24  # of a line from a pipe
 
