@@ -81,5 +81,5 @@ def test_whatever_fails_nothing_is_left_and_the_next_try_succeeds(
     monkeypatch.setenv("LINNET_CACHE", cache)
     found = run_forks(f"print(json.dumps(attempts(every={1 if cache == '1' else 40})))", path)
     assert found["n"] > 50
-    assert len(found["errors"]) >= 5, found
+    assert len(found["errors"]) >= (5 if cache == "1" else 2), found
     assert found["grown"] < 2 << 20
