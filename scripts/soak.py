@@ -205,6 +205,8 @@ def main() -> None:
     samples, counts = run(models, arguments.seconds, rng)
     print(f"{counts.total()} requests: {', '.join(f'{n} {name}' for name, n in counts.items())}")
     print(f"{sum(len(model.answers) for model in models)} answers, always the same")
+    tenths = [samples[i * len(samples) // 10] for i in range(10)]
+    print("private, in MB:", *(f"{sample['private'] / 1e6:.2f}" for sample in tenths))
     leaks = list(grown(samples))
     for model in models:
         model.llm.close()

@@ -541,6 +541,84 @@ def test_ctrl_c_while_it_imports_is_quiet_too(path: str, tmp_path: Path) -> None
     assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
+@pytest.mark.parametrize("n", [0, 1, 2, 5, 20])
+def test_ctrl_c_is_quiet_from_our_first_import_on(path: str, tmp_path: Path, n: int) -> None:
+    """It comes with the n-th module that is imported once Ctrl-C is ours, and with all later."""
+    (tmp_path / "sitecustomize.py").write_text(f"""if True:
+        import os, signal, sys
+        class Finder:
+            n = 0
+            def find_spec(self, *_):
+                if "linnet.engine.cli.main" in sys.modules:
+                    self.n += 1
+                    if self.n > {n}:
+                        os.kill(os.getpid(), signal.SIGINT)
+        sys.meta_path.insert(0, Finder())
+        """)
+    with_it = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with linnet_process("generate", "-m", path, PROMPT, PYTHONPATH=with_it) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, b"", b"\n")
+
+
+@pytest.mark.parametrize("instead", ["pass", "raise ImportError('initialization failed')"])
+def test_ctrl_c_is_not_lost_in_a_module_that_drops_it(
+    path: str, tmp_path: Path, instead: str
+) -> None:
+    """As modules in C do at times while they are imported, or make another error of it."""
+    (tmp_path / "sitecustomize.py").write_text(f"""if True:
+        import os, signal, sys
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "sentencepiece":
+                    try:
+                        os.kill(os.getpid(), signal.SIGINT)
+                    except KeyboardInterrupt:
+                        {instead}
+        sys.meta_path.insert(0, Finder())
+        """)
+    with_it = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with linnet_process("generate", "-m", path, *LONG, PROMPT, PYTHONPATH=with_it) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"\n")
+
+
+def test_a_second_ctrl_c_ends_it_whatever_the_first_has_come_to(path: str, tmp_path: Path) -> None:
+    """Here to a close that never returns."""
+    (tmp_path / "sitecustomize.py").write_text("""if True:
+        import time
+        def close(self):
+            print("closing", flush=True)
+            while True:
+                time.sleep(60)
+        import linnet.engine.llm
+        linnet.engine.llm.LLM.close = close
+        """)
+    with_it = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with linnet_process("generate", "-m", path, *LONG, PROMPT, PYTHONPATH=with_it) as process:
+        process.stdout.read(40)
+        process.send_signal(signal.SIGINT)
+        while b"closing" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, b"\n")
+
+
+def test_a_command_that_ignores_ctrl_c_goes_on(path: str, expected: str) -> None:
+    """As one behind nohup, or in the background of a script, does."""
+    argv = [sys.executable, "-m", "linnet", "generate", "-m", path, "-t2", "--temp=0", "-n9", "-q"]
+    with subprocess.Popen(
+        [*argv, PROMPT], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    ) as process:  # fmt: skip
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        assert process.stdout is not None
+        assert (process.returncode, process.stdout.read().decode()) == (0, expected)
+
+
 def test_a_reader_that_has_enough_ends_it(path: str) -> None:
     with linnet_process("generate", "-m", path, *LONG, PROMPT) as process:
         assert process.stdout.read(10) == PROMPT[:10].encode()

@@ -231,6 +231,36 @@ def test_logits_that_do_not_fit_are_refused_with_figures(
         assert llm.logits([BOS] * 99).tobytes() == expected[:99].tobytes()
 
 
+def test_buffers_that_do_not_fit_are_refused_with_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A larger pass needs more than a smaller one, for the same context."""
+    path = TINY.write(tmp_path / "tiny.gguf")
+    with LLM(path, n_batch=16, n_ctx=4096) as llm:
+        session = llm.session()
+        session.close()
+        available = 2 * session.n_bytes
+    monkeypatch.setattr("linnet.engine.session.available_memory", lambda: available)
+    with LLM(path, n_batch=16, n_ctx=4096):
+        pass
+    with pytest.raises(MemoryError, match=r"4096 tokens in passes of 4096 needs .*n_batch \(-b\)"):
+        LLM(path, n_batch=4096, n_ctx=4096)
+
+
+def test_a_file_that_does_not_fit_is_refused_unless_it_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = TINY.write(tmp_path / "tiny.gguf")
+    n_bytes = path.stat().st_size
+    monkeypatch.setattr("linnet.engine.gguf_source.PART_BYTES", 1000)
+    for available, fits in ((n_bytes - 1, False), (n_bytes, True)):
+        monkeypatch.setattr("linnet.engine.gguf_source.available_memory", lambda n=available: n)
+        assert main(["generate", "-m", str(path), "-n1", "-q", "x"]) == 0
+        assert main(["generate", "-m", str(path), "-n1", "-q", "--no-mmap", "x"]) == 2 * (not fits)
+    assert "needs 0.00 GB of memory" in (refused := capsys.readouterr().err)
+    assert "without --no-mmap" in refused
+
+
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="needs /proc")
 def test_the_peak_is_the_most_that_was_held() -> None:
     code = """if True:

@@ -170,6 +170,21 @@ def test_the_size_of_a_pass_changes_no_bit(open_session: Sessions, n_batch: int)
     assert session.all_logits(ids).tobytes() == expected.all_logits(ids).tobytes()
 
 
+def test_tables_are_filled_as_positions_are_reached(
+    open_session: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = ids_of(90)
+    whole = open_session(n_batch=16)
+    expected = continued(whole, ids)
+    monkeypatch.setattr("linnet.models.rope.POSITIONS", 7)
+    session = open_session(n_batch=16)
+    assert continued(session, ids) == expected
+    (table,), (filled,) = (s._graph._rope_tables.values() for s in (session, whole))
+    assert filled.data.any(axis=(1, 2)).all()
+    assert table.data[:94].tobytes() == filled.data[:94].tobytes()
+    open_session(n_ctx=1 << 20)  # takes no longer for all that it could hold
+
+
 def test_not_a_number_is_forgotten_with_its_token(tmp_path: Path, best_library: Library) -> None:
     tiny = TinyLlama(type="Q4_K", n_layers=2)
     tensors = tiny.tensors()

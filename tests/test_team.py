@@ -54,6 +54,26 @@ class CountItems(LocalOp):
 
 
 @dataclass(frozen=True)
+class CountAndWait(LocalOp):
+    """out[item] += 1, then wait until `flag` is 1; an item at a time."""
+
+    parameters = {"out": pointer, "flag": pointer, "n_items": i64, "rows": pointer}
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return sizes["n_items"], ALL_ROWS
+
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 1, 1
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        for item in k.items():
+            a["out"].at(item * 4).atomic_add(k.constant(u32, 1))
+            with k.loop() as loop:
+                loop.leave(a["flag"].atomic_load(u32).equals(1))
+                k.pause()
+
+
+@dataclass(frozen=True)
 class FillScratch(LocalOp):
     """out[item] = how many words of the scratch memory hold what was just put there."""
 
@@ -365,6 +385,34 @@ def test_stop_ends_the_pass_at_its_next_barrier(
     stopper.join()
     assert not counts.any()
     team.run(program)  # the flag is set; nothing is left of the request to stop
+    assert (counts == 1).all()
+
+
+@each_size
+def test_stop_leaves_what_no_thread_has_taken(
+    best_library: Library, team_of: Callable[[int], Team], n_threads: int
+) -> None:
+    """Of a step that is under way, however long it is."""
+    counts, flag = np.zeros(1000, np.uint32), np.zeros(1, np.uint32)
+    program = lowered(
+        best_library, (CountAndWait(), {"out": counts, "flag": flag, "n_items": 1000})
+    )
+    team = team_of(n_threads)
+
+    def stop_once_it_has_begun() -> None:
+        while not counts.any():
+            time.sleep(0.001)
+        team.stop()
+        flag[0] = 1
+
+    stopper = threading.Thread(target=stop_once_it_has_begun, daemon=True)
+    stopper.start()
+    with pytest.raises(Interrupted):
+        team.run(program)
+    stopper.join()
+    assert 1 <= counts.sum() <= n_threads
+    counts[:] = 0
+    team.run(program)
     assert (counts == 1).all()
 
 

@@ -31,6 +31,13 @@ def arm() -> None:
         signal.signal(signal.SIGINT, end_at_once)
 
 
+def check() -> None:
+    """Within `in_order`: raise KeyboardInterrupt anew where one has been lost, as in the import of
+    a module in C, which may drop any error of what it looks for."""
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        raise KeyboardInterrupt
+
+
 @contextmanager
 def in_order() -> Iterator[None]:
     """Have the first Ctrl-C within raise KeyboardInterrupt, and a second one end the process.
@@ -44,5 +51,8 @@ def in_order() -> Iterator[None]:
     signal.signal(signal.SIGINT, end_in_order)
     try:
         yield
+    except Exception:
+        check()  # else what has come of Ctrl-C in a module that makes another error of it
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
