@@ -359,6 +359,22 @@ def test_a_step_of_no_rows_does_nothing(
 # ---- stopping ------------------------------------------------------------------------------------
 
 
+def check_stopped(team: Team, program: Lowered, began: Array, flag: Array) -> None:
+    """A stop ends the pass of a program that writes into `began` and then waits for `flag`."""
+
+    def stop_once_it_has_begun() -> None:
+        while not began.any():
+            time.sleep(0.001)
+        team.stop()
+        flag[0] = 1
+
+    stopper = threading.Thread(target=stop_once_it_has_begun, daemon=True)
+    stopper.start()
+    with pytest.raises(Interrupted):
+        team.run(program)
+    stopper.join()
+
+
 @each_size
 def test_stop_ends_the_pass_at_its_next_barrier(
     best_library: Library, team_of: Callable[[int], Team], n_threads: int
@@ -372,17 +388,7 @@ def test_stop_ends_the_pass_at_its_next_barrier(
     )
     team = team_of(n_threads)
 
-    def stop_once_it_has_begun() -> None:
-        while not began[0]:
-            time.sleep(0.001)
-        team.stop()
-        flag[0] = 1
-
-    stopper = threading.Thread(target=stop_once_it_has_begun, daemon=True)
-    stopper.start()
-    with pytest.raises(Interrupted):
-        team.run(program)
-    stopper.join()
+    check_stopped(team, program, began, flag)
     assert not counts.any()
     team.run(program)  # the flag is set; nothing is left of the request to stop
     assert (counts == 1).all()
@@ -399,17 +405,7 @@ def test_stop_leaves_what_no_thread_has_taken(
     )
     team = team_of(n_threads)
 
-    def stop_once_it_has_begun() -> None:
-        while not counts.any():
-            time.sleep(0.001)
-        team.stop()
-        flag[0] = 1
-
-    stopper = threading.Thread(target=stop_once_it_has_begun, daemon=True)
-    stopper.start()
-    with pytest.raises(Interrupted):
-        team.run(program)
-    stopper.join()
+    check_stopped(team, program, counts, flag)
     assert 1 <= counts.sum() <= n_threads
     counts[:] = 0
     team.run(program)
