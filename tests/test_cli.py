@@ -488,11 +488,13 @@ LONG = ["-n", "16000", "-c", "16384", "--ignore-eos", "--temp", "0"]
 
 
 @contextmanager
-def linnet_process(*argv: str, stdout: Any = subprocess.PIPE, **env: str) -> Iterator[Any]:
+def linnet_process(
+    *argv: str, stdin: Any = subprocess.DEVNULL, stdout: Any = subprocess.PIPE, **env: str
+) -> Iterator[Any]:
     """`python -m linnet ARGUMENTS`, started; ended if it is still there at the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "linnet", *argv],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
@@ -561,9 +563,10 @@ def test_ctrl_c_is_quiet_from_our_first_import_on(path: str, tmp_path: Path, n: 
     assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
+@pytest.mark.parametrize("command", ["generate", "chat"])
 @pytest.mark.parametrize("instead", ["pass", "raise ImportError('initialization failed')"])
 def test_ctrl_c_is_not_lost_in_a_module_that_drops_it(
-    path: str, tmp_path: Path, instead: str
+    path: str, tmp_path: Path, instead: str, command: str
 ) -> None:
     """As modules in C do at times while they are imported, or make another error of it."""
     (tmp_path / "sitecustomize.py").write_text(f"""if True:
@@ -577,10 +580,13 @@ def test_ctrl_c_is_not_lost_in_a_module_that_drops_it(
                         {instead}
         sys.meta_path.insert(0, Finder())
         """)
+    (tmp_path / "template").write_text("{{ messages[-1].content }}")
+    asks = {"generate": [PROMPT], "chat": ["--chat-template-file", str(tmp_path / "template")]}
+    argv = [command, "-m", path, *LONG, *asks[command]]
     with_it = os.pathsep.join([str(tmp_path), str(ROOT)])
-    with linnet_process("generate", "-m", path, *LONG, PROMPT, PYTHONPATH=with_it) as process:
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"\n")
+    with linnet_process(*argv, stdin=subprocess.PIPE, PYTHONPATH=with_it) as process:
+        _, err = process.communicate(PROMPT.encode(), timeout=60)
+    assert (process.returncode, err.strip(b"\n")) == (130, b"")
 
 
 def test_a_second_ctrl_c_ends_it_whatever_the_first_has_come_to(path: str, tmp_path: Path) -> None:

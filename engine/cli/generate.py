@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from linnet.engine.cli import interrupts
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import (
     add_chatting,
@@ -69,7 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
         last = Chunk("")
         for last in _shown(llm, str(given.get("prompt", "")), stream, quiet=arguments.quiet):
             write(last.text)
-            interrupts.check()
         print(flush=True)
         if not arguments.quiet and last.stats:
             print(_closing_line(llm, last.stats), file=sys.stderr)

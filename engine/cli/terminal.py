@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 import sys
 
+from linnet.engine.cli import interrupts
+
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tabs and line feeds
 
 
 def write(text: str) -> None:
-    """To stdout, at once; a terminal is shown escape sequences and not given them to obey."""
+    """To stdout, at once; a terminal is shown escape sequences and not given them to obey.
+
+    Raises KeyboardInterrupt anew where one has been lost on the way here.
+    """
     print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
+    interrupts.check()
 
 
 def visible(text: str) -> str:
