@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import f32, i64, pointer
+from linnet.kernels.ir import Value, f32, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.matvec import Accumulators
 from linnet.kernels.op import Op, OpKernel
@@ -37,7 +37,7 @@ class RmsNorm(Op):
             for size, i in k.strips(width, sizes):
                 strip = x.load(f32[size], i * 4)
                 total.add(strip, strip)
-            scale = 1.0 / k.square_root(total.sum() / width.to(f32) + a["eps"])
+            scale = _one_over_root(k, total.sum() / width.to(f32), a["eps"])
             for size, i in k.strips(width, sizes):
                 normal = x.load(f32[size], i * 4) * scale
                 out.store(normal * a["weight"].load(f32[size], i * 4), i * 4)
@@ -88,7 +88,7 @@ class LayerNorm(Op):
             for size, i in k.strips(width, sizes):
                 strip = x.load(f32[size], i * 4) - mean
                 squares.add(strip, strip)
-            scale = 1.0 / k.square_root(squares.sum() / width.to(f32) + a["eps"])
+            scale = _one_over_root(k, squares.sum() / width.to(f32), a["eps"])
             for size, i in k.strips(width, sizes):
                 normal = (x.load(f32[size], i * 4) - mean) * scale
                 scaled = normal * weight.load(f32[size], i * 4)
@@ -101,3 +101,9 @@ class LayerNorm(Op):
         normal = normal / np.sqrt(x.var(axis=-1, keepdims=True) + a["eps"])
         weight, bias = (a[name].reshape(shape[1:]) for name in ("weight", "bias"))
         a["out"][...] = (normal * weight + bias).reshape(a["out"].shape)
+
+
+def _one_over_root(k: OpKernel, mean: Value, eps: Value) -> Value:
+    """1 / sqrt(mean + eps); NaN for a mean of squares that has left the range of f32, of which
+    1 / inf would make zeros that nobody would notice."""
+    return 1.0 / k.square_root(mean + eps) + (mean - mean)

@@ -496,6 +496,17 @@ def test_rms_norm_of_heads(library: Library) -> None:
     assert np.allclose(squares, 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("op", [RmsNorm(), LayerNorm()], ids=["rms", "layer"])
+def test_squares_beyond_the_range_of_f32_are_no_zeros(library: Library, op: Op) -> None:
+    x, out = np.float32([[1, -1] * 40, [1e20, -1e20] * 40, [np.inf, 1] * 40]), unwritten(3, 80)
+    arguments: dict[str, Any] = {"x": x, "weight": np.ones(80, np.float32), "width": 80, "eps": 0.0}
+    if op == LayerNorm():
+        arguments |= {"bias": np.zeros(80, np.float32), "n_weights": 1}
+    run(library, op, 3, **arguments, out=out)
+    assert np.array_equal(out[0], x[0])
+    assert np.isnan(out[1:]).all()
+
+
 @pytest.mark.parametrize("adjacent", [True, False], ids=["adjacent", "halves"])
 @pytest.mark.parametrize(
     ("head_dim", "n_pairs"), [(64, 32), (128, 64), (80, 40), (80, 16), (64, 10), (6, 1), (13, 5)]
