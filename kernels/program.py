@@ -222,7 +222,7 @@ class Program:
                 self.state.ctypes.data + 8 * step.rows, barrier,
                 *op.chunk(library.isa, **step.sizes()),
             )  # fmt: skip
-            scratch_bytes = max(scratch_bytes, op.scratch_bytes(library.isa, self.max_tokens))
+            scratch_bytes = max(scratch_bytes, op.scratch_bytes(library.isa, self._most(step.rows)))
             slots.append(dict(zip(op.parameters, arguments.reshape(-1, 1), strict=True)))
         scratch_bytes = -(-scratch_bytes // ALIGNMENT) * ALIGNMENT
         return Lowered(records, self.steps, slots, scratch_bytes, owned)

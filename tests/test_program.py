@@ -353,6 +353,20 @@ def test_one_program_serves_passes_of_every_size(best_library: Library) -> None:
         team.close()
 
 
+def test_scratch_is_for_as_many_rows_as_a_step_may_have(best_library: Library) -> None:
+    """Here there are more outputs than tokens."""
+    q8 = WEIGHT_TYPES["Q8_0"]
+    program = Program(max_tokens=1, max_outputs=300)
+    x = program.buffer("x", packed_bytes(256), rows=Rows.OUTPUTS, dtype=np.uint8)
+    out = program.buffer("out", 64, rows=Rows.OUTPUTS)
+    weights = np.zeros((64, q8.row_bytes(256)), np.uint8)
+    program.step("product", Linear(q8), weights=weights, x=x, out=out, n_columns=256, n_out=64)
+    program.lay_out([x, out])
+    isa = best_library.isa
+    needed = Linear(q8).lowered(None, isa).scratch_bytes(isa, 300)
+    assert program.lower(best_library).scratch_bytes >= needed > 0
+
+
 def test_a_lowered_program_owns_all_it_points_at(best_library: Library) -> None:
     small = Small.record()
     lowered = small.program.lower(best_library)
