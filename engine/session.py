@@ -69,7 +69,7 @@ class Session:
         self.n_ctx, self.n_vocab = n_ctx, config.n_vocab
         self.library = library
         self._owner: object = None
-        self._closed = False
+        self._closed = self._in_use = False
         self._stopping = self._slow = False
         self._process = os.getpid()
         self._busy = threading.RLock()  # not left locked to us where Ctrl-C comes between
@@ -163,16 +163,15 @@ class Session:
 
         Raises what `check` raises, Interrupted, and MemoryError.
         """
-        with self.exclusively():
-            self.check(ids)
-            n_bytes = len(ids) * self._logits.width * 4
-            _check_memory(n_bytes, f"logits of {len(ids)} tokens", "number of tokens")
-            logits = np.empty((len(ids), self._logits.width), np.float32)
-            done = 0
-            for rows in self.each_logits(ids):
-                logits[done : done + len(rows)] = rows
-                done += len(rows)
-            return logits
+        self.check(ids)
+        n_bytes = len(ids) * self._logits.width * 4
+        _check_memory(n_bytes, f"logits of {len(ids)} tokens", "number of tokens")
+        logits = np.empty((len(ids), self._logits.width), np.float32)
+        done = 0
+        for rows in self.each_logits(ids):
+            logits[done : done + len(rows)] = rows
+            done += len(rows)
+        return logits
 
     def each_logits(self, ids: Sequence[int], *, first: int = 0) -> Iterator[Floats]:
         """The same from position `first` on, in parts (n, n_vocab): views until the next part.
@@ -230,19 +229,28 @@ class Session:
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Keep other threads from session and team meanwhile. Raises RuntimeError."""
+        """Keep all others from session and team meanwhile: other threads, and what is called back.
+
+        Raises RuntimeError.
+        """
         if self._process != os.getpid():
             raise RuntimeError("this session was opened before the process forked; open one here")
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this session is in use by another thread; open one for each")
         try:
+            if self._in_use:
+                raise RuntimeError("this session is amid a call; open one for what is called back")
             if self._closed:
                 raise RuntimeError("this session is closed")
-            self._long.settle()
-            yield
-        except Interrupted:
-            self._stopping = False
-            raise
+            self._in_use = True
+            try:
+                self._long.settle()
+                yield
+            except Interrupted:
+                self._stopping = False
+                raise
+            finally:
+                self._in_use = False
         finally:
             self._busy.release()
 
@@ -274,8 +282,6 @@ class Session:
         sequence = self.sequences[slot]
         if self._stopping:
             raise Interrupted("the prompt was stopped")
-        if len(sequence.ids) != first:  # `progress` has called us
-            raise RuntimeError("a later call has begun another sequence in this session")
         positions = range(first, first + len(ids))
         lowered = self._set(ids, slot, positions, outputs=outputs, lowered=(None, n_outputs))
         with self._pass_over([sequence], len(ids)):

@@ -358,11 +358,32 @@ def test_a_prompt_ends_between_passes_where_progress_says_so(open_session: Sessi
     assert continued(session, ids) == expected
 
 
-def test_progress_cannot_begin_another_prompt_unnoticed(open_session: Sessions) -> None:
+def test_a_session_amid_a_call_takes_no_other(open_session: Sessions) -> None:
+    """What `progress` asks for, or the reader of `each_logits`, is refused and changes nothing."""
     session, ids = open_session(n_batch=16), ids_of(50)
-    with pytest.raises(RuntimeError, match="another sequence"):
-        session.prompt(ids, progress=lambda *_: session.prompt([1, 2]))
-    assert session.ids == [1, 2]
+    other = ids_of(16, seed=1)  # as long as what is done when it comes
+    expected, rows = session.prompt(ids).copy(), session.all_logits(ids)
+    calls = (
+        lambda: session.prompt(other), lambda: session.extend(1), lambda: session.all_logits(other),
+        session.reset,
+    )  # fmt: skip
+
+    def refuse_all(*_: object) -> None:
+        for call in calls:
+            with pytest.raises(RuntimeError, match="amid a call"):
+                call()
+
+    session.reset()
+    assert np.array_equal(session.prompt(ids, progress=refuse_all), expected)
+    parts = []
+    for part in session.each_logits(ids):
+        parts.append(part.copy())
+        refuse_all()
+    assert np.array_equal(np.concatenate(parts), rows)
+    assert session.ids == ids
+    with pytest.raises(RuntimeError, match="amid a call"):
+        session.prompt(other, progress=lambda *_: session.prompt(ids))
+    assert np.array_equal(session.prompt(ids), expected)
 
 
 class EndlessPass:
