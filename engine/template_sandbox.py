@@ -67,9 +67,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             extensions=["jinja2.ext.loopcontrols", GenerationBlock],
         )
         own = {"join": _join, "replace": _replace, "indent": _indent, "tojson": _to_json}
-        self.filters = {name: FILTERS[name] for name in _FILTERS} | own | {"string": _written}
+        ours = {"string": _written, "bounded": bounded}  # filters, as templates cannot replace them
+        self.filters = {name: FILTERS[name] for name in _FILTERS} | own | ours
         self.globals.pop("lipsum")
-        self.globals["bounded"] = bounded
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Bounding().visit(super()._parse(source, name, filename))
@@ -117,20 +117,19 @@ class _Bounding(NodeTransformer):
     """Sends through `bounded` what the sandbox does not see: literals of values, and "~"."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        first, *rest = (self._filtered(self.visit(part)) for part in node.nodes)
+        first, *rest = (self._through("string", self.visit(part)) for part in node.nodes)
         for part in rest:
             first = nodes.Add(first, part, lineno=node.lineno)
         return first
 
-    def _filtered(self, node: nodes.Expr) -> nodes.Expr:
-        return nodes.Filter(node, "string", [], [], None, None, lineno=node.lineno)
+    def _through(self, name: str, node: nodes.Expr) -> nodes.Expr:
+        return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
     def _bounded(self, node: nodes.Expr) -> nodes.Expr:
         self.generic_visit(node)
         if getattr(node, "ctx", "load") != "load":
             return node
-        name = nodes.Name("bounded", "load", lineno=node.lineno)
-        return nodes.Call(name, [node], [], None, None, lineno=node.lineno)
+        return self._through("bounded", node)
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
         if isinstance(node.arg, nodes.Slice):

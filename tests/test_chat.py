@@ -93,6 +93,7 @@ def test_tools_are_written_as_json_with_their_characters() -> None:
         ("{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(1) + m(2) }}", "<1><2>"),
         ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "a1"),
         ("{% set a, b = 1, 2 %}{{ a }}{{ b }}", "12"),
+        ("{% set bounded, string = 1, 2 %}{{ [1, bounded] }}{{ 'a' ~ string }}", "[1, 1]a2"),
         ("{{ 'a</think>b'.split('</think>')[-1].lstrip('\n') }}", "b"),
         ("{{ messages[::-1][0].role }}{{ messages | length }}", "user1"),
         ("{{ missing }}{{ missing is defined }}", "False"),
@@ -208,6 +209,8 @@ def test_bos_stands_in_front_once() -> None:
          "{% endfor %}{{ n.x | tojson }}", "more than 4194304"),
         ("{% set n = namespace(x='ab') %}{% for i in range(40) %}"
          "{% set n.x = dict(a=n.x, b=n.x) %}{% endfor %}{{ n.x }}", "more than 4194304"),
+        ("{% macro bounded(x) %}{% endmacro %}{% set n = namespace(x='ab') %}"
+         "{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% endfor %}", "more than 4194304"),
         ("{% set x = 'a' * 10000 %}{{ x | replace('a', x) }}", "more than 4194304"),
         ("{% set x = 'a' * 10000 %}{{ x.replace('a', x) }}", "more than 4194304"),
         ("{% set x = 'a' * 10000 %}{{ range(10000) | join(x) }}", "more than 4194304"),
