@@ -67,10 +67,10 @@ class Rows:
         k = self.k
         for row, token, head in self._each():
             source = q.at((heads + token * stride + head) * self.row)
-            for i in range(0, self.head_dim, self.lanes):
-                part = source.load(f32[self.lanes], 4 * i) * scale
-                self.q.store(part, row * self.row + 4 * i)
-                self.sums.store(k.constant(part.type, 0), row * self.row + 4 * i)
+            for i in k.range(self.head_dim, step=self.lanes, name="column"):
+                part = source.load(f32[self.lanes], i * 4) * scale
+                self.q.store(part, row * self.row + i * 4)
+                self.sums.store(k.constant(part.type, 0), row * self.row + i * 4)
             sink = sinks.load(f32, head * 4)
             self.largest.store(k.maximum(k.constant(f32, LOWEST), sink), row * 4)
             one = k.constant(f32[LANES], [1, *[0] * (LANES - 1)])
@@ -141,18 +141,14 @@ class Rows:
         at_once = min(head_vectors, max(1, 2 * k.isa.query_rows // self.block))
         for first, n in self._blocks():
             weights, sums = self.scores.at(first * (4 * RUN)), self.sums.at(first * self.row)
-            for start in range(0, head_vectors, at_once):
-                columns = [i * self.lanes for i in range(start, min(start + at_once, head_vectors))]
+            for start, n_vectors in self._column_runs(at_once):
+                columns = [start + i * self.lanes for i in range(n_vectors)]
                 totals = []
                 for row in range(n):
                     shrink = self.shrink.load(f32, (first + row) * 4)
+                    places = [c * 4 + row * self.row for c in columns]
                     totals.append(
-                        [
-                            k.cell(
-                                sums.load(f32[self.lanes], row * self.row + 4 * c) * shrink, "sum"
-                            )
-                            for c in columns
-                        ]
+                        [k.cell(sums.load(f32[self.lanes], at) * shrink, "sum") for at in places]
                     )
                 for position in k.range(seen[1], seen[0], name="value"):
                     for i, column in enumerate(columns):
@@ -164,7 +160,16 @@ class Rows:
                             total.set(k.fma(part, weight.splat(self.lanes), total.get()))
                 for row in range(n):
                     for i, column in enumerate(columns):
-                        sums.store(totals[row][i].get(), row * self.row + 4 * column)
+                        sums.store(totals[row][i].get(), column * 4 + row * self.row)
+
+    def _column_runs(self, at_once: int) -> Iterator[tuple[Value, int]]:
+        """(first column, number of vectors): as many whole runs as there are, then what is left."""
+        n = self.head_dim // self.lanes
+        whole = n // at_once * at_once
+        for vector in self.k.range(whole, step=at_once, name="columns"):
+            yield vector * self.lanes, at_once
+        if n > whole:
+            yield self.k.constant(i64, whole * self.lanes), n - whole
 
     def finish(self, out: Pointer, heads: Value, stride: Value) -> Value:
         """out = sums / total; returns whether all of it is finite."""
@@ -172,9 +177,9 @@ class Rows:
         for row, token, head in self._each():
             target = out.at((heads + token * stride + head) * self.row)
             scale = 1.0 / self.total.load(f32[LANES], row * (4 * LANES)).sum()
-            for i in range(0, self.head_dim, self.lanes):
-                part = self.sums.load(f32[self.lanes], row * self.row + 4 * i)
+            for i in self.k.range(self.head_dim, step=self.lanes, name="column"):
+                part = self.sums.load(f32[self.lanes], row * self.row + i * 4)
                 mean = part * scale
-                target.store(mean, 4 * i)
+                target.store(mean, i * 4)
                 nothing.set(nothing.get() + (mean - mean))
         return nothing.get().sum().equals(0.0)
