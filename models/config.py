@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linnet.kernels.experts import MOST_EXPERTS
 from linnet.models.errors import ModelError
 
 MAX_LAYERS = 1024
 MAX_HEADS = 1024
 MAX_WIDTH = 1 << 20
+MAX_HEAD_DIM = 1024  # kernels of states are compiled for the whole of a head
 MAX_CONTEXT = 1 << 24
-MAX_EXPERTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +48,17 @@ class Config:
         heads = max(keys.each("attention.head_count", 0, MAX_HEADS, n_layers=n_layers))
         if not heads:
             raise keys.error("attention.head_count", heads, "at least 1")
-        kv_heads = max(
+        kv_heads = set(
             keys.each("attention.head_count_kv", 0, MAX_HEADS, n_layers=n_layers, default=heads)
-        )
-        if not kv_heads or heads % kv_heads:
-            raise keys.error("attention.head_count_kv", kv_heads, f"a divisor of {heads} heads")
+        ) - {0}  # of layers without attention
+        for n in kv_heads or {0}:
+            if not n or heads % n:
+                raise keys.error("attention.head_count_kv", n, f"a divisor of {heads} heads")
         n_embd = keys.integer("embedding_length", 1, MAX_WIDTH)
         if not keys.has("attention.key_length") and n_embd % heads:
             raise keys.error("embedding_length", n_embd, f"a multiple of {heads} heads")
-        head_dim = keys.integer("attention.key_length", 1, MAX_WIDTH, default=n_embd // heads)
-        value_dim = keys.integer("attention.value_length", 1, MAX_WIDTH, default=head_dim)
+        head_dim = keys.integer("attention.key_length", 1, MAX_HEAD_DIM, default=n_embd // heads)
+        value_dim = keys.integer("attention.value_length", 1, MAX_HEAD_DIM, default=head_dim)
         if value_dim != head_dim and not latent:
             raise keys.error("attention.value_length", value_dim, f"the key length, {head_dim}")
         n_rot = keys.integer("rope.dimension_count", 2, head_dim, default=head_dim)
@@ -65,7 +67,7 @@ class Config:
         stated_vocab = keys.integer("vocab_size", 1, MAX_CONTEXT, default=n_vocab)
         if stated_vocab != n_vocab:
             raise keys.error("vocab_size", stated_vocab, f"{n_vocab}, as token_embd.weight")
-        has_experts = keys.integer("expert_count", 0, MAX_EXPERTS, default=0) > 0
+        has_experts = keys.integer("expert_count", 0, MOST_EXPERTS, default=0) > 0
         fewest = 0 if has_experts else 1
         return cls(
             architecture=keys.architecture,
@@ -73,7 +75,7 @@ class Config:
             n_embd=n_embd,
             n_ff=max(keys.each("feed_forward_length", fewest, MAX_WIDTH, n_layers=n_layers)),
             n_heads=heads,
-            n_kv_heads=kv_heads,
+            n_kv_heads=max(kv_heads),
             head_dim=head_dim,
             n_rot=n_rot,
             n_ctx_train=keys.integer("context_length", 1, MAX_CONTEXT),

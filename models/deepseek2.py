@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from linnet.models.blocks import Block, FeedForward, RmsNorm
-from linnet.models.config import MAX_LAYERS, MAX_WIDTH
+from linnet.models.config import MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH
 from linnet.models.experts import Experts, gating, with_shared
 from linnet.models.latent_attention import LatentAttention
 from linnet.models.rope import Rope, attention_factor
@@ -25,11 +25,11 @@ class DeepSeek2(Transformer):
         if groups > 1:
             raise keys.error("expert_group_count", groups, "at most 1: groups are not known here")
         self.n_dense = keys.integer("leading_dense_block_count", 0, MAX_LAYERS, default=0)
-        self.n_latent = keys.integer("attention.kv_lora_rank", 1, MAX_WIDTH)
+        self.n_latent = keys.integer("attention.kv_lora_rank", 1, MAX_HEAD_DIM)
         self.n_bottleneck = keys.integer("attention.q_lora_rank", 0, MAX_WIDTH, default=0)
         self.n_rot = self.config.n_rot
-        self.head_dim = keys.integer("attention.key_length_mla", self.n_rot + 1, MAX_WIDTH)
-        self.n_values = keys.integer("attention.value_length_mla", 1, MAX_WIDTH)
+        self.head_dim = keys.integer("attention.key_length_mla", self.n_rot + 1, MAX_HEAD_DIM)
+        self.n_values = keys.integer("attention.value_length_mla", 1, MAX_HEAD_DIM)
         # Files hold a tenth of what YaRN's factor for scores multiplies.
         multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, default=0.0) / 0.1
         factor = keys.factor("rope.scaling.factor")

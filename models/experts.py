@@ -11,6 +11,7 @@ import numpy.typing as npt
 from linnet.kernels.elementwise import Elementwise
 from linnet.kernels.expert_linear import ExpertLinear
 from linnet.kernels.experts import (
+    MOST_EXPERTS,
     GroupByExpert,
     PerExpert,
     SumExperts,
@@ -24,7 +25,7 @@ from linnet.models.blocks import (
     GatedBySigmoid,
     Parallel,
 )
-from linnet.models.config import MAX_EXPERTS, MAX_WIDTH, Config, Keys
+from linnet.models.config import MAX_WIDTH, Config, Keys
 from linnet.models.graph import Graph
 from linnet.models.weights import Floats, Matrix, Stack, Weights
 
@@ -97,7 +98,7 @@ class Experts:
     ) -> Experts:  # fmt: skip
         """`scaled`: whether the architecture knows of scales here; `n_ff`: an expert's width where
         the file does not say: the model's for 0."""
-        n_experts = keys.integer("expert_count", 1, MAX_EXPERTS)
+        n_experts = keys.integer("expert_count", 1, MOST_EXPERTS)
         n_used = keys.integer("expert_used_count", 1, n_experts)
         key, n_embd = "expert_feed_forward_length", config.n_embd
         n_ff = keys.integer(key, 0, MAX_WIDTH, default=0) or n_ff or config.n_ff

@@ -12,7 +12,7 @@ from linnet.kernels.elementwise import GeluMultiply
 from linnet.kernels.program import Buffer
 from linnet.models.attention import Attention
 from linnet.models.blocks import Block, Chain, FeedForward, Parallel, Residual, RmsNorm, Scaled
-from linnet.models.config import MAX_HEADS, MAX_WIDTH
+from linnet.models.config import MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH
 from linnet.models.errors import ModelError
 from linnet.models.experts import Experts
 from linnet.models.gemma3 import Gemma3
@@ -67,8 +67,10 @@ class Gemma4(Gemma3):
         self.local = keys.each(pattern, 0, 1, n_layers=n_layers)
         self.n_kv_heads = keys.each("attention.head_count_kv", 1, MAX_HEADS, n_layers=n_layers)
         self.n_ff = keys.each("feed_forward_length", 1, MAX_WIDTH, n_layers=n_layers)
-        self.local_dim = keys.integer("attention.key_length_swa", 2, MAX_WIDTH)
-        value_dim = keys.integer("attention.value_length_swa", 2, MAX_WIDTH, default=self.local_dim)
+        self.local_dim = keys.integer("attention.key_length_swa", 2, MAX_HEAD_DIM)
+        value_dim = keys.integer(
+            "attention.value_length_swa", 2, MAX_HEAD_DIM, default=self.local_dim
+        )
         if value_dim != self.local_dim:
             raise keys.error("attention.value_length_swa", value_dim, f"{self.local_dim}, as keys")
         self.n_with_keys = n_layers - keys.integer(

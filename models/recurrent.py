@@ -10,7 +10,7 @@ import numpy as np
 from linnet.kernels.elementwise import Multiply, Sigmoid, Silu, SiluMultiply
 from linnet.kernels.program import Buffer
 from linnet.kernels.recurrent import Decay, DeltaNet, ShortConvolution
-from linnet.models.config import MAX_HEADS, MAX_WIDTH, Config, Keys
+from linnet.models.config import MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH, Config, Keys
 from linnet.models.graph import Graph
 from linnet.models.weights import Floats, Matrix, Weights
 
@@ -63,7 +63,7 @@ class GatedDeltaNet:
 
     @classmethod
     def load(cls, w: Weights, config: Config, keys: Keys) -> GatedDeltaNet:
-        head_dim = keys.integer("ssm.state_size", 1, MAX_WIDTH)
+        head_dim = keys.integer("ssm.state_size", 1, MAX_HEAD_DIM)
         n_heads = keys.integer("ssm.time_step_rank", 1, MAX_HEADS)
         n_k_heads = keys.integer("ssm.group_count", 1, n_heads)
         if n_heads % n_k_heads:

@@ -182,6 +182,8 @@ class Weights:
         tensor = self._tensor(name)
         if tensor.shape != shape:
             raise ModelError(f"{self._prefix}{name}: shape {tensor.shape} should be {shape}")
+        if 0 in shape:
+            raise ModelError(f"{self._prefix}{name}: shape {shape} holds no weights")
         type = WEIGHT_TYPES.get(tensor.type.name)
         if type is None:
             found = f"no kernels for type {tensor.type.name}; known: {', '.join(WEIGHT_TYPES)}"

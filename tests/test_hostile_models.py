@@ -173,6 +173,15 @@ def test_44_norms_in_a_quantised_type_are_refused(child: Child) -> None:
     check_refused(child.ask(model(LLAMA, tensors)), "ModelError", "blk.0.attn_norm.weight: Q4_K")
 
 
+def test_44_matrices_without_rows_or_columns_are_refused(child: Child) -> None:
+    """A width of 0 is in range beside experts, which have their own."""
+    tensors = llama_tensors(WEIGHT_TYPES["Q8_0"])
+    for name, shape in (("gate", (0, 256)), ("up", (0, 256)), ("down", (256, 0))):
+        tensors[f"blk.0.ffn_{name}.weight"] = zeros("Q8_0", shape)
+    file = model(LLAMA | {"llama.expert_count": 4, "llama.feed_forward_length": 0}, tensors)
+    check_refused(child.ask(file), "ModelError", "blk.0.ffn_", "holds no weights")
+
+
 def test_44_an_output_that_is_tied_needs_the_embeddings(child: Child) -> None:
     tensors = llama_tensors(WEIGHT_TYPES["Q8_0"])
     del tensors["token_embd.weight"]
