@@ -17,8 +17,8 @@ from linnet.kernels.ir import i64, pointer
 from linnet.kernels.jit import Library
 from linnet.kernels.op import Op, OpKernel
 from linnet.kernels.program import Lowered, aligned
+from linnet.kernels.step_record import STEP_RECORD
 
-FUNCTION, ARGUMENTS = 0, 1  # words of a step record
 WORDS = 8  # of an entry: a cache line
 HEAD = 8  # words before the first entry; the first of them counts entries
 
@@ -70,13 +70,13 @@ class Probed:
         """`capacity`: how many chunks the log holds."""
         self._capacity = capacity
         self._log = aligned(8 * (HEAD + WORDS * capacity)).view(np.int64)
-        records = aligned(lowered.records.nbytes).view(np.uint64).reshape(lowered.records.shape)
+        records = aligned(lowered.records.nbytes).view(STEP_RECORD)
         records[...] = lowered.records
         arguments = np.zeros((len(records), len(Probe.parameters)), np.uint64)
         log, probe = self._log.ctypes.data, library.address(Probe())
         for i, (record, slots) in enumerate(zip(records, arguments, strict=True)):
-            slots[:] = record[FUNCTION], record[ARGUMENTS], log, capacity, i
-            record[FUNCTION], record[ARGUMENTS] = probe, slots.ctypes.data
+            slots[:] = record["function"], record["arguments"], log, capacity, i
+            record["function"], record["arguments"] = probe, slots.ctypes.data
         scratch_bytes = max(lowered.scratch_bytes, 64)  # none would not tell threads apart
         owned = [lowered, records, arguments, self._log]
         self.lowered = replace(lowered, records=records, scratch_bytes=scratch_bytes, owned=owned)

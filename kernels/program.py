@@ -21,10 +21,10 @@ import numpy.typing as npt
 from linnet.kernels.ir import pointer
 from linnet.kernels.jit import Library
 from linnet.kernels.op import Op
+from linnet.kernels.step_record import RECORD_BYTES, STEP_RECORD
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 64
-RECORD_WORDS = 8  # of 8 bytes: a cache line
 
 
 class Rows(enum.IntEnum):
@@ -85,13 +85,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Lowered:
-    """Native step records (n_steps, RECORD_WORDS) u64, and what must live as long as they do.
+    """Native step records (n_steps,) of `STEP_RECORD`, and what must live as long as they do.
 
     `arguments`: for each step, by name, the eight bytes (1,) in which it finds an argument: a
     number, or the address of an array, which may be pointed to another of the same shape.
     """
 
-    records: npt.NDArray[np.uint64]
+    records: Array
     steps: Sequence[Step]
     arguments: Sequence[dict[str, npt.NDArray[np.uint64]]]
     scratch_bytes: int
@@ -205,8 +205,7 @@ class Program:
         Raises CompileError.
         """
         n_rows = {Rows.TOKENS: n_tokens, Rows.OUTPUTS: n_outputs}
-        records = aligned(len(self.steps) * RECORD_WORDS * 8).view(np.uint64)
-        records = records.reshape(-1, RECORD_WORDS)
+        records = aligned(len(self.steps) * RECORD_BYTES).view(STEP_RECORD)
         owned: list[Any] = [records, library, self.state]
         scratch_bytes, slots = 0, []
         since_barrier: list[tuple[int, int, bool]] = []
@@ -217,11 +216,11 @@ class Program:
             accesses = list(_accesses(op, step))
             barrier = any(_conflict(a, b) for a in accesses for b in since_barrier)
             since_barrier = accesses if barrier else since_barrier + accesses
-            record[:] = (
-                library.address(op), arguments.ctypes.data, count, rows,
-                self.state.ctypes.data + 8 * step.rows, barrier,
-                *op.chunk(library.isa, **step.sizes()),
-            )  # fmt: skip
+            record["function"], record["arguments"] = library.address(op), arguments.ctypes.data
+            record["items"], record["rows_of_items"] = count, rows
+            record["n_rows"] = self.state.ctypes.data + 8 * step.rows
+            record["barrier"] = barrier
+            record["fewest"], record["most"] = op.chunk(library.isa, **step.sizes())
             scratch_bytes = max(scratch_bytes, op.scratch_bytes(library.isa, self._most(step.rows)))
             slots.append(dict(zip(op.parameters, arguments.reshape(-1, 1), strict=True)))
         scratch_bytes = -(-scratch_bytes // ALIGNMENT) * ALIGNMENT

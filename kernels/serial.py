@@ -17,8 +17,9 @@ import numpy as np
 from linnet.kernels.ir import Kernel, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.jit import Library
-from linnet.kernels.program import RECORD_WORDS, Lowered, aligned
-from linnet.kernels.team import ARGUMENTS, FUNCTION, item_count
+from linnet.kernels.program import Lowered, aligned
+from linnet.kernels.step_record import AT, RECORD_BYTES
+from linnet.kernels.team import item_count
 
 # Byte offsets into what the native function is given
 STEPS, N_STEPS, SCRATCH = 0, 8, 16
@@ -48,7 +49,7 @@ class _Walk:
         given = k.parameters["given"]
         steps, scratch = given.load_pointer(STEPS), given.load_pointer(SCRATCH)
         for i in k.range(given.load(i64, N_STEPS), name="step"):
-            step = steps.at(i * (8 * RECORD_WORDS))
-            arguments, first = step.load_pointer(ARGUMENTS), k.constant(i64, 0)
-            k.call(step.load_pointer(FUNCTION), arguments, first, item_count(step), scratch)
+            step = steps.at(i * RECORD_BYTES)
+            arguments, first = step.load_pointer(AT["arguments"]), k.constant(i64, 0)
+            k.call(step.load_pointer(AT["function"]), arguments, first, item_count(step), scratch)
         return k.finish()

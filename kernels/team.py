@@ -32,16 +32,14 @@ import numpy.typing as npt
 from linnet.kernels.ir import Kernel, Pointer, Value, i32, i64, pointer, u64
 from linnet.kernels.isa import ISA
 from linnet.kernels.jit import Library
-from linnet.kernels.program import RECORD_WORDS, Lowered, aligned
+from linnet.kernels.program import Lowered, aligned
+from linnet.kernels.step_record import AT, RECORD_BYTES
 
 # Byte offsets into the team's shared memory; what threads write lies on lines of its own.
 CURSOR, RUNNING, DONE, STOP, HALTED = 0, 8, 64, 128, 136
 STEP, ITEMS, FEWEST, MOST, OPENED = range(192, 232, 8)  # the open step
 STEPS, N_STEPS, N_THREADS, SCRATCH, SCRATCH_BYTES, YIELD, SLEEPING = range(256, 312, 8)
 TEAM_BYTES = 320
-# Byte offsets into a step record
-FUNCTION, ARGUMENTS, STEP_ITEMS, ROWS_OF_ITEMS, N_ROWS, BARRIER_BEFORE = range(0, 48, 8)
-STEP_FEWEST, STEP_MOST = 48, 56
 
 # The cursor: steps opened so far in the high half, items taken of the last in the low half.
 TAKEN_BITS = 32
@@ -241,11 +239,11 @@ def emit_chunk(
 ) -> None:
     """Work on items of a step, unless told to stop; whoever completes all that was opened goes on,
     or ends the pass."""
-    record = team.load_pointer(STEPS).at(step * (8 * RECORD_WORDS))
+    record = team.load_pointer(STEPS).at(step * RECORD_BYTES)
     scratch = team.load_pointer(SCRATCH).at(thread * team.load(i64, SCRATCH_BYTES))
-    function = record.load_pointer(FUNCTION)
+    function = record.load_pointer(AT["function"])
     with k.when(team.atomic_load(u64, STOP).equals(0)):
-        k.call(function, record.load_pointer(ARGUMENTS), first, last, scratch)
+        k.call(function, record.load_pointer(AT["arguments"]), first, last, scratch)
     n_items = (last - first).to(u64)
     done = team.atomic_add(n_items, DONE) + n_items
     with k.when(done.equals(team.atomic_load(u64, OPENED))):
@@ -265,16 +263,16 @@ def emit_open(k: Kernel, team: Pointer, step: Value, *, during: bool) -> None:
     index = k.cell(step, "step")
     with k.loop("open") as search:
         search.leave(index.get() >= n_steps)
-        record = team.load_pointer(STEPS).at(index.get() * (8 * RECORD_WORDS))
+        record = team.load_pointer(STEPS).at(index.get() * RECORD_BYTES)
         if during:
-            search.leave(record.load(u64, BARRIER_BEFORE).equals(1))
+            search.leave(record.load(u64, AT["barrier"]).equals(1))
         items = item_count(record)
         some = items > 0
         with k.when(some):
             opened = team.atomic_load(u64, OPENED) + items.to(u64)
             numbers = {
                 STEP: index.get().to(u64), ITEMS: items.to(u64), OPENED: opened,
-                FEWEST: record.load(u64, STEP_FEWEST), MOST: record.load(u64, STEP_MOST),
+                FEWEST: record.load(u64, AT["fewest"]), MOST: record.load(u64, AT["most"]),
             }  # fmt: skip
             for at, number in numbers.items():
                 team.atomic_store(number, at)
@@ -288,8 +286,9 @@ def emit_open(k: Kernel, team: Pointer, step: Value, *, during: bool) -> None:
 
 def item_count(record: Pointer) -> Value:
     """How many items a step has in this pass."""
-    n_rows, of_items = record.load_pointer(N_ROWS).load(i64), record.load(i64, ROWS_OF_ITEMS)
-    return record.load(i64, STEP_ITEMS) * ((n_rows + of_items - 1) // of_items)
+    n_rows = record.load_pointer(AT["n_rows"]).load(i64)
+    of_items = record.load(i64, AT["rows_of_items"])
+    return record.load(i64, AT["items"]) * ((n_rows + of_items - 1) // of_items)
 
 
 def emit_wait(k: Kernel, team: Pointer, waited: Any) -> None:

@@ -25,7 +25,7 @@ from linnet.kernels.op import Op
 from linnet.kernels.program import ALIGNMENT, Argument, Buffer, Program, Rows, Step
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rows import PickRows
-from linnet.kernels.team import BARRIER_BEFORE, Team
+from linnet.kernels.team import Team
 
 # ---- recorded programs, at random ----------------------------------------------------------------
 
@@ -153,7 +153,7 @@ def test_threads_wait_exactly_where_a_step_meets_what_was_touched_since(it: Reco
 
 
 def waits_of(records: Array) -> list[bool]:
-    return [bool(flag) for flag in records[:, BARRIER_BEFORE // 8]]
+    return [bool(flag) for flag in records["barrier"]]
 
 
 def conflict(one: Step, other: Step) -> bool:
