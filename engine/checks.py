@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def token_ids(ids: Iterable[int], n_vocab: int) -> list[int]:
+    """Checked ids as plain ints, so that native code sees what was checked. Raises ValueError."""
+    checked = []
+    for token_id in ids:
+        is_whole = isinstance(token_id, int | np.integer) and not isinstance(token_id, bool)
+        number = int(token_id) if is_whole else -1
+        if not 0 <= number < n_vocab:
+            limits = f"a whole number from 0 to {n_vocab - 1}"
+            raise ValueError(f"token id is {token_id!r}; it must be {limits}")
+        checked.append(number)
+    if not checked:
+        raise ValueError("no tokens: at least one is needed")
+    return checked
+
 
 def whole(name: str, value: int | None, low: int, high: int) -> int | None:
     """A checked whole number, or None. Raises ValueError."""

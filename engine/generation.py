@@ -83,8 +83,7 @@ class Generation:
         self, session: Session, tokenizer: Tokenizer, ids: Sequence[int], params: SamplingParams
     ) -> None:
         """Raises ContextOverflow and ValueError."""
-        session.check(ids)
-        self.ids = ids
+        self.ids = ids = session.check(ids)
         self.token_id = -1  # the latest
         self.stats = Stats(n_prompt=len(ids))
         # The last token of a full context needs no place in the cache, but nothing can follow it.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.checks import whole
+from linnet.engine.checks import token_ids, whole
 from linnet.engine.interruptible import Interruptible
 from linnet.engine.machine import available_memory, check_memory
 from linnet.engine.sequence import CachedSequence, ContextOverflow
@@ -102,7 +102,7 @@ class Session:
         the next call. `owner`: who may extend sequences from now on. `progress` is called before
         the first pass and after each. Raises what `check` raises, and Interrupted."""
         with self.exclusively():
-            self.check(ids)
+            ids = self.check(ids)
             sequence = self._sequence(slot)
             self._begin(owner)
             start = self.n_cached(ids, slot)
@@ -142,19 +142,18 @@ class Session:
             self.check_owner(owner)
             if self._stopping:
                 raise Interrupted("the generation was stopped")
-            ids, n = list(tokens.values()), len(tokens)
-            self._check_ids(ids)
-            sequences = [self._sequence(slot) for slot in tokens]
+            ids, slots = token_ids(tokens.values(), self.n_vocab), list(tokens)
+            sequences, n = [self._sequence(slot) for slot in slots], len(slots)
             ends = [len(sequence.ids) for sequence in sequences]
             if max(ends) >= self.n_ctx:
                 raise ContextOverflow(self.n_ctx + 1, self.n_ctx)
-            lowered = self._set(ids, list(tokens), ends, outputs=range(n), lowered=(n, n))
+            lowered = self._set(ids, slots, ends, outputs=range(n), lowered=(n, n))
             with self._pass_over(sequences, 1):
                 started = time.perf_counter()
                 self._run(lowered, interruptible=self._slow)
                 self._slow = time.perf_counter() - started > SLOW
             for sequence, token_id in zip(sequences, ids, strict=True):
-                sequence.ids.append(int(token_id))
+                sequence.ids.append(token_id)
             logits: Floats = self._logits.data[:n]
             return logits
 
@@ -163,7 +162,7 @@ class Session:
 
         Raises what `check` raises, Interrupted, and MemoryError.
         """
-        self.check(ids)
+        ids = self.check(ids)
         n_bytes = len(ids) * self._logits.width * 4
         _check_memory(n_bytes, f"logits of {len(ids)} tokens", "number of tokens")
         logits = np.empty((len(ids), self._logits.width), np.float32)
@@ -180,7 +179,7 @@ class Session:
         Interrupted.
         """
         with self.exclusively():
-            self.check(ids)
+            ids = self.check(ids)
             self._begin(None)
             self.sequences[0].truncate(0)
             for start in range(0, first, self.n_batch):
@@ -216,11 +215,13 @@ class Session:
             self._long.settle()
             self.team.close()
 
-    def check(self, ids: Sequence[int]) -> None:
-        """Raise ContextOverflow, or ValueError for no ids or ids that the vocabulary lacks."""
+    def check(self, ids: Sequence[int]) -> list[int]:
+        """The same, as a list of our own. Raises ContextOverflow, or ValueError for no ids or ids
+        that the vocabulary lacks."""
+        ids = list(ids)
         if len(ids) > self.n_ctx:
             raise ContextOverflow(len(ids), self.n_ctx)
-        self._check_ids(ids)
+        return token_ids(ids, self.n_vocab)
 
     def check_owner(self, owner: object) -> None:
         """Raise RuntimeError where the sequences are not this owner's any more."""
@@ -254,17 +255,8 @@ class Session:
         finally:
             self._busy.release()
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        if not len(ids):
-            raise ValueError("no tokens: at least one is needed")
-        for token_id in ids:
-            is_whole = isinstance(token_id, int | np.integer) and not isinstance(token_id, bool)
-            if not is_whole or not 0 <= token_id < self.n_vocab:
-                limits = f"a whole number from 0 to {self.n_vocab - 1}"
-                raise ValueError(f"token id is {token_id!r}; it must be {limits}")
-
     def _sequence(self, slot: int) -> CachedSequence:
-        if slot not in range(self.n_slots):
+        if type(slot) is not int or slot not in range(self.n_slots):
             limits = f"a whole number from 0 to {self.n_slots - 1}"
             raise ValueError(f"slot is {slot!r}; it must be {limits}")
         return self.sequences[slot]
@@ -286,7 +278,7 @@ class Session:
         lowered = self._set(ids, slot, positions, outputs=outputs, lowered=(None, n_outputs))
         with self._pass_over([sequence], len(ids)):
             self._run(lowered, interruptible=True)
-        sequence.ids.extend(int(token_id) for token_id in ids)
+        sequence.ids.extend(ids)
         sequence.n_from_prompts = len(sequence.ids)
 
     def _begin(self, owner: object) -> None:

@@ -61,9 +61,6 @@ class Config:
         value_dim = keys.integer("attention.value_length", 1, MAX_HEAD_DIM, default=head_dim)
         if value_dim != head_dim and not latent:
             raise keys.error("attention.value_length", value_dim, f"the key length, {head_dim}")
-        n_rot = keys.integer("rope.dimension_count", 2, head_dim, default=head_dim)
-        if n_rot % 2:
-            raise keys.error("rope.dimension_count", n_rot, "even")
         stated_vocab = keys.integer("vocab_size", 1, MAX_CONTEXT, default=n_vocab)
         if stated_vocab != n_vocab:
             raise keys.error("vocab_size", stated_vocab, f"{n_vocab}, as token_embd.weight")
@@ -77,7 +74,7 @@ class Config:
             n_heads=heads,
             n_kv_heads=max(kv_heads),
             head_dim=head_dim,
-            n_rot=n_rot,
+            n_rot=keys.rotated("rope.dimension_count", head_dim),
             n_ctx_train=keys.integer("context_length", 1, MAX_CONTEXT),
             n_vocab=n_vocab,
             norm_eps=keys.number(eps, 0.0, 1.0),
@@ -116,6 +113,13 @@ class Keys:
             raise self.error(key, value, f"one number, or one for each of {n_layers} layers")
         numbers = [int(v) if isinstance(v, bool) else v for v in value[:n_layers].tolist()]
         return tuple(self._whole(key, number, low, high) for number in numbers)
+
+    def rotated(self, key: str, head_dim: int) -> int:
+        """How many numbers of a head are rotated, in pairs: all where the key is missing."""
+        n_rot = self.integer(key, 2, head_dim, default=head_dim)
+        if n_rot % 2:
+            raise self.error(key, n_rot, "even")
+        return n_rot
 
     def number(self, key: str, low: float, high: float, *, default: float | None = None) -> float:
         """A finite number within low..high; the default where the key is missing."""

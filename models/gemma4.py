@@ -82,7 +82,7 @@ class Gemma4(Gemma3):
                 raise keys.error(pattern, 1 - local, wanted)
         self.n_per_layer = keys.integer("embedding_length_per_layer_input", 0, MAX_WIDTH)
         self.with_keys: list[Attention] = []
-        n_rot = keys.integer("rope.dimension_count_swa", 2, self.local_dim, default=self.local_dim)
+        n_rot = keys.rotated("rope.dimension_count_swa", self.local_dim)
         theta = keys.number("rope.freq_base_swa", 1.0, 1e12, default=10000.0)
         self.rope_of_window = Rope(frequencies(n_rot, theta))
 

@@ -64,6 +64,8 @@ class GatedDeltaNet:
     @classmethod
     def load(cls, w: Weights, config: Config, keys: Keys) -> GatedDeltaNet:
         head_dim = keys.integer("ssm.state_size", 1, MAX_HEAD_DIM)
+        if head_dim % 16:  # of which kernels make whole vectors
+            raise keys.error("ssm.state_size", head_dim, "a multiple of 16")
         n_heads = keys.integer("ssm.time_step_rank", 1, MAX_HEADS)
         n_k_heads = keys.integer("ssm.group_count", 1, n_heads)
         if n_heads % n_k_heads:

@@ -386,6 +386,40 @@ def test_a_session_amid_a_call_takes_no_other(open_session: Sessions) -> None:
     assert np.array_equal(session.prompt(ids), expected)
 
 
+def test_ids_are_computed_as_they_were_checked(open_session: Sessions) -> None:
+    """Whatever becomes of the caller's list meanwhile, and whatever its numbers say they are."""
+
+    class Sly(int):
+        """In range when compared, and not."""
+
+        def __ge__(self, _: object) -> bool:
+            return True
+
+        __lt__ = __le__ = __ge__
+
+    session, ids = open_session(n_batch=16), ids_of(50)
+    expected, rows = session.prompt(ids).copy(), session.all_logits(ids)
+    for change in ([-(2**31)] * 50, [], [1] * 5000):
+        given = list(ids)
+
+        def spoil(*_: object, given: list[int] = given, change: list[int] = change) -> None:
+            given[:] = change
+
+        session.reset()
+        assert np.array_equal(session.prompt(given, progress=spoil), expected)
+        given[:] = ids
+        parts = []
+        for part in session.each_logits(given):
+            parts.append(part.copy())
+            spoil()
+        assert np.array_equal(np.concatenate(parts), rows)
+    for call in (session.prompt, session.all_logits, lambda ids: session.extend(ids[0])):
+        with pytest.raises(ValueError, match=f"token id is {N_VOCAB}"):
+            call([Sly(N_VOCAB)])
+    session.prompt([1])
+    assert all(type(token_id) is int for token_id in session.ids)
+
+
 class EndlessPass:
     """From the second pass on, a pass is repeated until it is stopped."""
 
