@@ -8,13 +8,11 @@ those in messages are hidden while the template runs (`Tokenizer.hide_control_to
 
 from __future__ import annotations
 
-import datetime
-import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from linnet.engine.template_sandbox import Sandbox, TemplateError, deadline
+from linnet.engine.template_sandbox import SandboxedTemplate, TemplateError
 from linnet.engine.tokenizer import Tokenizer, revealed
 
 KEY: Final = "tokenizer.chat_template"
@@ -25,22 +23,16 @@ Message = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """The template of a model. It holds no state between calls."""
+    """The template of a model, in a process of its own until it is closed."""
 
     def __init__(self, source: str, tokenizer: Tokenizer, *, name: str = KEY) -> None:
         """`name`: what errors call it. Raises `TemplateError` for a template that is too long or
-        malformed."""
+        malformed, OSError and RuntimeError where the system has no process for it."""
         if len(source) > LONGEST:
             limit = f"at most {LONGEST}"
             raise TemplateError(f"{name} has {len(source)} characters; it must have {limit}")
         self._tokenizer = tokenizer
-        try:
-            with deadline(SECONDS):
-                self._template = Sandbox().from_string(source)
-        except TemplateError:
-            raise
-        except Exception as error:  # whatever stops the compiler, the template is at fault
-            raise TemplateError(f"{name} is malformed: {_told(error)}") from error
+        self._template = SandboxedTemplate(source, name=name, seconds=SECONDS)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate:
@@ -66,7 +58,8 @@ class ChatTemplate:
         call, as JSON schemas. `variables`: what else the template takes, such as `enable_thinking`.
 
         Raises `TemplateError` where the template refuses the messages, fails, reaches for what is
-        not its own, or goes beyond 5 s or 2^22 characters; ValueError for messages without a role.
+        not its own, or goes beyond 5 s, 512 MiB of memory or 2^22 characters; ValueError for
+        messages without a role, and for what is no text, number, list or dict.
         """
         return revealed(self._render(messages, tools, add_generation_prompt, variables))
 
@@ -84,6 +77,10 @@ class ChatTemplate:
         vocabulary = self._tokenizer.vocabulary
         bos = [vocabulary.bos_id] if vocabulary.add_bos and vocabulary.bos_id is not None else []
         return ids if ids[:1] == bos else bos + ids
+
+    def close(self) -> None:
+        """End the process; another rendering starts another."""
+        self._template.close()
 
     def _render(
         self,
@@ -103,8 +100,6 @@ class ChatTemplate:
         tokens = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
         try:
             values = {
-                "raise_exception": _refuse,
-                "strftime_now": _now,
                 "add_generation_prompt": add_generation_prompt,
                 "tools": self._hidden(tools),
                 **{name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()},
@@ -113,13 +108,7 @@ class ChatTemplate:
             }
         except RecursionError as error:
             raise ValueError("messages or tools are nested too deeply") from error
-        try:
-            with deadline(SECONDS):
-                return self._template.render(values)
-        except TemplateError:
-            raise
-        except Exception as error:  # of any kind: the template is a program
-            raise TemplateError(f"the chat template fails: {_told(error)}") from error
+        return self._template.render(values)
 
     def _hidden(self, value: Any) -> Any:
         """A copy of `value` with the control tokens hidden that are spelled in its texts."""
@@ -129,19 +118,10 @@ class ChatTemplate:
             return {self._hidden(key): self._hidden(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._hidden(item) for item in value]
-        return value
-
-
-def _told(error: Exception) -> str:
-    """What an error says, in a line."""
-    return f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def _refuse(message: object) -> NoReturn:
-    raise TemplateError(f"the chat template refuses the messages: {str(message)[:200]}")
-
-
-def _now(form: str) -> str:
-    if len(form) > 100 or re.search(r"%[^a-zA-Z%]*\d", form):
-        raise TemplateError(f"the chat template asks for the time as {form[:100]!r}")
-    return datetime.datetime.now().strftime(form)
+        for plain in (bool, int, float):
+            if isinstance(value, plain):
+                return plain(value)
+        if value is not None:
+            found = reprlib.repr(value)
+            raise ValueError(f"a chat template takes text, numbers, lists and dicts, not {found}")
+        return None

@@ -257,7 +257,7 @@ class LLM:
     @cached_property
     def chat_template(self) -> ChatTemplate:
         """Raises TemplateError where the file has no chat template we can use."""
-        from linnet.engine.chat import ChatTemplate  # takes jinja2, which most calls do not
+        from linnet.engine.chat import ChatTemplate
 
         return ChatTemplate.from_metadata(self._file.metadata, self.tokenizer)
 
@@ -292,10 +292,12 @@ class LLM:
         return self.stream(ids, params, progress=progress)
 
     def close(self) -> None:
-        """End the threads and let go of the file."""
+        """End threads and processes, and let go of the file."""
         self._session.close()
         if "_hidden_session" in self.__dict__:
             self._hidden_session.close()
+        if "chat_template" in self.__dict__:
+            self.chat_template.close()
         self._file.close()
 
     def __enter__(self) -> LLM:

@@ -1,291 +1,148 @@
-"""Jinja for templates from strangers: no way out, and limits of time and size.
+"""Chat templates from strangers, in a process of their own with so much time and memory.
 
-jinja2's immutable sandbox keeps a template off Python's insides. It does not keep it from taking
-hours or all memory, so here
-
-- whatever would make a value out of others (operators, literals, calls, filters, slices, blocks)
-  refuses one of more than `LARGEST` characters, or more than `MOST` in all, and what grows in other
-  ways is not there;
-- rendering ends at a deadline, looked at with every line that Python runs of a template.
+jinja2's immutable sandbox keeps a template off Python's insides, but not from taking hours or all
+memory, nor from steps in C that nothing but a signal ends (a search in a long text, a product of
+long numbers) or that overflow the stack. Here all of that ends with the process.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import contextlib
+import marshal
+import os
+import signal
+import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from itertools import islice
-from types import FrameType
-from typing import Any, Final
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final, cast
 
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.filters import FILTERS
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
-
-LARGEST: Final = 1 << 22  # characters in a value; an item of a list counts for 64
-MOST: Final = 1 << 27  # characters in all values that a rendering makes, kept or not
-_ITEM: Final = 64
-_MOST_DIGITS: Final = 4096  # bits of an integer
-_ESCAPED: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u(dc[0-9a-f]{2})")
-_FILTERS: Final = (
-    *("abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first"),
-    *("float", "groupby", "int", "items", "last", "length", "list", "lower", "map", "max", "min"),
-    *("reject", "rejectattr", "reverse", "safe", "select", "selectattr", "sort"),
-    *("sum", "title", "trim", "unique", "upper", "urlencode", "wordcount"),
-)
-_GROWING_METHODS: Final = frozenset(
-    {*("center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate")}
-    | {"encode"}
-)
-
-
-_made: Final[ContextVar[list[int]]] = ContextVar("made")  # characters, by this rendering
+WORKER: Final = Path(__file__).with_name("template_worker.py")
+START_SECONDS: Final = 60.0  # until it runs; what the template takes is counted from there
 
 
 class TemplateError(ValueError):
     """A chat template that is missing, malformed, refuses the messages or goes beyond a limit."""
 
 
-class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of chat templates, set up as transformers does it."""
+class SandboxedTemplate:
+    """A template that a process of its own renders, which lives from one rendering to the next.
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    It is started anew after one that went wrong, and in a process forked from ours. Threads take
+    turns.
+    """
+
+    def __init__(self, source: str, *, name: str, seconds: float) -> None:
+        """`name`: what errors call it; `seconds`: what compiling it may take, and a rendering.
+
+        Raises what `render` raises.
+        """
+        self._source, self._name, self._seconds = source, name, seconds
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+        with self._lock:
+            self._running()
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """The text that it makes of values (None, bool, int, float, str, lists and dicts of them).
+
+        Raises TemplateError where the template goes wrong or beyond a limit, ValueError for values
+        nested too deeply, and OSError or RuntimeError where the system has no more processes.
+        """
+        with self._lock:
+            return self._ask(self._running(), dict(values), "the chat template")
+
+    def close(self) -> None:
+        """End the process; another rendering starts another."""
+        with self._lock:
+            self._end()
+
+    def _running(self) -> _Worker:
+        """The process, which knows the template."""
+        if self._worker is None or not self._worker.is_ours():
+            self._worker = _Worker()
+            self._ask(self._worker, self._source, self._name)
+        return self._worker
+
+    def _ask(self, worker: _Worker, given: str | dict[str, Any], name: str) -> str:
+        try:
+            is_well, text = worker.ask(self._seconds, given)
+        except BaseException as error:  # Ctrl-C included: an answer may be on its way
+            self._end()
+            if isinstance(error, _Ended):
+                raise TemplateError(f"{name} {error}") from None
+            raise
+        if not is_well:
+            self._end()  # and with it whatever memory the error has left
+            raise TemplateError(f"{name} {text}")
+        return text
+
+    def _end(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.end()
+
+
+class _Ended(Exception):
+    """The process has ended instead of answering; says why, as what the template does."""
+
+
+class _Worker:
+    """A process that runs `template_worker`, and our ends of its pipes."""
 
     def __init__(self) -> None:
-        super().__init__(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            optimized=False,
-            finalize=_written,
-            extensions=["jinja2.ext.loopcontrols", GenerationBlock],
-        )
-        own = {"join": _join, "replace": _replace, "indent": _indent, "tojson": _to_json}
-        ours = {"string": _written, "bounded": bounded}  # filters, as templates cannot replace them
-        self.filters = {name: FILTERS[name] for name in _FILTERS} | own | ours
-        self.globals.pop("lipsum")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(WORKER), *sys.path],  # where jinja2 is
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is for us
+        )  # fmt: skip
+        self._requests = cast(IO[bytes], self._process.stdin)
+        self._answers = cast(IO[bytes], self._process.stdout)
+        self._owner = os.getpid()
+        self.end = weakref.finalize(self, _end, self._process, self._owner)
+        self._answer(START_SECONDS)
 
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = _Bounding().visit(super()._parse(source, name, filename))
-        tree.set_environment(self)
-        return tree
+    def is_ours(self) -> bool:
+        return self._owner == os.getpid() and self._process.poll() is None
 
-    @staticmethod
-    def concat(parts: Iterable[str]) -> str:
-        """What a template, block or macro writes."""
-        return _concatenate(parts)
+    def ask(self, seconds: float, given: str | dict[str, Any]) -> tuple[bool, str]:
+        """Whether all went well, and the text or what went wrong. Raises _Ended, and ValueError."""
+        try:
+            request = marshal.dumps((seconds, given))
+        except ValueError as error:
+            raise ValueError(f"messages or tools cannot be given to a template: {error}") from error
+        with contextlib.suppress(BrokenPipeError):  # of which `_answer` finds out the cause
+            self._requests.write(request)
+            self._requests.flush()
+        return self._answer(seconds)
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        _check_operation(operator, left, right)
-        return super().call_binop(context, operator, left, right)
+    def _answer(self, seconds: float) -> tuple[bool, str]:
+        late, process = threading.Event(), self._process
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", None)
-        if isinstance(owner, str) and name == "join":
-            (items,) = args
-            return _join(items, owner)
-        if isinstance(owner, str) and name == "replace":
-            return _replace(owner, *args, **kwargs)
-        return bounded(super().call(__context, __obj, *args, **kwargs))
+        def end() -> None:
+            late.set()
+            process.kill()
 
-    def wrap_str_format(self, value: Any) -> None:
-        """`str.format` is not there: its widths have no bounds."""
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        if isinstance(obj, int | float) or (isinstance(obj, str) and attr in _GROWING_METHODS):
-            return False
-        return super().is_safe_attribute(obj, attr, value)
-
-
-class GenerationBlock(jinja2.ext.Extension):
-    """{% generation %}...{% endgeneration %}: marks what is trained on; here, only its body."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            head = self._answers.read(9)
+            n_bytes = int.from_bytes(head[1:], "little")
+            text = self._answers.read(n_bytes)
+        finally:
+            timer.cancel()
+        if len(head) == 9 and len(text) == n_bytes:
+            return head[:1] == b"+", text.decode(errors="surrogatepass")
+        status = process.wait()
+        if late.is_set() or status == -signal.SIGALRM:
+            raise _Ended(f"takes longer than {seconds} s")
+        raise _Ended(f"ends the process that renders it (status {status})")
 
 
-class _Bounding(NodeTransformer):
-    """Sends through `bounded` what the sandbox does not see: literals of values, and "~"."""
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        first, *rest = (self._through("string", self.visit(part)) for part in node.nodes)
-        for part in rest:
-            first = nodes.Add(first, part, lineno=node.lineno)
-        return first
-
-    def _through(self, name: str, node: nodes.Expr) -> nodes.Expr:
-        return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-    def _bounded(self, node: nodes.Expr) -> nodes.Expr:
-        self.generic_visit(node)
-        if getattr(node, "ctx", "load") != "load":
-            return node
-        return self._through("bounded", node)
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
-        if isinstance(node.arg, nodes.Slice):
-            return self._bounded(node)
-        self.generic_visit(node)
-        return node
-
-    visit_List = visit_Tuple = visit_Dict = visit_Filter = _bounded  # noqa: N815
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Ends what runs of templates inside with a `TemplateError` after `seconds`.
-
-    Python calls a trace function with every line of a template and every call; any other, of a
-    debugger, waits meanwhile.
-    """
-    end = time.monotonic() + seconds
-
-    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
-        if time.monotonic() > end:
-            raise TemplateError(f"the chat template takes longer than {seconds} s")
-        return trace if frame.f_code.co_filename == "<template>" else None
-
-    previous, token = sys.gettrace(), _made.set([0])
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(previous)
-        _made.reset(token)
-
-
-def bounded(value: Any) -> Any:
-    """The same value. Raises `TemplateError` where it is too large."""
-    _check(_size(value, LARGEST))
-    return value
-
-
-def _size(value: object, most: int) -> int:
-    """The characters in a value and its items, counted no further than past `most`."""
-    if isinstance(value, str | bytes):
-        return len(value)
-    size, waiting = _ITEM, [value]
-    while waiting and size <= most:
-        value = waiting.pop()
-        if isinstance(value, str):
-            size += len(value)
-        elif isinstance(value, Mapping):
-            size += _ITEM * len(value)
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple | set | frozenset):
-            size += _ITEM * len(value)
-            waiting += value
-    return size
-
-
-def _check_size(size: int) -> None:
-    if size > LARGEST:
-        raise TemplateError(f"the chat template makes a value of more than {LARGEST} characters")
-
-
-def _check(size: int) -> None:
-    """Account for a value of so many characters."""
-    _check_size(size)
-    made = _made.get([0])
-    made[0] += size
-    if made[0] > MOST:
-        raise TemplateError(f"the chat template makes more than {MOST} characters in all")
-
-
-def _check_operation(operator: str, left: Any, right: Any) -> None:
-    """Refuse an operation whose result would be too large, before it is done."""
-    if operator == "%" and isinstance(left, str):
-        if re.search(r"%[^a-zA-Z%]*(\d{4}|\*)", left):
-            raise TemplateError("the chat template formats with a width of more than 999")
-        _check(len(left) + len(left) // 2 * _size(right, LARGEST))
-    elif isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length(), right.bit_length()
-        is_large = operator == "**" and bits[0] * right > _MOST_DIGITS
-        if is_large or (operator == "*" and sum(bits) > _MOST_DIGITS):
-            raise TemplateError(
-                f"the chat template makes an integer of more than {_MOST_DIGITS} bits"
-            )
-    elif operator == "*":
-        times, repeated = (left, right) if isinstance(left, int) else (right, left)
-        _check(max(times, 0) * _size(repeated, LARGEST) if isinstance(times, int) else 0)
-    elif operator == "+":
-        _check(_size(left, LARGEST) + _size(right, LARGEST))
-
-
-def _concatenate(parts: Iterable[str]) -> str:
-    kept, size = [], 0
-    for part in parts:
-        size += len(part)
-        _check_size(size)
-        kept.append(part)
-    _check(size)
-    return "".join(kept)
-
-
-# ---- filters that would grow without bounds ------------------------------------------------------
-
-
-def _join(value: Iterable[Any], d: str = "", attribute: str | None = None) -> str:
-    items = list(islice(value, LARGEST + 1))
-    if attribute is not None:
-        items = [item[attribute] for item in items]
-    d = str(d)
-    texts = [str(bounded(item)) for item in items]
-    _check(sum(map(len, texts)) + len(d) * len(texts))
-    return d.join(texts)
-
-
-def _replace(value: Any, old: str, new: str, count: int = -1) -> str:
-    text = str(bounded(value))
-    n_found = text.count(old)
-    if count is not None and count >= 0:
-        n_found = min(n_found, count)
-    _check(len(text) + n_found * (len(new) - len(old)))
-    return text.replace(old, new, n_found)
-
-
-def _indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    space = width if isinstance(width, str) else " " * min(width, 999)
-    lines = value.split("\n")
-    _check(len(value) + len(lines) * len(space))
-    indented = [space + line if line or blank else line for line in lines]
-    return "\n".join(indented if first else [lines[0], *indented[1:]])
-
-
-def _written(value: Any) -> str:
-    """A value as text."""
-    return value if isinstance(value, str) else _unescaped(str(bounded(value)))
-
-
-def _unescaped(text: str) -> str:
-    """`text` with half surrogate pairs as they were: hidden control tokens are made of them."""
-    return _ESCAPED.sub(lambda found: found[1] + chr(int(found[2], 16)), text)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """As transformers has it: without HTML's escapes, and keys in their order."""
-    if indent is not None and not (isinstance(indent, int) and 0 <= indent <= 16):
-        raise TemplateError(f"the chat template indents JSON by {indent!r}; it must be 0 to 16")
-    text = json.dumps(
-        bounded(value),
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-    return _unescaped(text)
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    if os.getpid() == owner:
+        process.kill()
+        process.communicate()

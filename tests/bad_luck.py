@@ -21,7 +21,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-import jinja2  # noqa: F401 (imported before memory is limited, as what follows)
 import llvmlite.binding as llvm
 import numpy as np
 import numpy.random

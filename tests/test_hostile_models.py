@@ -377,22 +377,25 @@ TEMPLATES = {
     "globals": ("{{ cycler.__init__.__globals__ }}", "SecurityError"),
     "attr filter": ("{{ ('' | attr('__class__')).mro() }}", ""),
     "attr in map": ("{{ [''] | map(attribute='__class__') | list | first | attr('mro') }}", ""),
-    "format": ("{{ '{0.__class__}'.format(1) }}", "SecurityError"),
-    "format_map": ("{{ '{a.__class__}'.format_map({'a': 1}) }}", "SecurityError"),
-    "through a variable": ("{% set f = '{0.__class__}'.format %}{{ f(1) }}", "SecurityError"),
+    "format": ("{{ '{0.__class__.__mro__}'.format(1) }}", "SecurityError"),
+    "format_map": ("{{ '{a.__class__.__mro__}'.format_map({'a': 1}) }}", "SecurityError"),
+    "through a variable": (
+        "{% set f = '{0.__class__.__mro__}'.format %}{{ f(1) }}",
+        "SecurityError",
+    ),
     "globals of ours": ("{{ raise_exception.__globals__.os }}", "SecurityError"),
     "code of ours": ("{{ strftime_now.__code__.co_code }}", "SecurityError"),
     "self": ("{{ self.__init__.__globals__ }}", "SecurityError"),
     "range 10^9": ("{% for i in range(10**9) %}{% endfor %}", "OverflowError"),
     "loops in loops": (
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "takes longer than 0.2 s",
+        "takes longer than 1.0 s",
     ),
-    "'a' * 10**9": ("{{ 'a' * 10**9 }}", "more than 4194304 characters"),
+    "'a' * 10**9": ("{{ 'a' * 10**9 }}", "more than 512 MiB"),
     "doubled 60 times": (
         "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}"
         "{% endfor %}",
-        "more than 4194304 characters",
+        "more than 512 MiB",
     ),
     "written without end": (
         "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}",

@@ -113,7 +113,7 @@ def open_conversation(
 ) -> Conversation:
     """Raises TemplateError where there is no template, or it refuses what the flags give it."""
     if arguments.chat_template_file is not None:
-        from linnet.engine.chat import ChatTemplate  # takes jinja2, which most calls do not
+        from linnet.engine.chat import ChatTemplate
 
         source = read_text(arguments.chat_template_file)
         llm.chat_template = ChatTemplate(source, llm.tokenizer, name="--chat-template-file")
