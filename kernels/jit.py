@@ -17,7 +17,6 @@ import mmap
 import os
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import llvmlite
 import llvmlite.binding as llvm
+
+from linnet.kernels.files import read_own, write_own
 
 if TYPE_CHECKING:
     from linnet.kernels.isa import ISA
@@ -136,7 +137,7 @@ class ObjectCache:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+        self.folder = folder
 
     @classmethod
     def from_environment(cls) -> ObjectCache:
@@ -148,37 +149,17 @@ class ObjectCache:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return cls(Path(root) / "linnet" / "kernels")
 
-    @property
-    def folder(self) -> Path | None:
-        return self._folder
-
     def read(self, key: str) -> bytes | None:
-        if self._folder is None:
-            return None
-        try:
-            path = self._folder / key
-            status = path.stat()
-            if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-                return None
-            entry = path.read_bytes()
-        except OSError:
+        entry = None if self.folder is None else read_own(self.folder / key, ROOM)
+        if entry is None:
             return None
         digest, code = entry[:32], entry[32:]
         return code if hashlib.sha256(code).digest() == digest else None
 
     def write(self, key: str, code: bytes) -> None:
-        if self._folder is None:
-            return
-        with contextlib.suppress(OSError):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(code).digest() + code)
-                os.replace(name, self._folder / key)
-            except BaseException:  # Ctrl-C, too, leaves nothing half written
-                os.unlink(name)
-                raise
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                write_own(self.folder / key, hashlib.sha256(code).digest() + code)
 
 
 def check_room(n_bytes: int) -> None:

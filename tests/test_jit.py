@@ -11,7 +11,6 @@ import io
 import multiprocessing
 import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -219,18 +218,22 @@ def test_several_processes_may_fill_it_at_once(folder: Path) -> None:
         assert hashlib.sha256(entry[32:]).digest() == entry[:32]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_process_that_ends_while_it_writes_leaves_what_was_there(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
+    """Ctrl-C is heard; a full disk costs only time."""
     compile_anew()
     (path,) = folder.iterdir()
     good = path.read_bytes()
 
     def fail(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise error
 
     monkeypatch.setattr(os, "replace", fail)
-    ObjectCache(folder).write(path.name, b"other code")
+    heard = pytest.raises(error) if error is KeyboardInterrupt else contextlib.nullcontext()
+    with heard:
+        ObjectCache(folder).write(path.name, b"other code")
     assert list(folder.iterdir()) == [path]
     assert path.read_bytes() == good
 
@@ -242,10 +245,14 @@ def test_a_folder_that_may_only_be_read_costs_only_time(
     anywhere, so the system's refusal is feigned.)"""
     compile_anew()
 
-    def refuse(*_: object, **__: object) -> Any:
-        raise PermissionError(errno.EROFS, "read-only file system")
+    open_anyhow = os.open
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    def refuse(path: str, flags: int, *arguments: Any) -> int:
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EROFS, "read-only file system")
+        return open_anyhow(path, flags, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
     answer, library = compile_anew()
     assert (answer, library.n_compiled) == (42, 0)
     for _ in range(2):
