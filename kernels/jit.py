@@ -1,8 +1,8 @@
 """IR text to native functions: optimise, compile, cache, look up; the only llvmlite.binding file.
 
 Object code is kept on disk under a key of everything it depends on: the kernel's name, the sources
-of this package, LLVM's version, the target and its features. An entry is a SHA-256 digest and the
-object; one whose digest does not match is compiled anew.
+of this package, LLVM's version, the target and its features. An entry is a SHA-256 digest, of
+key and object, and the object; one whose digest does not match is compiled anew.
 
 Environment: LINNET_CACHE_DIR moves the cache, LINNET_CACHE=0 turns it off, and
 LINNET_DUMP=ir,opt,asm writes each kernel compiled, as text, into ./linnet-dump/.
@@ -37,7 +37,7 @@ ALLOWED_SYMBOLS = frozenset({"memset", "memcpy", "memmove"})
 
 
 class CompileError(RuntimeError):
-    """A kernel could not be compiled, or calls a function that is not there."""
+    """A kernel could not be compiled, or a function is not there: its own or one that it calls."""
 
 
 class Source(Protocol):
@@ -89,7 +89,10 @@ class Library:
                     self._objects.write(key, code)
                 self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
                 self._engine.finalize_object()
-                self._addresses[symbol] = self._engine.get_function_address(symbol)
+                address = self._engine.get_function_address(symbol)
+                if not address:
+                    raise CompileError(f"{symbol}: its code has no function of that name")
+                self._addresses[symbol] = address
             return self._addresses[symbol]
 
     def _target_machine(self) -> Any:
@@ -154,12 +157,16 @@ class ObjectCache:
         if entry is None:
             return None
         digest, code = entry[:32], entry[32:]
-        return code if hashlib.sha256(code).digest() == digest else None
+        return code if _digest(key, code) == digest else None
 
     def write(self, key: str, code: bytes) -> None:
         if self.folder is not None:
             with contextlib.suppress(OSError):
-                write_own(self.folder / key, hashlib.sha256(code).digest() + code)
+                write_own(self.folder / key, _digest(key, code) + code)
+
+
+def _digest(key: str, code: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + code).digest()
 
 
 def check_room(n_bytes: int) -> None:
