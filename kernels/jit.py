@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-import mmap
 import os
 import struct
 import sys
@@ -28,6 +27,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from linnet.kernels.files import read_own, write_own
+from linnet.kernels.memory import check_room
 
 if TYPE_CHECKING:
     from linnet.kernels.isa import ISA
@@ -167,15 +167,6 @@ class ObjectCache:
 
 def _digest(key: str, code: bytes) -> bytes:
     return hashlib.sha256(key.encode() + code).digest()
-
-
-def check_room(n_bytes: int) -> None:
-    """Raise MemoryError unless the system would grant so many bytes: to be asked on behalf of code
-    that ends the process where memory runs out."""
-    try:
-        mmap.mmap(-1, n_bytes).close()
-    except OSError as error:
-        raise MemoryError(f"the system does not grant {n_bytes >> 20} MiB of memory") from error
 
 
 def undefined_symbols(code: bytes) -> set[str]:
