@@ -26,7 +26,7 @@ from linnet.engine.vocabulary import (
     byte_values,
     read_vocabulary,
 )
-from linnet.kernels.jit import check_room
+from linnet.kernels.memory import check_room
 
 if TYPE_CHECKING:
     import tokenizers

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from linnet.engine.perplexity import LEAST_N_CTX, log_sum_exp
 from linnet.engine.session import Floats
+from linnet.kernels.files import new_file
 
 MAGIC = b"_logits_"
 HEADER = struct.Struct("<8s3i")
@@ -69,39 +71,21 @@ class Base:
         return cls(n_ctx, n_vocab, ids, np.memmap(path, type, "r", start, shape))
 
 
-class BaseWriter:
-    """Writes a base's file; it has its name only once it is whole.
+@contextmanager
+def new_base(
+    path: str | os.PathLike[str], ids: npt.NDArray[np.integer], n_ctx: int, n_vocab: int
+) -> Iterator[Callable[[Floats], object]]:
+    """What adds rows of logits (n, n_vocab) to a new file, which has its name once it is whole.
 
-    Raises OSError, FileExistsError for a file that is there.
+    `ids`: the tokens of all windows (n_windows * n_ctx,). Raises OSError, FileExistsError for a
+    file that is there.
     """
-
-    def __init__(
-        self, path: str | os.PathLike[str], ids: npt.NDArray[np.integer], n_ctx: int, n_vocab: int
-    ) -> None:
-        """`ids`: the tokens of all windows (n_windows * n_ctx,)."""
-        self._path = Path(path)
-        if self._path.exists():
-            raise FileExistsError(17, "is there already; predictions are not replaced", str(path))
-        self._part = self._path.with_name(self._path.name + ".part")
-        self._file = self._part.open("wb")
-        self._file.write(HEADER.pack(MAGIC, n_ctx, n_vocab, len(ids) // n_ctx))
-        self._file.write(ids.astype("<i4").tobytes())
-
-    def write(self, logits: Floats) -> None:
-        """The next rows: (n, n_vocab)."""
-        self._file.write(kept(logits).tobytes())
-
-    def __enter__(self) -> BaseWriter:
-        return self
-
-    def __exit__(
-        self, type: type[BaseException] | None, value: object, traceback: TracebackType | None
-    ) -> None:
-        self._file.close()
-        if type is None:
-            self._part.rename(self._path)
-        else:
-            self._part.unlink()
+    if Path(path).exists():
+        raise FileExistsError(17, "is there already; predictions are not replaced", str(path))
+    with new_file(Path(path)) as file:
+        file.write(HEADER.pack(MAGIC, n_ctx, n_vocab, len(ids) // n_ctx))
+        file.write(ids.astype("<i4").tobytes())
+        yield lambda logits: file.write(kept(logits).tobytes())
 
 
 def kept(logits: Floats) -> Rows:

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION
@@ -28,6 +27,7 @@ from linnet.engine.gguf_metadata import U32
 from linnet.engine.gguf_writer import TensorEntry, Value, pack_header, padding
 from linnet.engine.machine import available_memory, check_memory, usable_threads
 from linnet.engine.mixes import MIXES, Mix, choose_types
+from linnet.kernels.files import new_file
 from linnet.kernels.quants import WEIGHT_TYPES, FloatType
 from linnet.kernels.quants.base import BATCH
 
@@ -76,7 +76,7 @@ def quantize_file(
         _check_source(file, types)
         entries = [_entry(tensor, types[name]) for name, tensor in file.tensors.items()]
         with (
-            _written(Path(target)) as output,
+            new_file(Path(target)) as output,
             _workers(threads) as pool,
             _progress_bar(file, shown=progress) as bar,
         ):
@@ -170,19 +170,6 @@ def _packed(
     except ValueError as error:
         raise QuantizeError(f"{tensor.name!r}: {error}") from error
     return packed.reshape(-1)
-
-
-@contextmanager
-def _written(target: Path) -> Iterator[BinaryIO]:
-    """A new file that becomes `target` if all goes well, and goes away if not."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    file = temporary.open("xb")
-    try:
-        with file:
-            yield file
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -26,7 +26,8 @@ from linnet.kernels.activations import packed_bytes
 from linnet.kernels.isa import ISA
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import Linear, Pack
-from linnet.kernels.program import Lowered, Program, aligned
+from linnet.kernels.memory import aligned
+from linnet.kernels.program import Lowered, Program
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.team import Team
 from linnet.kernels.tuning import Tuning

@@ -1,8 +1,8 @@
 """IR text to native functions: optimise, compile, cache, look up; the only llvmlite.binding file.
 
 Object code is kept on disk under a key of everything it depends on: the kernel's name, the sources
-of this package, LLVM's version, the target and its features. An entry is a SHA-256 digest and the
-object; one whose digest does not match is compiled anew.
+of this package, LLVM's version, the target and its features. An entry is a SHA-256 digest, of
+key and object, and the object; one whose digest does not match is compiled anew.
 
 Environment: LINNET_CACHE_DIR moves the cache, LINNET_CACHE=0 turns it off, and
 LINNET_DUMP=ir,opt,asm writes each kernel compiled, as text, into ./linnet-dump/.
@@ -13,11 +13,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-import mmap
 import os
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +26,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import llvmlite
 import llvmlite.binding as llvm
 
+from linnet.kernels.files import read_own, write_own
+from linnet.kernels.memory import check_room
+
 if TYPE_CHECKING:
     from linnet.kernels.isa import ISA
 
@@ -36,7 +37,7 @@ ALLOWED_SYMBOLS = frozenset({"memset", "memcpy", "memmove"})
 
 
 class CompileError(RuntimeError):
-    """A kernel could not be compiled, or calls a function that is not there."""
+    """A kernel could not be compiled, or a function is not there: its own or one that it calls."""
 
 
 class Source(Protocol):
@@ -88,7 +89,10 @@ class Library:
                     self._objects.write(key, code)
                 self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
                 self._engine.finalize_object()
-                self._addresses[symbol] = self._engine.get_function_address(symbol)
+                address = self._engine.get_function_address(symbol)
+                if not address:
+                    raise CompileError(f"{symbol}: its code has no function of that name")
+                self._addresses[symbol] = address
             return self._addresses[symbol]
 
     def _target_machine(self) -> Any:
@@ -136,7 +140,7 @@ class ObjectCache:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+        self.folder = folder
 
     @classmethod
     def from_environment(cls) -> ObjectCache:
@@ -148,46 +152,21 @@ class ObjectCache:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return cls(Path(root) / "linnet" / "kernels")
 
-    @property
-    def folder(self) -> Path | None:
-        return self._folder
-
     def read(self, key: str) -> bytes | None:
-        if self._folder is None:
-            return None
-        try:
-            path = self._folder / key
-            status = path.stat()
-            if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-                return None
-            entry = path.read_bytes()
-        except OSError:
+        entry = None if self.folder is None else read_own(self.folder / key, ROOM)
+        if entry is None:
             return None
         digest, code = entry[:32], entry[32:]
-        return code if hashlib.sha256(code).digest() == digest else None
+        return code if _digest(key, code) == digest else None
 
     def write(self, key: str, code: bytes) -> None:
-        if self._folder is None:
-            return
-        with contextlib.suppress(OSError):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(hashlib.sha256(code).digest() + code)
-                os.replace(name, self._folder / key)
-            except BaseException:  # Ctrl-C, too, leaves nothing half written
-                os.unlink(name)
-                raise
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                write_own(self.folder / key, _digest(key, code) + code)
 
 
-def check_room(n_bytes: int) -> None:
-    """Raise MemoryError unless the system would grant so many bytes: to be asked on behalf of code
-    that ends the process where memory runs out."""
-    try:
-        mmap.mmap(-1, n_bytes).close()
-    except OSError as error:
-        raise MemoryError(f"the system does not grant {n_bytes >> 20} MiB of memory") from error
+def _digest(key: str, code: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + code).digest()
 
 
 def undefined_symbols(code: bytes) -> set[str]:

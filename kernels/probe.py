@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from linnet.kernels.ir import i64, pointer
 from linnet.kernels.jit import Library
+from linnet.kernels.memory import aligned
 from linnet.kernels.op import Op, OpKernel
-from linnet.kernels.program import Lowered, aligned
+from linnet.kernels.program import Lowered
 from linnet.kernels.step_record import STEP_RECORD
 
 WORDS = 8  # of an entry: a cache line

@@ -8,9 +8,7 @@ steps read, so a lowered program serves every pass.
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +18,7 @@ import numpy.typing as npt
 
 from linnet.kernels.ir import pointer
 from linnet.kernels.jit import Library
+from linnet.kernels.memory import aligned
 from linnet.kernels.op import Op
 from linnet.kernels.step_record import RECORD_BYTES, STEP_RECORD
 
@@ -253,24 +252,6 @@ class Program:
         if isinstance(argument, Buffer):
             return argument.data[: int(self.state[argument.rows])]
         return argument
-
-
-def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
-    """Zeroed memory that starts on a page; pages are taken from the system when touched.
-
-    Small pages: a huge one would be taken whole where a cache has only begun to fill. Raises
-    MemoryError.
-    """
-    try:
-        memory = mmap.mmap(-1, max(n_bytes, 1))
-    except OSError as error:
-        raise MemoryError(
-            f"the system does not grant {n_bytes / 1e9:.2f} GB of memory at once"
-        ) from error
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.uint8, n_bytes)
 
 
 def _accesses(op: Op, step: Step) -> Iterator[tuple[int, int, bool]]:

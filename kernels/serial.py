@@ -17,7 +17,8 @@ import numpy as np
 from linnet.kernels.ir import Kernel, i64, pointer
 from linnet.kernels.isa import ISA
 from linnet.kernels.jit import Library
-from linnet.kernels.program import Lowered, aligned
+from linnet.kernels.memory import aligned
+from linnet.kernels.program import Lowered
 from linnet.kernels.step_record import AT, RECORD_BYTES
 from linnet.kernels.team import item_count
 

@@ -32,7 +32,8 @@ import numpy.typing as npt
 from linnet.kernels.ir import Kernel, Pointer, Value, i32, i64, pointer, u64
 from linnet.kernels.isa import ISA
 from linnet.kernels.jit import Library
-from linnet.kernels.program import Lowered, aligned
+from linnet.kernels.memory import aligned
+from linnet.kernels.program import Lowered
 from linnet.kernels.step_record import AT, RECORD_BYTES
 
 # Byte offsets into the team's shared memory; what threads write lies on lines of its own.

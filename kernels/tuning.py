@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
-import stat
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from linnet.kernels.files import read_own, write_own
 from linnet.kernels.jit import ObjectCache, host_features
 
 MOST_FILE_BYTES = 4096
@@ -74,7 +72,7 @@ class Tuning:
 def stored(isa: str) -> Tuning | None:
     """What was found for the instruction set of that name on this CPU; None where nothing was."""
     path = stored_path(isa)
-    text = None if path is None else _read(path)
+    text = None if path is None else read_own(path, MOST_FILE_BYTES)
     if text is None:
         return None
     import json  # here, since a start without a file does not need it
@@ -94,16 +92,8 @@ def store(isa: str, tuning: Tuning) -> Path:
     import json
 
     path = require_path(isa)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     entry = {"isa": isa, "cpu": cpu(), "tuning": asdict(tuning)}
-    handle, name = tempfile.mkstemp(dir=path.parent)  # for the owner only
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(entry, file, indent=2)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise
+    write_own(path, json.dumps(entry, indent=2).encode())
     return path
 
 
@@ -150,17 +140,3 @@ def _check(name: str, value: object, least: int, most: int) -> None:
         raise TypeError(f"{name} is {value!r}; it must be a whole number")
     if not least <= value <= most:
         raise ValueError(f"{name} is {value}; it must be within {least} to {most}")
-
-
-def _read(path: Path) -> bytes | None:
-    """A small file that nobody else could have written."""
-    try:
-        status = path.stat()
-        trusted = os.name != "posix" or (
-            status.st_uid == os.getuid() and not status.st_mode & 0o022
-        )
-        if not trusted or not stat.S_ISREG(status.st_mode) or status.st_size > MOST_FILE_BYTES:
-            return None
-        return path.read_bytes()
-    except OSError:
-        return None

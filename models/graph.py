@@ -22,9 +22,10 @@ from linnet.kernels.elementwise import (
 )
 from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.linear import Linear, Product
+from linnet.kernels.memory import aligned
 from linnet.kernels.norm import LayerNorm, RmsNorm
 from linnet.kernels.op import Op
-from linnet.kernels.program import Argument, Buffer, Program, Rows, aligned
+from linnet.kernels.program import Argument, Buffer, Program, Rows
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import JoinColumns, PickColumns, PickRows

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.program import aligned
+from linnet.kernels.memory import aligned
 from linnet.kernels.rope import rope_table
 from linnet.models.config import MAX_CONTEXT, Config, Keys
 from linnet.models.errors import ModelError

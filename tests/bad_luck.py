@@ -14,7 +14,6 @@ import mmap
 import os
 import resource
 import sys
-import tempfile
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -145,7 +144,6 @@ class Failing:
             **{(np, name): memory for name in arrays.split()},
             **{(os, name): disk for name in system.split()},
             **{(where, "open"): disk for where in (builtins, io)},
-            (tempfile, "mkstemp"): disk,
             (mmap, "mmap"): OSError(12, "Cannot allocate memory"),
             (_thread, "start_new_thread"): thread,
             (threading, "_start_new_thread"): thread,

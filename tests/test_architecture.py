@@ -131,6 +131,17 @@ def test_generating_imports_no_more_than_it_uses(runs: bool) -> None:
     assert ("sentencepiece" in imported) == runs
 
 
+@pytest.mark.parametrize("runs", [False, True], ids=["imported", "run"])
+def test_tokenizing_takes_no_compiler(runs: bool) -> None:
+    """Its import would take a quarter of the time."""
+    code = "from linnet import Tokenizer"
+    if runs:
+        code = "from linnet.engine.cli.main import main; main(['tokenize', '-p', 'x'])"
+    imported = imported_by(code)
+    assert "linnet.engine.bpe" in imported
+    assert "llvmlite" not in imported
+
+
 def test_every_public_name_is_there() -> None:
     assert all(getattr(linnet, name).__name__ == name for name in linnet.__all__)
     assert set(linnet.__all__) <= set(dir(linnet))

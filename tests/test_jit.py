@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +113,34 @@ def corrupt(entry: bytes) -> bytes:
     return entry[:-1] + bytes([entry[-1] ^ 1])
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        corrupt,
-        lambda entry: entry[:32],
-        lambda entry: entry[: len(entry) // 2],
-        lambda entry: entry[:7],
-        lambda entry: b"",
-        lambda entry: bytes(32) + entry[32:],
-    ],
-    ids=["a bit flipped", "no code", "half of it", "half a digest", "empty", "another digest"],
-)
-def test_a_damaged_entry_is_compiled_anew_and_replaced(folder: Path, damage: object) -> None:
+def of_another_kernel(_: bytes) -> bytes:
+    """An entry that is whole, and would lie under another name."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LINNET_CACHE_DIR", folder)
+        Library(choose_isa()).address(Add())
+        (path,) = Path(folder).iterdir()
+        return path.read_bytes()
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a bit flipped": corrupt,
+    "no code": lambda entry: entry[:32],
+    "half of it": lambda entry: entry[: len(entry) // 2],
+    "half a digest": lambda entry: entry[:7],
+    "empty": lambda entry: b"",
+    "another digest": lambda entry: bytes(32) + entry[32:],
+    "another kernel": of_another_kernel,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_entry_is_compiled_anew_and_replaced(
+    folder: Path, damage: Callable[[bytes], bytes]
+) -> None:
     compile_anew()
     (path,) = folder.iterdir()
     good = path.read_bytes()
-    path.write_bytes(damage(good))  # type: ignore[operator]
+    path.write_bytes(damage(good))
     answer, library = compile_anew()
     assert (answer, library.n_compiled) == (42, 1)
     assert path.read_bytes() == good
@@ -216,21 +228,25 @@ def test_several_processes_may_fill_it_at_once(folder: Path) -> None:
     assert len(list(folder.iterdir())) == 1 + len(available_isas())
     for path in folder.iterdir():
         entry = path.read_bytes()
-        assert hashlib.sha256(entry[32:]).digest() == entry[:32]
+        assert hashlib.sha256(path.name.encode() + entry[32:]).digest() == entry[:32]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_process_that_ends_while_it_writes_leaves_what_was_there(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
+    """Ctrl-C is heard; a full disk costs only time."""
     compile_anew()
     (path,) = folder.iterdir()
     good = path.read_bytes()
 
     def fail(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise error
 
     monkeypatch.setattr(os, "replace", fail)
-    ObjectCache(folder).write(path.name, b"other code")
+    heard = pytest.raises(error) if error is KeyboardInterrupt else contextlib.nullcontext()
+    with heard:
+        ObjectCache(folder).write(path.name, b"other code")
     assert list(folder.iterdir()) == [path]
     assert path.read_bytes() == good
 
@@ -242,10 +258,14 @@ def test_a_folder_that_may_only_be_read_costs_only_time(
     anywhere, so the system's refusal is feigned.)"""
     compile_anew()
 
-    def refuse(*_: object, **__: object) -> Any:
-        raise PermissionError(errno.EROFS, "read-only file system")
+    open_anyhow = os.open
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    def refuse(path: str, flags: int, *arguments: Any) -> int:
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EROFS, "read-only file system")
+        return open_anyhow(path, flags, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
     answer, library = compile_anew()
     assert (answer, library.n_compiled) == (42, 0)
     for _ in range(2):
@@ -306,6 +326,12 @@ def test_a_library_call_of_the_generic_cpu_is_an_error(folder: Path) -> None:
     text += " store float %f, ptr %p\n ret void\n}"
     with pytest.raises(CompileError, match="broken calls __"):
         Library(choose_isa("generic")).address(Broken(text))
+
+
+def test_code_without_the_kernel_is_an_error(folder: Path) -> None:
+    source = Broken("define void @other() {\n ret void\n}")
+    with pytest.raises(CompileError, match="broken: its code has no function of that name"):
+        Library(choose_isa()).address(source)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tiny_llama import BOS, N_VOCAB, TinyLlama
 from linnet import LLM, ContextOverflow, TokenizerError
 from linnet.engine import perplexity
 from linnet.engine.cli import main as cli
-from linnet.engine.divergence import HEADER, Base, diverge, kept, row_type
+from linnet.engine.divergence import HEADER, Base, diverge, kept, new_base, row_type
 from linnet.engine.perplexity import Mean, n_windows, windows
 
 N_CTX = 24
@@ -147,7 +147,7 @@ def test_errors_are_one_line(
     status, out, err = run("perplexity", "-m", "tiny.gguf", "-f", "text", "-c", N_CTX, *flags)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert said in err
-    assert sorted(p.name for p in folder.glob("*.part")) == []
+    assert list(folder.glob(".*")) == []
 
 
 def test_n_windows() -> None:
@@ -278,10 +278,36 @@ def test_a_base_that_fails_midway_leaves_no_file(
     def fail(*_: object) -> None:
         raise RuntimeError("midway")
 
-    monkeypatch.setattr("linnet.engine.cli.perplexity.BaseWriter.write", fail)
+    monkeypatch.setattr("linnet.engine.divergence.kept", fail)
     command = "perplexity", "-m", folder / "tiny.gguf", "-f", folder / "text", "-c", N_CTX
     status, _, err = run(*command, "--kl-base", tmp_path / "base")
     assert (status, "midway" in err, list(tmp_path.iterdir())) == (2, True, [])
+
+
+def test_a_base_that_the_disk_has_no_room_for_leaves_no_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    ids, (soft, hard) = np.zeros(100_000, np.int32), resource.getrlimit(resource.RLIMIT_FSIZE)
+    base = new_base(tmp_path / "base", ids, N_CTX, N_VOCAB)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="too large"), base:
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_replaces_no_file_of_another_name(tmp_path: Path) -> None:
+    beside = [tmp_path / name for name in ("base.part", ".base", "base.tmp")]
+    for path in beside:
+        path.write_text("precious")
+    logits = np.zeros((N_CTX - 1 - N_CTX // 2, N_VOCAB), np.float32)
+    with new_base(tmp_path / "base", np.zeros(N_CTX, np.int32), N_CTX, N_VOCAB) as write:
+        assert not (tmp_path / "base").exists()
+        write(logits)
+    assert Base.open(tmp_path / "base").rows.shape == (1, len(logits))
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "base", *beside])
+    assert all(path.read_text() == "precious" for path in beside)
 
 
 # ---- logits --------------------------------------------------------------------------------------

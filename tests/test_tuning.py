@@ -117,6 +117,22 @@ def test_what_is_stored_is_for_its_owner_alone_and_readable(folder: Path) -> Non
     assert entry["tuning"] == {**asdict(FOUND), "tile": [4, 3]}
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_ends_while_it_is_stored_leaves_what_was_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    path = store("generic", FOUND)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(error):
+        store("generic", Tuning())
+    assert [*folder.iterdir()] == [path]
+    assert stored("generic") == FOUND
+
+
 def test_without_a_cache_there_are_defaults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store("generic", FOUND)
     monkeypatch.setenv("LINNET_CACHE", "0")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from linnet.engine.cli.model import add_model, model_path
 from linnet.engine.cli.reading import read_text
-from linnet.engine.divergence import Base, BaseWriter, Rows, diverge
+from linnet.engine.divergence import Base, Rows, diverge, new_base
 from linnet.engine.llm import LLM
 from linnet.engine.perplexity import Mean, losses, n_windows, rows_a_pass, scored, windows
 from linnet.engine.session import PROMPT_TOKENS, Floats
@@ -71,15 +71,15 @@ def _measure(
         raise ValueError(f"the vocabulary of {arguments.kl!r} has {found}")
     path, figures = arguments.kl_base, Figures()
     with (
-        BaseWriter(path, ids, n_ctx, n_vocab) if path is not None else nullcontext() as writer,
+        new_base(path, ids, n_ctx, n_vocab) if path is not None else nullcontext() as write,
         closing(llm.session(n_outputs=rows_a_pass(n_vocab, n_ctx))) as session,
     ):
         bos_id = vocabulary.bos_id if vocabulary.add_bos else None
         for number, window in enumerate(windows(ids, n_ctx, bos_id=bos_id)):
             for logits, part in scored(session, window):
                 figures.loss.add(losses(logits, window.targets[part]))
-                if writer:
-                    writer.write(logits)
+                if write:
+                    write(logits)
                 if base:
                     figures.compare(base.rows[number, part], logits, window.targets[part])
             if not arguments.quiet:
