@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel_harness import run as run_op
+from tiny_architectures import N_EXPERTS, N_KV, N_USED
+from tiny_architectures import TINY as ARCHITECTURES
 from tiny_llama import TinyLlama
 
 from linnet import LLM
@@ -25,11 +27,14 @@ from linnet.engine.bench.measure import BenchTest, Source, all_tests, measure, s
 from linnet.engine.bench.runner import Runner
 from linnet.engine.bench.work import Work, work
 from linnet.engine.cli import main as cli
+from linnet.engine.roofline import weights_read
 from linnet.kernels.jit import Library
 from linnet.kernels.peak import PeakDot, PeakFMA
 from linnet.kernels.probe import Entries, Probed
+from linnet.models import load_model
 
 TINY = TinyLlama(type="Q8_0", n_layers=2, n_ctx=64)
+EXPERTS = ARCHITECTURES["qwen3moe"]
 KV_BYTES = 2 * 2 * 2 * 64 * 2  # of a position: layers, keys and values, KV heads, head, f16
 LLAMA_BENCH = {
     "build_commit", "build_number", "cpu_info", "gpu_info", "backends", "model_filename",
@@ -127,6 +132,51 @@ def test_bytes_read(
     assert runner.bytes_read(n_prompt, n_gen) == expected
 
 
+@pytest.fixture
+def runner_of_experts(best_library: Library) -> Iterator[Callable[..., Runner]]:
+    made: list[Runner] = []
+
+    def make(n_parallel: int) -> Runner:
+        model = load_model(EXPERTS.metadata(), EXPERTS.tensors())
+        options = {"n_threads": 1, "n_ctx": 16, "n_batch": 8, "n_parallel": n_parallel}
+        made.append(Runner(model, best_library, **options))
+        return made[-1]
+
+    yield make
+    for runner in made:
+        runner.close()
+
+
+@pytest.mark.parametrize(
+    ("n_parallel", "n_prompt", "n_gen", "experts", "positions"),
+    [
+        (1, 0, 2, [N_USED, N_USED], [1, 2]),
+        (2, 0, 1, [2 * N_USED], [1, 1]),
+        (3, 0, 1, [N_EXPERTS], [1, 1, 1]),  # there are no more
+        (1, 9, 0, [N_EXPERTS, N_USED], [8, 9]),  # in passes of 8 and 1
+    ],
+)
+def test_of_experts_as_many_are_read_as_the_tokens_of_a_pass_can_take(
+    runner_of_experts: Callable[..., Runner], n_parallel: int, n_prompt: int, n_gen: int,
+    experts: list[int], positions: list[int],
+) -> None:  # fmt: skip
+    runner = runner_of_experts(n_parallel)
+    sizes = {
+        name: tensor.data.nbytes
+        for name, tensor in EXPERTS.tensors().items()
+        if len(tensor.shape) > 1 and name != "token_embd.weight"
+    }
+    of_experts = sum(n for name, n in sizes.items() if "exps" in name) // N_EXPERTS
+    others = sum(n for name, n in sizes.items() if "exps" not in name)
+    weights = len(experts) * others + sum(experts) * of_experts
+    weights -= sizes["output.weight"] * (n_prompt > 8)  # the first of two passes has no logits
+    cached = 2 * EXPERTS.n_layers * N_KV * 2 * sum(positions)
+    assert runner.bytes_read(n_prompt, n_gen) == weights + cached
+    assert sum(array.nbytes for array in weights_read(runner.program)) == (
+        others + N_USED * of_experts
+    )
+
+
 def test_too_long_a_context_is_an_error_before_any_work(
     runner_of: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +243,19 @@ def test_work_of_steps(runner_of: Callable[..., Runner]) -> None:
     assert done["attend"] == Work(4 * (5 + 6 + 7) * 256, 7 * KV_BYTES // 2)
     assert done["add"] == Work(3 * 256, 3 * 3 * 256 * 4)
     assert done["output.weight"] == Work(0, 0)  # no logits are wanted
+
+
+@pytest.mark.parametrize(("n_rows", "n_read"), [(1, N_USED), (3, N_EXPERTS)])
+def test_work_of_experts(
+    runner_of_experts: Callable[..., Runner], n_rows: int, n_read: int
+) -> None:
+    runner = runner_of_experts(1)
+    runner.prepare_prompt(0, n_rows, n_outputs=1)
+    (step,) = (step for step in runner.program.steps if step.name == "blk.0.ffn_up_exps.weight")
+    weights = EXPERTS.tensors()[step.name]
+    n_bytes = weights.data.nbytes // N_EXPERTS * n_read
+    n_of_one = weights.shape[1] * weights.shape[2]
+    assert work(step, runner.program) == Work(2 * n_rows * N_USED * n_of_one, n_bytes)
 
 
 # ---- the probes ----------------------------------------------------------------------------------
