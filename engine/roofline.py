@@ -46,8 +46,9 @@ def read_bandwidth(team: Team, library: Library, arrays: Sequence[npt.NDArray[np
     return sum(array.nbytes for array in arrays) / _seconds(team, library, program)
 
 
-def peak_rate(team: Team, library: Library, op: Peak) -> float:
-    """Arithmetic operations a second of the team's threads that do `op` and nothing else."""
+def peak_rate(team: Team, library: Library, op: Peak) -> float | None:
+    """Arithmetic operations a second of the team's threads that do `op` and nothing else; None for
+    CPUs on which nothing keeps LLVM from doing less: see `Kernel.opaque`."""
     isa, n_items = library.isa, 64 * team.n_threads
     data: npt.NDArray[Any] = np.ones(op.n_data(isa), np.int8)
     if isinstance(op, PeakFMA):
@@ -56,7 +57,10 @@ def peak_rate(team: Team, library: Library, op: Peak) -> float:
     program = Program(max_tokens=1, max_outputs=1)
     out = Buffer("sums", Rows.TOKENS, 0, sums.dtype, sums)
     program.step("multiply", op, data=data, out=out, n_items=n_items)
-    return n_items * op.operations(isa) / _seconds(team, library, program)
+    try:
+        return n_items * op.operations(isa) / _seconds(team, library, program)
+    except NotImplementedError:
+        return None
 
 
 def _seconds(team: Team, library: Library, program: Program) -> float:

@@ -20,6 +20,7 @@ from tiny_llama import TinyLlama
 
 from linnet import LLM
 from linnet.engine.bench import layers as layers_module
+from linnet.engine.bench import measure as measure_module
 from linnet.engine.bench import ops as ops_module
 from linnet.engine.bench import plot, report
 from linnet.engine.bench.layers import OUTSIDE, group_of, layers, timeline
@@ -27,10 +28,14 @@ from linnet.engine.bench.measure import BenchTest, Source, all_tests, measure, s
 from linnet.engine.bench.runner import Runner
 from linnet.engine.bench.work import Work, work
 from linnet.engine.cli import main as cli
-from linnet.engine.roofline import weights_read
+from linnet.engine.roofline import peak_rate, weights_read
+from linnet.kernels import peak
+from linnet.kernels.isa import ISA, ISAS
+from linnet.kernels.isa.generic import Generic
 from linnet.kernels.jit import Library
 from linnet.kernels.peak import PeakDot, PeakFMA
 from linnet.kernels.probe import Entries, Probed
+from linnet.kernels.team import Team
 from linnet.models import load_model
 
 TINY = TinyLlama(type="Q8_0", n_layers=2, n_ctx=64)
@@ -333,6 +338,36 @@ def test_the_compute_probe_leaves_nothing_out(op: Any, library: Library) -> None
     assert expected.any()
 
 
+@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+def test_the_compute_probe_fits_the_registers(isa: ISA) -> None:
+    n_factors = PeakFMA().n_factors(isa)
+    n_sums = PeakFMA().operations(isa) // (2 * isa.lanes * peak.ROUNDS)
+    assert 9 <= n_sums <= 12
+    assert n_sums + n_factors <= isa.registers
+
+
+def test_an_instruction_set_of_another_width_has_a_compute_probe() -> None:
+    class Wide(Generic):
+        bits, registers = 1024, 12
+
+    assert PeakFMA().n_data(Wide()) == (3 + 2) * 128
+    sums = PeakFMA().ir(Wide()).count("fadd <32 x float>")
+    assert sums == 3 * 2 + 5  # in a round, and to have one in the end
+
+
+def test_where_llvm_would_leave_work_out_there_is_no_peak(
+    monkeypatch: pytest.MonkeyPatch, best_library: Library
+) -> None:
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    team = Team(best_library, 1)
+    try:
+        assert peak_rate(team, Library(best_library.isa), PeakFMA())
+        monkeypatch.setattr("linnet.kernels.ir.kernel.VECTOR_REGISTERS", {})
+        assert peak_rate(team, Library(best_library.isa), PeakFMA()) is None
+    finally:
+        team.close()
+
+
 def test_layers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers_module, "LEAST_SECONDS", 0.0)
     with LLM(path) as llm:
@@ -391,6 +426,14 @@ def test_ops(exact: bool) -> None:
         limits = row["gb_s"] / row["read_gb_s"], row["gflop_s"] / row["peak_gflop_s"]
         assert row["roofline"] == pytest.approx(max(limits))
     assert int(rows[-1]["shape"].split(" x ")[0]) * 272 <= 1 << 15  # half the cache
+
+
+@pytest.mark.usefixtures("small_kernels")
+def test_ops_without_a_peak_have_no_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_module, "peak_rate", lambda *_: None)
+    for row in ops_module.ops(["Q8_0"], repetitions=1):
+        assert row["read_gb_s"] > 0
+        assert (row["peak_gflop_s"], row["roofline"]) == (None, None)
 
 
 @pytest.mark.usefixtures("small_kernels")
@@ -529,3 +572,14 @@ def test_a_picture_shows_every_test(
     assert "<svg" in picture
     for text in ("pp4", "tg1", "ffn_up", "int8 dot"):
         assert f"<!-- {text}" in picture
+
+
+def test_a_picture_needs_no_peak(
+    capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(measure_module, "peak_rate", lambda *_: None)
+    target = tmp_path / "roof.svg"
+    status, _, _ = bench(capsys, "-m", path, *FAST, "--plot", target)
+    assert status == 0
+    assert "int8 dot" not in target.read_text()
