@@ -49,7 +49,7 @@ class Graph:
         self._caches: dict[object, Cache] = {}
         self.rings: set[Ring] = set()
         self.cache_bytes = 0  # that keys, values and states take once they are full
-        self.shared: dict[object, Buffer] = {}  # what blocks far apart take, by who made it
+        self.shared: dict[object, Any] = {}  # what blocks far apart take, by who made it
 
     # -- rows in, rows out ----------------------------------------------------------------------
     def embed(self, table: Matrix) -> Buffer:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from kernel_harness import Array, nmse
 from model_runner import Runner, load_fixture
-from tiny_architectures import N_VOCAB, TINY, TinyArchitecture
+from tiny_architectures import N_EXPERTS, N_HEADS, N_VOCAB, TINY, TinyArchitecture
 
 import linnet.models
 from linnet.kernels.elementwise import ScaleByPosition
+from linnet.kernels.experts import GroupByExpert
 from linnet.kernels.op import Op
 from linnet.kernels.program import Program
 from linnet.kernels.rope import Rope
@@ -148,6 +149,15 @@ def tables(graph: Graph, op: type[Op]) -> list[Array]:
     return list(
         {id(table): table for a in found for table in [a.get("table", a.get("y"))]}.values()
     )
+
+
+def test_latent_attention_groups_its_heads_once() -> None:
+    """For all layers; the products of experts, once for each of theirs."""
+    tiny, graph = TINY["deepseek2"], Graph(Program(16, 1), n_ctx=64, n_slots=1, exact=False)
+    load(tiny).record(graph)
+    grouped = [step for step in graph.program.steps if isinstance(step.op, GroupByExpert)]
+    found = [step.arguments["n_experts"] for step in grouped]
+    assert sorted(found) == [N_HEADS] + [N_EXPERTS] * (tiny.n_layers - 1)
 
 
 def test_scores_grow_with_the_positions_that_are_reached() -> None:
