@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from linnet.kernels.bandwidth import BLOCK, ReadBytes
 from linnet.kernels.jit import Library
+from linnet.kernels.linear import Product
 from linnet.kernels.peak import Peak, PeakFMA
 from linnet.kernels.program import Buffer, Program, Rows
 from linnet.kernels.team import Team
@@ -18,13 +19,17 @@ from linnet.kernels.team import Team
 PASSES = 3
 
 
-def weights_read(program: Program) -> list[npt.NDArray[np.uint8]]:
-    """The packed matrices that one token multiplies; of the embedding only a row is read, and of
-    experts as many as a token takes."""
-    given = [
-        (step.arguments.get("weights"), step.arguments.get("n_used")) for step in program.steps
+def weights_read(
+    program: Program, n_tokens: int = 1, n_outputs: int = 1
+) -> list[npt.NDArray[np.uint8]]:
+    """The packed matrices that a pass of so many tokens and outputs multiplies by; of the embedding
+    only rows are read, and of experts as many as the tokens can take: see `Product.read`."""
+    n_rows = {Rows.TOKENS: n_tokens, Rows.OUTPUTS: n_outputs}
+    return [
+        step.op.read(n_rows[step.rows], **step.arguments)
+        for step in program.steps
+        if isinstance(step.op, Product) and n_rows[step.rows]
     ]
-    return [weights[:n_used] for weights, n_used in given if isinstance(weights, np.ndarray)]
 
 
 def read_bandwidth(team: Team, library: Library, arrays: Sequence[npt.NDArray[np.uint8]]) -> float:
@@ -41,8 +46,9 @@ def read_bandwidth(team: Team, library: Library, arrays: Sequence[npt.NDArray[np
     return sum(array.nbytes for array in arrays) / _seconds(team, library, program)
 
 
-def peak_rate(team: Team, library: Library, op: Peak) -> float:
-    """Arithmetic operations a second of the team's threads that do `op` and nothing else."""
+def peak_rate(team: Team, library: Library, op: Peak) -> float | None:
+    """Arithmetic operations a second of the team's threads that do `op` and nothing else; None for
+    CPUs on which nothing keeps LLVM from doing less: see `Kernel.opaque`."""
     isa, n_items = library.isa, 64 * team.n_threads
     data: npt.NDArray[Any] = np.ones(op.n_data(isa), np.int8)
     if isinstance(op, PeakFMA):
@@ -51,7 +57,10 @@ def peak_rate(team: Team, library: Library, op: Peak) -> float:
     program = Program(max_tokens=1, max_outputs=1)
     out = Buffer("sums", Rows.TOKENS, 0, sums.dtype, sums)
     program.step("multiply", op, data=data, out=out, n_items=n_items)
-    return n_items * op.operations(isa) / _seconds(team, library, program)
+    try:
+        return n_items * op.operations(isa) / _seconds(team, library, program)
+    except NotImplementedError:
+        return None
 
 
 def _seconds(team: Team, library: Library, program: Program) -> float:

@@ -38,11 +38,6 @@ VALUES = {
     "fewest_bytes": tuple(n * KIB for n in (32, 64, 128, 256, 512, 1024)),
     "most_bytes": tuple(n * KIB for n in (128, 256, 512, 1024, 2048, 4096)),
 }
-TILES = {  # by vector registers: each tile needs two for every sum, and some for its factors
-    16: ((2, 1), (3, 1), (4, 1), (6, 1), (2, 2), (3, 2)),
-    32: ((8, 1), (12, 1), (4, 2), (5, 2), (6, 2), (7, 2), (4, 3)),
-}
-
 
 LEAST_GAIN = 1.02  # what is less is noise
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 25
@@ -80,7 +75,7 @@ def tune(
     """The fastest tuning, and all that was measured. `on_step` hears of each parameter done."""
     best, rows = isa.defaults, []
     for parameter in parameters(isa):
-        values: Sequence[Value] = VALUES.get(parameter) or TILES[isa.registers]
+        values: Sequence[Value] = VALUES.get(parameter) or isa.tiles_to_try
         tunings = list(_candidates(best, parameter, values))
         seconds = _alternate(partial(measure, parameter), tunings)
         before = tunings.index(best)

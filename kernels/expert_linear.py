@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from linnet.kernels.activations import Quantize, packed_bytes
 from linnet.kernels.ir import Pointer, Value, f32, i32, i64, pointer
 from linnet.kernels.isa import ISA
@@ -53,6 +56,11 @@ class FloatExpertLinear(RowsOfWeights, Product):
     def x_bytes(self) -> int:
         """What a row of x takes."""
         return 4 * self.n_columns
+
+    def read(self, n_rows: int, **a: Any) -> npt.NDArray[np.uint8]:
+        """The matrices of as many experts as there are if no two rows choose the same."""
+        weights: npt.NDArray[np.uint8] = a["weights"][: n_rows * a["n_used"]]
+        return weights
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_used"] * sizes["n_out"], 1

@@ -10,6 +10,9 @@ import builtins
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard
 
+import numpy as np
+import numpy.typing as npt
+
 from linnet.kernels.activations import Quantize
 from linnet.kernels.isa import ISA
 from linnet.kernels.matmul import FloatMatMul, MatMul
@@ -52,6 +55,11 @@ class Product(Op):
     def of(cls, type: WeightType, *, exact: bool) -> Product:
         """This product, which takes packed x, or the one that takes x in f32."""
         return cls(type) if isinstance(type, QuantType) and not exact else cls.in_f32(type)
+
+    def read(self, n_rows: int, **a: Any) -> npt.NDArray[np.uint8]:
+        """Of a step's weights, as many as `n_rows` rows, at least one, multiply by."""
+        weights: npt.NDArray[np.uint8] = a["weights"]
+        return weights
 
 
 @dataclass(frozen=True)

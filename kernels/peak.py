@@ -12,11 +12,7 @@ from linnet.kernels.isa import ISA
 from linnet.kernels.op import ALL_ROWS, Op, OpKernel
 
 ROUNDS = 1000  # in an item
-TILE = {
-    128: (3, 3),
-    256: (3, 3),
-    512: (4, 3),
-}  # by the bits of a register: what fits, sums included
+N_WEIGHTS, MOST_X = 3, 4  # registers; their 12 sums keep two units of five cycles' latency busy
 
 
 @dataclass(frozen=True)
@@ -36,21 +32,24 @@ class Peak(Op):
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_items"], ALL_ROWS
 
+    def n_factors(self, isa: ISA) -> int:
+        """How many registers of weights and of x: as many as fit beside their sums."""
+        return N_WEIGHTS + min(MOST_X, (isa.registers - N_WEIGHTS) // (N_WEIGHTS + 1))
+
     def operations(self, isa: ISA) -> int:
         """Multiplications and additions in an item."""
-        n_x, n_weights = TILE[isa.bits]
-        return ROUNDS * n_x * n_weights * isa.lanes * self.per_lane
+        n_sums = N_WEIGHTS * (self.n_factors(isa) - N_WEIGHTS)
+        return ROUNDS * n_sums * isa.lanes * self.per_lane
 
     def n_data(self, isa: ISA) -> int:
-        return sum(TILE[isa.bits]) * isa.bits // 8
+        return self.n_factors(isa) * isa.bits // 8
 
     def emit(self, k: OpKernel, **a: Any) -> None:
-        n_x, n_weights = TILE[k.isa.bits]
         n_bytes = k.isa.bits // 8
         for item in k.items():
-            starts = [a["data"].at(i * n_bytes) for i in range(n_x + n_weights)]
-            factors = [k.cell(value) for value in self.factors(k, starts, n_weights)]
-            weights, xs = factors[:n_weights], factors[n_weights:]
+            starts = [a["data"].at(i * n_bytes) for i in range(self.n_factors(k.isa))]
+            factors = [k.cell(value) for value in self.factors(k, starts)]
+            weights, xs = factors[:N_WEIGHTS], factors[N_WEIGHTS:]
             kind = self.zero(k).type
             sums = [[k.cell(kind, "sum") for _ in weights] for _ in xs]
             for _ in k.range(ROUNDS, name="round"):
@@ -66,7 +65,7 @@ class Peak(Op):
     def zero(self, k: OpKernel) -> Value:
         raise NotImplementedError
 
-    def factors(self, k: OpKernel, starts: list[Any], n_weights: int) -> list[Value]:
+    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
         raise NotImplementedError
 
     def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
@@ -84,10 +83,10 @@ class PeakDot(Peak):
     def zero(self, k: OpKernel) -> Value:
         return k.constant(i32[k.isa.lanes], 0)
 
-    def factors(self, k: OpKernel, starts: list[Any], n_weights: int) -> list[Value]:
+    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
         n = k.isa.bits // 8
-        weights = [start.load(u8[n]) & self.largest for start in starts[:n_weights]]
-        return [*weights, *(start.load(i8[n]) for start in starts[n_weights:])]
+        weights = [start.load(u8[n]) & self.largest for start in starts[:N_WEIGHTS]]
+        return [*weights, *(start.load(i8[n]) for start in starts[N_WEIGHTS:])]
 
     def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
         return k.isa.dot(total, w, x, self.largest)
@@ -95,10 +94,9 @@ class PeakDot(Peak):
     def reference(self, **a: Any) -> None:
         """For a vector of `out.size / n_items` lanes, whatever the ISA."""
         lanes = a["out"].size // a["n_items"]
-        _, n_weights = TILE[32 * lanes]
         vectors = a["data"].reshape(-1, lanes, 4).astype(np.int64)
-        weights = vectors[:n_weights] & 0xFF & self.largest
-        products = np.einsum("wlb,xlb->l", weights, vectors[n_weights:])
+        weights = vectors[:N_WEIGHTS] & 0xFF & self.largest
+        products = np.einsum("wlb,xlb->l", weights, vectors[N_WEIGHTS:])
         a["out"].reshape(-1, lanes)[...] = products * ROUNDS
 
 
@@ -111,7 +109,7 @@ class PeakFMA(Peak):
     def zero(self, k: OpKernel) -> Value:
         return k.constant(f32[k.isa.lanes], 0)
 
-    def factors(self, k: OpKernel, starts: list[Any], n_weights: int) -> list[Value]:
+    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
         return [start.load(f32[k.isa.lanes]) for start in starts]
 
     def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
@@ -119,7 +117,6 @@ class PeakFMA(Peak):
 
     def reference(self, **a: Any) -> None:
         lanes = a["out"].size // a["n_items"]
-        _, n_weights = TILE[32 * lanes]
         vectors = a["data"].reshape(-1, lanes).astype(np.float64)
-        products = vectors[:n_weights].sum(axis=0) * vectors[n_weights:].sum(axis=0)
+        products = vectors[:N_WEIGHTS].sum(axis=0) * vectors[N_WEIGHTS:].sum(axis=0)
         a["out"].reshape(-1, lanes)[...] = products * ROUNDS

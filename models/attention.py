@@ -5,28 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from linnet.kernels.elementwise import SigmoidMultiply
 from linnet.kernels.program import Buffer
 from linnet.models.blocks import Block
 from linnet.models.config import Config
 from linnet.models.graph import Graph
+from linnet.models.positions import Temperature
 from linnet.models.rope import Rope
 from linnet.models.weights import Floats, Matrix, Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Temperature:
-    """Scores at a position grow by 1 + scale * ln(1 + position // every)."""
-
-    scale: float
-    every: int
-
-    def table(self, n_ctx: int) -> Floats:
-        """The factor (n_ctx,) at each position."""
-        steps = np.arange(n_ctx) // self.every
-        return (1 + self.scale * np.log1p(steps)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +93,7 @@ class Attention:
         k = self._placed(g, k, self.k_norm) if k else None
         v = self.v_norm.record(g, v) if v and self.v_norm else v
         if self.temperature:
-            q = g.scale_by_position(q, self.temperature.table(g.n_ctx))
+            q = g.sharpen(q, self.temperature)
         out = g.attend(
             q, k, v,
             g.cache(

@@ -30,8 +30,8 @@ from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.rope import Rope
 from linnet.kernels.rows import JoinColumns, PickColumns, PickRows
 from linnet.models.cache import STATE, Cache, Ring
+from linnet.models.positions import PositionTable, Temperature
 from linnet.models.rope import Rope as Rotation
-from linnet.models.rope import RopeTable
 from linnet.models.weights import Floats, Matrix
 
 
@@ -46,11 +46,11 @@ class Graph:
     def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
         self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
         self._packed: dict[tuple[Buffer, Op, int], Buffer] = {}
-        self._rope_tables: dict[Rotation, RopeTable] = {}
+        self._tables: dict[Rotation | Temperature, PositionTable] = {}
         self._caches: dict[object, Cache] = {}
         self.rings: set[Ring] = set()
         self.cache_bytes = 0  # that keys, values and states take once they are full
-        self.shared: dict[object, Buffer] = {}  # what blocks far apart take, by who made it
+        self.shared: dict[object, Any] = {}  # what blocks far apart take, by who made it
 
     # -- rows in, rows out ----------------------------------------------------------------------
     def embed(self, table: Matrix) -> Buffer:
@@ -97,9 +97,7 @@ class Graph:
 
     def rope(self, x: Buffer, rope: Rotation, *, head_dim: int) -> Buffer:
         """Rotate the first 2 * n_pairs columns of every head by position, in place."""
-        if rope not in self._rope_tables:
-            self._rope_tables[rope] = self._rope_table(rope)
-        table = self._rope_tables[rope].data
+        table = self._table(rope)
         self.program.step(
             "rope", Rope(rope.adjacent),
             x=x, positions=self.program.positions, table=table,
@@ -110,12 +108,11 @@ class Graph:
     @property
     def n_bytes(self) -> int:
         """What caches, states and tables take once they are full."""
-        tables = (table.data.nbytes for table in self._rope_tables.values())
-        return self.cache_bytes + sum(tables)
+        return self.cache_bytes + sum(table.data.nbytes for table in self._tables.values())
 
     def reach(self, n_positions: int) -> None:
         """Have what depends on positions ready for those below; before each pass of a program."""
-        for table in self._rope_tables.values():
+        for table in self._tables.values():
             table.reach(n_positions)
 
     def state(self, *shape: int) -> Floats:
@@ -146,12 +143,17 @@ class Graph:
 
     def _memory(self, shape: tuple[int, ...], type: Type) -> Any:
         """Zeros that stay from pass to pass."""
-        n_bytes = math.prod(shape) * type.bytes
-        self.cache_bytes += n_bytes
-        return aligned(n_bytes).view(NUMPY_TYPES[type]).reshape(shape)
+        self.cache_bytes += math.prod(shape) * type.bytes
+        return self._zeros(shape, type)
 
-    def _rope_table(self, rope: Rotation) -> RopeTable:
-        return rope.table(self.n_ctx)
+    def _table(self, of: Rotation | Temperature) -> Floats:
+        """A row of numbers for each position; once for all that are equal."""
+        if of not in self._tables:
+            self._tables[of] = of.table(self._zeros((self.n_ctx, *of.shape), f32))
+        return self._tables[of].data
+
+    def _zeros(self, shape: tuple[int, ...], type: Type) -> Any:
+        return aligned(math.prod(shape) * type.bytes).view(NUMPY_TYPES[type]).reshape(shape)
 
     def attend(
         self, q: Buffer, k: Buffer | None, v: Buffer | None, cache: Cache, *, scale: float,
@@ -225,12 +227,13 @@ class Graph:
         self.program.step("scale", ScaleRows(), x=x, y=factors, out=out, width=x.width)
         return out
 
-    def scale_by_position(self, x: Buffer, factors: Floats) -> Buffer:
-        """x of a token times factors[position]; factors: (n_ctx,)"""
+    def sharpen(self, x: Buffer, temperature: Temperature) -> Buffer:
+        """x of a token times the factor of its position."""
         out = self.buffer("scale", x.width, x.rows)
         self.program.step(
             "scale", ScaleByPosition(),
-            x=x, y=factors, positions=self.program.positions, out=out, width=x.width,
+            x=x, y=self._table(temperature), positions=self.program.positions, out=out,
+            width=x.width,
         )  # fmt: skip
         return out
 
@@ -280,9 +283,5 @@ class Graph:
 class Measure(Graph):
     """A recording that takes no memory, to know beforehand what one will take."""
 
-    def _memory(self, shape: tuple[int, ...], type: Type) -> Any:
-        self.cache_bytes += math.prod(shape) * type.bytes
+    def _zeros(self, shape: tuple[int, ...], type: Type) -> Any:
         return np.broadcast_to(np.zeros((), NUMPY_TYPES[type]), shape)
-
-    def _rope_table(self, rope: Rotation) -> RopeTable:
-        return rope.table(1)

@@ -62,8 +62,12 @@ class LatentAttention:
 
 
 def every_head(g: Graph, n_heads: int) -> Chosen:
-    """Matrices of heads as those of experts, of which every token takes all, in order."""
-    n_tokens = g.program.max_tokens
-    heads = g.program.buffer("heads", n_heads, dtype=np.int32)
-    heads.array = np.tile(np.arange(n_heads, dtype=np.int32), (n_tokens, 1))
-    return Chosen.record(g, heads, n_heads)
+    """Matrices of heads as those of experts, of which every token takes all, in order; grouped once
+    for all layers."""
+    key = every_head, n_heads
+    if key not in g.shared:
+        heads = g.program.buffer("heads", n_heads, dtype=np.int32)
+        heads.array = np.tile(np.arange(n_heads, dtype=np.int32), (g.program.max_tokens, 1))
+        g.shared[key] = Chosen.record(g, heads, n_heads)
+    chosen: Chosen = g.shared[key]
+    return chosen

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from linnet.models.attention import Attention, Temperature
+from linnet.models.attention import Attention
 from linnet.models.blocks import Block
 from linnet.models.config import MAX_CONTEXT
 from linnet.models.llama import Llama
+from linnet.models.positions import Temperature
 from linnet.models.weights import Weights
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from linnet.models.attention import Attention
 from linnet.models.blocks import Block
 from linnet.models.rope import Rope, frequencies
@@ -19,10 +21,13 @@ class Olmo2(Transformer):
     attn_post_norm = "post_attention_norm"
     ffn_post_norm = "post_ffw_norm"
 
+    @cached_property
+    def local_rope(self) -> Rope:
+        return Rope(frequencies(self.config.n_rot, self.config.rope_theta))
+
     def attention(self, w: Weights, i: int) -> Block:
         c, window = self.config, self.window(i, every=4)
-        local_rope = Rope(frequencies(c.n_rot, c.rope_theta))
         q_norm = self.norm.load(w, "attn_q_norm", c, c.n_heads * c.head_dim)
         k_norm = self.norm.load(w, "attn_k_norm", c, c.n_kv_heads * c.head_dim)
-        rope = self.rope if window is None else local_rope
+        rope = self.rope if window is None else self.local_rope
         return Attention.load(w, c, rope, qk_norm=(q_norm, k_norm), window=window)

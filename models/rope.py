@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.memory import aligned
 from linnet.kernels.rope import rope_table
 from linnet.models.config import MAX_CONTEXT, Config, Keys
 from linnet.models.errors import ModelError
+from linnet.models.positions import PositionTable
 from linnet.models.weights import Floats, Weights
 
 Frequencies = npt.NDArray[np.float64]
-POSITIONS = 1024  # filled at a time, in a few milliseconds
 SCALINGS = ("none", "linear", "yarn", "longrope")
 
 
@@ -70,33 +69,17 @@ class Rope:
     def with_magnitude(self, magnitude: float) -> Rope:
         return replace(self, magnitude=magnitude)
 
-    def table(self, n_ctx: int) -> RopeTable:
-        """Cosines and sines for a context of so many positions."""
-        far = self.beyond is not None and n_ctx > self.n_ctx_original
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What a row of its table has: cosines and sines (2, n_pairs)."""
+        return 2, self.frequencies.size
+
+    def table(self, data: Floats) -> PositionTable:
+        """Cosines and sines at each position, in `data` (n_ctx, 2, n_pairs)."""
+        far = self.beyond is not None and len(data) > self.n_ctx_original
         chosen = self.beyond if far and self.beyond is not None else self.frequencies
-        return RopeTable(n_ctx, chosen, self.magnitude)
-
-
-class RopeTable:
-    """Cosines and sines, `data` (n_ctx, 2, n_pairs), of the positions that have been reached.
-
-    A long context costs neither time nor memory before it is used.
-    """
-
-    def __init__(self, n_ctx: int, frequencies: Frequencies, magnitude: float) -> None:
-        shape = n_ctx, 2, len(frequencies)
-        self.data: Floats = aligned(math.prod(shape) * 4).view(np.float32).reshape(shape)
-        self._frequencies, self._magnitude = frequencies, np.float32(magnitude)
-        self._n_filled = 0
-
-    def reach(self, n_positions: int) -> None:
-        """Fill it for the positions below `n_positions`, and some more."""
-        end = min(len(self.data), -(-n_positions // POSITIONS) * POSITIONS)
-        for first in range(self._n_filled, end, POSITIONS):
-            part = self.data[first : first + POSITIONS]
-            part[:] = rope_table(len(part), self._frequencies, first)
-            part *= self._magnitude
-            self._n_filled = first + len(part)
+        magnitude = np.float32(self.magnitude)
+        return PositionTable(data, lambda first, n: rope_table(n, chosen, first) * magnitude)
 
 
 def _factors(weights: Weights, name: str, n_pairs: int) -> Floats:

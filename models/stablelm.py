@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linnet.models.attention import Attention
-from linnet.models.blocks import Block, LayerNorm, Parallel, Residual
+from linnet.models.blocks import Block, LayerNorm, Parallel
 from linnet.models.transformer import Transformer
 from linnet.models.weights import Weights
 
 
 class StableLM(Transformer):
-    """Layer norms; the 12B model computes attention and feed-forward network of the same input and
-    normalises queries and keys."""
+    """Layer norms; where a layer has only one, as in the 12B model, attention and feed-forward
+    network take the same input. Heads of queries and keys may have norms, each its own weights."""
 
     norm = LayerNorm
 
@@ -20,8 +20,11 @@ class StableLM(Transformer):
         if "ffn_norm.weight" in w:
             return super().layer(w, i)
         blocks = Parallel([self.attention(w, i), self.feed_forward(w, i)])
-        return [Residual(blocks, self.norm.load(w, "attn_norm", self.config))]
+        return [self.residual(w, blocks, self.attn_norm, self.attn_post_norm)]
 
     def attention(self, w: Weights, i: int) -> Block:
-        norms = self.norms_of_heads(w) if "attn_q_norm.weight" in w else (None, None)
-        return Attention.load(w, self.config, self.rope, qk_norm=norms)
+        c, q_norm, k_norm = self.config, None, None
+        if "attn_q_norm.weight" in w:
+            q_norm = self.norm.load(w, "attn_q_norm", c, c.n_heads, c.head_dim)
+            k_norm = self.norm.load(w, "attn_k_norm", c, c.n_kv_heads, c.head_dim)
+        return Attention.load(w, c, self.rope, qk_norm=(q_norm, k_norm))

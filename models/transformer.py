@@ -96,18 +96,11 @@ class Transformer:
         return Rope.load(self.keys, w, self.config, adjacent=self.adjacent)
 
     def head_norms(self, w: Weights) -> tuple[Block, Block]:
-        """Norms for every head of the queries and of the keys."""
+        """Norms of queries and of keys, each with the same weights for every head."""
         q, k = (
             self.norm.load(w, name, self.config, self.config.head_dim)
             for name in ("attn_q_norm", "attn_k_norm")
         )
-        return q, k
-
-    def norms_of_heads(self, w: Weights) -> tuple[Block, Block]:
-        """The same where every head has weights of its own."""
-        c = self.config
-        q = self.norm.load(w, "attn_q_norm", c, c.n_heads, c.head_dim)
-        k = self.norm.load(w, "attn_k_norm", c, c.n_kv_heads, c.head_dim)
         return q, k
 
     def window(self, i: int, *, every: int, default: int = 0) -> int | None:

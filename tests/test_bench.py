@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel_harness import run as run_op
+from tiny_architectures import N_EXPERTS, N_KV, N_USED
+from tiny_architectures import TINY as ARCHITECTURES
 from tiny_llama import TinyLlama
 
 from linnet import LLM
 from linnet.engine.bench import layers as layers_module
+from linnet.engine.bench import measure as measure_module
 from linnet.engine.bench import ops as ops_module
 from linnet.engine.bench import plot, report
 from linnet.engine.bench.layers import OUTSIDE, group_of, layers, timeline
@@ -25,11 +28,18 @@ from linnet.engine.bench.measure import BenchTest, Source, all_tests, measure, s
 from linnet.engine.bench.runner import Runner
 from linnet.engine.bench.work import Work, work
 from linnet.engine.cli import main as cli
+from linnet.engine.roofline import peak_rate, weights_read
+from linnet.kernels import peak
+from linnet.kernels.isa import ISA, ISAS
+from linnet.kernels.isa.generic import Generic
 from linnet.kernels.jit import Library
 from linnet.kernels.peak import PeakDot, PeakFMA
 from linnet.kernels.probe import Entries, Probed
+from linnet.kernels.team import Team
+from linnet.models import load_model
 
 TINY = TinyLlama(type="Q8_0", n_layers=2, n_ctx=64)
+EXPERTS = ARCHITECTURES["qwen3moe"]
 KV_BYTES = 2 * 2 * 2 * 64 * 2  # of a position: layers, keys and values, KV heads, head, f16
 LLAMA_BENCH = {
     "build_commit", "build_number", "cpu_info", "gpu_info", "backends", "model_filename",
@@ -127,6 +137,51 @@ def test_bytes_read(
     assert runner.bytes_read(n_prompt, n_gen) == expected
 
 
+@pytest.fixture
+def runner_of_experts(best_library: Library) -> Iterator[Callable[..., Runner]]:
+    made: list[Runner] = []
+
+    def make(n_parallel: int) -> Runner:
+        model = load_model(EXPERTS.metadata(), EXPERTS.tensors())
+        options = {"n_threads": 1, "n_ctx": 16, "n_batch": 8, "n_parallel": n_parallel}
+        made.append(Runner(model, best_library, **options))
+        return made[-1]
+
+    yield make
+    for runner in made:
+        runner.close()
+
+
+@pytest.mark.parametrize(
+    ("n_parallel", "n_prompt", "n_gen", "experts", "positions"),
+    [
+        (1, 0, 2, [N_USED, N_USED], [1, 2]),
+        (2, 0, 1, [2 * N_USED], [1, 1]),
+        (3, 0, 1, [N_EXPERTS], [1, 1, 1]),  # there are no more
+        (1, 9, 0, [N_EXPERTS, N_USED], [8, 9]),  # in passes of 8 and 1
+    ],
+)
+def test_of_experts_as_many_are_read_as_the_tokens_of_a_pass_can_take(
+    runner_of_experts: Callable[..., Runner], n_parallel: int, n_prompt: int, n_gen: int,
+    experts: list[int], positions: list[int],
+) -> None:  # fmt: skip
+    runner = runner_of_experts(n_parallel)
+    sizes = {
+        name: tensor.data.nbytes
+        for name, tensor in EXPERTS.tensors().items()
+        if len(tensor.shape) > 1 and name != "token_embd.weight"
+    }
+    of_experts = sum(n for name, n in sizes.items() if "exps" in name) // N_EXPERTS
+    others = sum(n for name, n in sizes.items() if "exps" not in name)
+    weights = len(experts) * others + sum(experts) * of_experts
+    weights -= sizes["output.weight"] * (n_prompt > 8)  # the first of two passes has no logits
+    cached = 2 * EXPERTS.n_layers * N_KV * 2 * sum(positions)
+    assert runner.bytes_read(n_prompt, n_gen) == weights + cached
+    assert sum(array.nbytes for array in weights_read(runner.program)) == (
+        others + N_USED * of_experts
+    )
+
+
 def test_too_long_a_context_is_an_error_before_any_work(
     runner_of: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +248,19 @@ def test_work_of_steps(runner_of: Callable[..., Runner]) -> None:
     assert done["attend"] == Work(4 * (5 + 6 + 7) * 256, 7 * KV_BYTES // 2)
     assert done["add"] == Work(3 * 256, 3 * 3 * 256 * 4)
     assert done["output.weight"] == Work(0, 0)  # no logits are wanted
+
+
+@pytest.mark.parametrize(("n_rows", "n_read"), [(1, N_USED), (3, N_EXPERTS)])
+def test_work_of_experts(
+    runner_of_experts: Callable[..., Runner], n_rows: int, n_read: int
+) -> None:
+    runner = runner_of_experts(1)
+    runner.prepare_prompt(0, n_rows, n_outputs=1)
+    (step,) = (step for step in runner.program.steps if step.name == "blk.0.ffn_up_exps.weight")
+    weights = EXPERTS.tensors()[step.name]
+    n_bytes = weights.data.nbytes // N_EXPERTS * n_read
+    n_of_one = weights.shape[1] * weights.shape[2]
+    assert work(step, runner.program) == Work(2 * n_rows * N_USED * n_of_one, n_bytes)
 
 
 # ---- the probes ----------------------------------------------------------------------------------
@@ -270,6 +338,36 @@ def test_the_compute_probe_leaves_nothing_out(op: Any, library: Library) -> None
     assert expected.any()
 
 
+@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+def test_the_compute_probe_fits_the_registers(isa: ISA) -> None:
+    n_factors = PeakFMA().n_factors(isa)
+    n_sums = PeakFMA().operations(isa) // (2 * isa.lanes * peak.ROUNDS)
+    assert 9 <= n_sums <= 12
+    assert n_sums + n_factors <= isa.registers
+
+
+def test_an_instruction_set_of_another_width_has_a_compute_probe() -> None:
+    class Wide(Generic):
+        bits, registers = 1024, 12
+
+    assert PeakFMA().n_data(Wide()) == (3 + 2) * 128
+    sums = PeakFMA().ir(Wide()).count("fadd <32 x float>")
+    assert sums == 3 * 2 + 5  # in a round, and to have one in the end
+
+
+def test_where_llvm_would_leave_work_out_there_is_no_peak(
+    monkeypatch: pytest.MonkeyPatch, best_library: Library
+) -> None:
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    team = Team(best_library, 1)
+    try:
+        assert peak_rate(team, Library(best_library.isa), PeakFMA())
+        monkeypatch.setattr("linnet.kernels.ir.kernel.VECTOR_REGISTERS", {})
+        assert peak_rate(team, Library(best_library.isa), PeakFMA()) is None
+    finally:
+        team.close()
+
+
 def test_layers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers_module, "LEAST_SECONDS", 0.0)
     with LLM(path) as llm:
@@ -328,6 +426,14 @@ def test_ops(exact: bool) -> None:
         limits = row["gb_s"] / row["read_gb_s"], row["gflop_s"] / row["peak_gflop_s"]
         assert row["roofline"] == pytest.approx(max(limits))
     assert int(rows[-1]["shape"].split(" x ")[0]) * 272 <= 1 << 15  # half the cache
+
+
+@pytest.mark.usefixtures("small_kernels")
+def test_ops_without_a_peak_have_no_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_module, "peak_rate", lambda *_: None)
+    for row in ops_module.ops(["Q8_0"], repetitions=1):
+        assert row["read_gb_s"] > 0
+        assert (row["peak_gflop_s"], row["roofline"]) == (None, None)
 
 
 @pytest.mark.usefixtures("small_kernels")
@@ -466,3 +572,14 @@ def test_a_picture_shows_every_test(
     assert "<svg" in picture
     for text in ("pp4", "tg1", "ffn_up", "int8 dot"):
         assert f"<!-- {text}" in picture
+
+
+def test_a_picture_needs_no_peak(
+    capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(measure_module, "peak_rate", lambda *_: None)
+    target = tmp_path / "roof.svg"
+    status, _, _ = bench(capsys, "-m", path, *FAST, "--plot", target)
+    assert status == 0
+    assert "int8 dot" not in target.read_text()

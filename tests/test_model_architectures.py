@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 from kernel_harness import Array, nmse
 from model_runner import Runner, load_fixture
-from tiny_architectures import N_VOCAB, TINY, TinyArchitecture
+from tiny_architectures import N_EXPERTS, N_HEADS, N_VOCAB, TINY, TinyArchitecture
 
 import linnet.models
+from linnet.kernels.elementwise import ScaleByPosition
+from linnet.kernels.experts import GroupByExpert
+from linnet.kernels.op import Op
+from linnet.kernels.program import Program
+from linnet.kernels.rope import Rope
 from linnet.models import ARCHITECTURES, ModelError, load_model
+from linnet.models.cache import STATE
+from linnet.models.graph import Graph, Measure
+from linnet.models.positions import POSITIONS, Temperature
 
 EXACT = 1e-9  # NMSE of logits with f32 activations
 TOKENS = [int(token) for token in np.random.default_rng(8).integers(0, N_VOCAB, 30)]
@@ -117,6 +125,50 @@ def test_sequences_do_not_touch_each_other(runner: Callable[..., Runner], name: 
     )
     for slot in (0, 1):
         assert together[slot::2].tobytes() == alone[slot].tobytes()
+
+
+@every_architecture
+def test_layers_share_tables_of_positions(name: str) -> None:
+    """A rotation for each kind of layer at most, and one temperature; all counted beforehand."""
+    model, options = load(TINY[name]), {"n_ctx": 64, "n_slots": 2, "exact": False}
+    graph, measure = Graph(Program(16, 1), **options), Measure(Program(16, 1), **options)
+    model.record(graph)
+    model.record(measure)
+    rotations, temperatures = (tables(graph, op) for op in (Rope, ScaleByPosition))
+    assert len(rotations) <= len(graph.rings - {STATE})
+    assert len(temperatures) == (name == "mistral3")
+    n_bytes = sum(table.nbytes for table in (*rotations, *temperatures))
+    assert measure.n_bytes == graph.n_bytes == graph.cache_bytes + n_bytes
+    for table in (*tables(measure, Rope), *tables(measure, ScaleByPosition)):
+        assert not any(table.strides)  # it is one zero
+
+
+def tables(graph: Graph, op: type[Op]) -> list[Array]:
+    """What steps of this kind look up by position, each once."""
+    found = [step.arguments for step in graph.program.steps if isinstance(step.op, op)]
+    return list(
+        {id(table): table for a in found for table in [a.get("table", a.get("y"))]}.values()
+    )
+
+
+def test_latent_attention_groups_its_heads_once() -> None:
+    """For all layers; the products of experts, once for each of theirs."""
+    tiny, graph = TINY["deepseek2"], Graph(Program(16, 1), n_ctx=64, n_slots=1, exact=False)
+    load(tiny).record(graph)
+    grouped = [step for step in graph.program.steps if isinstance(step.op, GroupByExpert)]
+    found = [step.arguments["n_experts"] for step in grouped]
+    assert sorted(found) == [N_HEADS] + [N_EXPERTS] * (tiny.n_layers - 1)
+
+
+def test_scores_grow_with_the_positions_that_are_reached() -> None:
+    n_ctx = 2 * POSITIONS + 5
+    expected = 1 + 0.5 * np.log(1 + np.arange(n_ctx) // 16)
+    table = Temperature(0.5, every=16).table(np.zeros(n_ctx, np.float32))
+    table.reach(1)
+    assert table.data[:POSITIONS] == pytest.approx(expected[:POSITIONS])
+    assert not table.data[POSITIONS:].any()
+    table.reach(n_ctx)
+    assert table.data == pytest.approx(expected)
 
 
 @every_architecture

@@ -176,10 +176,10 @@ def test_tables_are_filled_as_positions_are_reached(
     ids = ids_of(90)
     whole = open_session(n_batch=16)
     expected = continued(whole, ids)
-    monkeypatch.setattr("linnet.models.rope.POSITIONS", 7)
+    monkeypatch.setattr("linnet.models.positions.POSITIONS", 7)
     session = open_session(n_batch=16)
     assert continued(session, ids) == expected
-    (table,), (filled,) = (s._graph._rope_tables.values() for s in (session, whole))
+    (table,), (filled,) = (s._graph._tables.values() for s in (session, whole))
     assert filled.data.any(axis=(1, 2)).all()
     assert table.data[:94].tobytes() == filled.data[:94].tobytes()
     open_session(n_ctx=1 << 20)  # takes no longer for all that it could hold

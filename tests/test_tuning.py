@@ -53,7 +53,7 @@ def test_defaults_and_candidates_are_valid(isa: ISA) -> None:
         for value in values:
             wide = replace(isa.defaults, fewest_bytes=1 << 10, most_bytes=1 << 28)
             assert getattr(replace(wide, **{name: value}), name) == value
-    for tokens, vectors in (isa.defaults.tile, *measuring.TILES[isa.registers]):
+    for tokens, vectors in (isa.defaults.tile, *isa.tiles_to_try):
         assert replace(isa.defaults, tile=(tokens, vectors)).tile == (tokens, vectors)
         assert (2 * tokens + 1) * vectors < isa.registers
 
@@ -352,7 +352,7 @@ def made_up(best: Tuning, *, drift: float = 0.0, calls: list[Any] | None = None)
 
 @pytest.mark.parametrize("isa", ISAS, ids=by_name)
 def test_each_number_is_found(isa: ISA) -> None:
-    tile = measuring.TILES[isa.registers][3] if isa.tiles is None else isa.defaults.tile
+    tile = isa.tiles_to_try[3] if isa.tiles is None else isa.defaults.tile
     best = Tuning(9216, tile, 256 << 10, 4 << 20)
     found, rows = tune(isa, made_up(best))
     assert found == best

@@ -182,7 +182,8 @@ def roofs(
     source: Source, test: BenchTest, *, isa: str | None = None, exact: bool = False
 ) -> tuple[float, dict[str, float]]:
     """Bytes a second that can be read of the weights, and arithmetic operations a second by the
-    name of the instruction that the weights' types need. Raises what `load` raises."""
+    name of the instruction that the weights' types need, where `peak_rate` knows them. Raises what
+    `load` raises."""
     with load(source, test, isa=isa, exact=exact) as loaded:
         runner = loaded.runner
         ops: dict[str, Peak] = {"f32 multiply-add": PeakFMA()}
@@ -194,8 +195,8 @@ def roofs(
                         type.largest
                     )
                 }
-        peaks = {name: peak_rate(runner.team, runner.library, op) for name, op in ops.items()}
-        return runner.read_bandwidth(), peaks
+        rates = {name: peak_rate(runner.team, runner.library, op) for name, op in ops.items()}
+        return runner.read_bandwidth(), {name: rate for name, rate in rates.items() if rate}
 
 
 def statistics_of(samples_ns: Sequence[int], n_tokens: int, n_bytes: int, bandwidth: float) -> Row:

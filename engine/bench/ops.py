@@ -212,11 +212,10 @@ def _measure(case: Case, library: Library, team: Team, *, exact: bool, repetitio
     }
     if case.arrays and case.peak:
         bandwidth = read_bandwidth(team, library, case.arrays)
-        peak = peak_rate(team, library, case.peak)
-        least = max(done.n_bytes / bandwidth, done.n_operations / peak)
-        row |= {
-            "read_gb_s": bandwidth / 1e9, "peak_gflop_s": peak / 1e9, "roofline": least / seconds,
-        }  # fmt: skip
+        row["read_gb_s"] = bandwidth / 1e9
+        if peak := peak_rate(team, library, case.peak):
+            least = max(done.n_bytes / bandwidth, done.n_operations / peak)
+            row |= {"peak_gflop_s": peak / 1e9, "roofline": least / seconds}
     return row
 
 

@@ -32,7 +32,8 @@ def plot(
 
     points = [row for row in rows if row["n_operations"] and row["n_bytes"] and row["us"]]
     intensities = [place_of(row)[0] for row in points] or [1.0]
-    ends = [min(intensities) / 2, max(*intensities, max(peaks.values()) / bandwidth) * 4]
+    knees = [peak / bandwidth for peak in peaks.values()]
+    ends = [min(intensities) / 2, max(intensities + knees) * 4]
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log", title=title)

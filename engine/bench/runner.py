@@ -10,7 +10,7 @@ from linnet.engine.roofline import read_bandwidth, weights_read
 from linnet.kernels.attention import Attend
 from linnet.kernels.jit import Library
 from linnet.kernels.linear import Product
-from linnet.kernels.program import Lowered, Program, Rows
+from linnet.kernels.program import Lowered, Program
 from linnet.kernels.quants import WeightType
 from linnet.kernels.team import Team
 from linnet.models import Model
@@ -89,26 +89,23 @@ class Runner:
     def bytes_read(self, n_prompt: int, n_gen: int) -> int:
         """What appending so many tokens has to read, from `n_filled` positions on.
 
-        A pass reads all packed weights (those of the logits where it makes some), and of each of
-        its sequences the keys and values that its last token sees.
+        A pass reads its packed weights (those of the logits where it makes some, and of experts as
+        many as it can take), and of each of its sequences the keys and values that its last token
+        sees.
         """
-        start, middle = self.n_filled, self.n_filled + n_prompt
+        n, middle = self.n_parallel, self.n_filled + n_prompt
         total = 0
-        for end in (*range(start + self.n_batch, middle, self.n_batch), middle) if n_prompt else ():
-            total += self.n_parallel * (self._weights(end == middle) + self._cached(end))
+        for first in range(self.n_filled, middle, self.n_batch):
+            end = min(first + self.n_batch, middle)
+            weights = self._weights(end - first, n_outputs=int(end == middle))
+            total += n * (weights + self._cached(end))
         for end in range(middle + 1, middle + n_gen + 1):
-            total += self._weights(True) + self.n_parallel * self._cached(end)
+            total += self._weights(n, n_outputs=n) + n * self._cached(end)
         return total
 
-    def _weights(self, makes_logits: bool) -> int:
+    def _weights(self, n_tokens: int, *, n_outputs: int) -> int:
         """Bytes of packed weights that a pass reads."""
-        kinds = Rows if makes_logits else (Rows.TOKENS,)
-        return sum(
-            weights.nbytes
-            for step in self.program.steps
-            if step.rows in kinds
-            and isinstance(weights := step.arguments.get("weights"), np.ndarray)
-        )
+        return sum(array.nbytes for array in weights_read(self.program, n_tokens, n_outputs))
 
     def _cached(self, n_positions: int) -> int:
         """Bytes of keys and values that the last of so many tokens of a sequence sees."""

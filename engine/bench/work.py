@@ -27,20 +27,21 @@ class Work:
 def work(step: Step, program: Program) -> Work:
     """The work of a step in the pass that the program's inputs describe.
 
-    A product reads packed weights once and takes two operations a weight and row; attention reads
-    keys and values once for each sequence, and takes four for each number of a head and position
-    seen; activations, which caches hold, are not counted. The other steps are counted by what they
-    read and write, and as one operation for each number they write.
+    A product reads packed weights once and takes two operations for each of them and each row that
+    it multiplies (of experts: those of each row, and the bytes of as many as the rows can take);
+    attention reads keys and values once for each sequence, and takes four for each number of a head
+    and position seen; activations, which caches hold, are not counted. The other steps are counted
+    by what they read and write, and as one operation for each number they write.
     """
     n_rows = int(program.state[step.rows])
     if not n_rows:
         return Work(0, 0)
     if isinstance(step.op, Attend):
         return _attention(step.op, step, program)
-    weights = step.arguments.get("weights")
-    if isinstance(step.op, Product) and isinstance(weights, np.ndarray):
+    if isinstance(step.op, Product):
         sizes = step.sizes()
-        return Work(2 * n_rows * int(sizes["n_out"]) * int(sizes["n_columns"]), weights.nbytes)
+        n_bytes = step.op.read(n_rows, **step.arguments).nbytes
+        return Work(2 * n_rows * int(sizes["out"]) * int(sizes["n_columns"]), n_bytes)
     written = [_buffer_size(step.arguments[name], program) for name in step.op.writes]
     return Work(sum(numbers for numbers, _ in written), _bytes_of_arguments(step, program))
 

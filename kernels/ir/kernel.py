@@ -16,6 +16,9 @@ from linnet.kernels.ir.values import Cell, Number, Pointer, Value
 if TYPE_CHECKING:
     from linnet.kernels.isa import ISA
 
+# What LLVM's inline assembly calls them.
+VECTOR_REGISTERS = {"x86_64": "x", "AMD64": "x", "aarch64": "w", "arm64": "w"}
+
 
 class Kernel:
     """One native function under construction: `void name(parameters)`."""
@@ -60,11 +63,18 @@ class Kernel:
             self.command("llvm.x86.sse2.pause")
 
     def opaque(self, value: Value) -> Value:
-        """The same vector, of which LLVM knows nothing any more; takes no instruction."""
-        if platform.machine() not in {"x86_64", "AMD64"}:
-            return value
+        """The same vector, of which LLVM knows nothing any more; takes no instruction.
+
+        Raises NotImplementedError for a kind of CPU that `VECTOR_REGISTERS` does not have.
+        """
+        machine = platform.machine()
+        if machine not in VECTOR_REGISTERS:
+            raise NotImplementedError(
+                f"{machine}: LLVM's name of its vector registers is not known"
+            )
         kind = ir.FunctionType(value.type.llvm, [value.type.llvm])
-        passed = self.builder.asm(kind, "", "=x,0", [value.ir], side_effect=True)
+        constraint = f"={VECTOR_REGISTERS[machine]},0"
+        passed = self.builder.asm(kind, "", constraint, [value.ir], side_effect=True)
         return Value(self, passed, value.type)
 
     def ticks(self) -> Value:

@@ -18,6 +18,7 @@ class AVX512(AVX2):
     registers = 32
     query_rows = 8
     defaults = Tuning(tile=(4, 3))
+    tiles_to_try = (8, 1), (12, 1), (4, 2), (5, 2), (6, 2), (7, 2), (4, 3)
 
 
 class AVX512VNNI(AVX512):

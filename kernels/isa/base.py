@@ -22,8 +22,9 @@ class ISA:
     `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told.
     `bits`: the width of a vector register. `registers`: how many of them there are. `query_rows`:
     queries that attention takes together, with two sums in registers for each. `tiles`: matrix
-    registers, if there are. `defaults`: the tuning where nobody measured a better one; it and
-    `query_rows` change speed, never results.
+    registers, if there are. `defaults`: the tuning where nobody measured a better one, and
+    `tiles_to_try` what `linnet tune` tries as its tile: each takes two registers for every sum, and
+    some for factors. These and `query_rows` change speed, never results.
     """
 
     name: ClassVar[str]
@@ -34,6 +35,9 @@ class ISA:
     query_rows: ClassVar[int] = 2
     tiles: ClassVar[type[Tiles] | None] = None
     defaults: ClassVar[Tuning] = Tuning()
+    tiles_to_try: ClassVar[Sequence[tuple[int, int]]] = (
+        (2, 1), (3, 1), (4, 1), (6, 1), (2, 2), (3, 2),
+    )  # fmt: skip
 
     def __init__(self, tuning: Tuning | None = None) -> None:
         self.tuning = self.defaults if tuning is None else tuning
