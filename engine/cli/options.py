@@ -10,49 +10,32 @@ from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.model import model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM
-from linnet.engine.sampling_params import METADATA, SamplingParams
+from linnet.engine.sampling_params import PARAMETERS, SamplingParams
 from linnet.engine.session import PROMPT_TOKENS
 from linnet.kernels.isa import ISAS
 
 DEFAULTS = SamplingParams()
 ARGUMENTS = {"self", "messages", "params", "progress", "add_generation_prompt"}  # of chatting
-SAMPLING = {  # field of SamplingParams: flag, metavar, type, and which value is off
-    "temperature": ("--temp", "T", float, "0 is greedy"),
-    "top_k": ("--top-k", "K", int, "0 is off"),
-    "top_p": ("--top-p", "P", float, "1 is off"),
-    "min_p": ("--min-p", "P", float, "0 is off"),
-    "repeat_penalty": ("--repeat-penalty", "X", float, "1 is off"),
-    "repeat_last_n": ("--repeat-last-n", "N", int, "-1: all tokens"),
-    "presence_penalty": ("--presence-penalty", "X", float, "0 is off"),
-    "frequency_penalty": ("--frequency-penalty", "X", float, "0 is off"),
-}
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen, and when to stop, in llama-cli's words."""
-    add = parser.add_argument
-    add("-n", "--n-predict", type=int, default=-1, metavar="N", help="tokens at most; -1: no limit")
-    for name, (flag, metavar, type, off) in SAMPLING.items():
-        models = "the model's, or " if name in METADATA else ""
-        help = f"by default {models}{getattr(DEFAULTS, name):g}; {off}"
-        add(flag, dest=name, type=type, metavar=metavar, help=help)
-    add("--stop", action="append", default=[], metavar="TEXT", help="end there; may be repeated")
-    add("-s", "--seed", type=int, default=-1, metavar="SEED", help="-1: another each time")
-    add("--ignore-eos", action="store_true", help="go on where the model would end")
+    for name, parameter in PARAMETERS.items():
+        if parameter.flags:
+            argument = {"dest": name, "default": argparse.SUPPRESS, **parameter.argument}
+            parser.add_argument(*parameter.flags, **argument)
 
 
 def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of SamplingParams that flags set, for `LLM.sampling_params`; checked already.
 
-    Raises ValueError.
+    A flag of -1 leaves None what is so by default. Raises ValueError.
     """
-    given = {name: getattr(arguments, name) for name in SAMPLING}
-    given |= {
-        "max_tokens": None if arguments.n_predict == -1 else arguments.n_predict,
-        "seed": None if arguments.seed == -1 else arguments.seed,
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name in PARAMETERS and not (value == -1 and getattr(DEFAULTS, name) is None)
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    given |= {"stop": tuple(arguments.stop), "ignore_eos": arguments.ignore_eos}
     SamplingParams(**given)
     return given
 
