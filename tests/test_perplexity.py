@@ -337,7 +337,7 @@ def test_logits_as_a_table_and_as_an_array(
         (["--ids", "1,x"], "'1,x' is not a list of whole numbers"),
         (["--ids", N_VOCAB], f"token id is {N_VOCAB}"),
         (["--ids", "1", "-p", "x"], "not allowed with"),
-        (["--ids", "1", "--top", 0], "must be 1 or more"),
+        (["--ids", "1", "--top", 0], "--top: '0' is not a whole number from 1 to"),
         (["--ids", "1", "-o", "npy", "--top", 1], "--top is for"),
         (["--ids", "1,2,3", "-c", 2], "3 tokens do not fit the context of 2"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from linnet.engine.cli.counts import count
 from linnet.engine.cli.model import add_model, model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.generation import finite
@@ -19,6 +20,7 @@ from linnet.engine.perplexity import log_sum_exp
 from linnet.engine.session import Floats
 from linnet.engine.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.isa import ISAS
+from linnet.models.config import MAX_CONTEXT
 
 DEFAULT_TOP = 10
 
@@ -31,7 +33,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("-f", "--file", metavar="FILE", help="read the text from a file")
     source.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids in place of a text")
     add("--all", action="store_true", help="after every token, not the last alone")
-    add("--top", type=_top, metavar="N", help=f"the N likeliest; default {DEFAULT_TOP} for text")
+    add(
+        "--top", type=count(1, MAX_CONTEXT), metavar="N",
+        help=f"the N likeliest; default {DEFAULT_TOP} for text",
+    )  # fmt: skip
     add(
         "-o", "--output", choices=("text", "json", "npy"), default="text",
         help="text: a table; json: one object; npy: an array f32 (positions, n_vocab)",
@@ -110,10 +115,3 @@ def _ids(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers") from None
-
-
-def _top(text: str) -> int:
-    n = int(text)
-    if n < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return n

@@ -7,12 +7,15 @@ import json
 from typing import Any
 
 from linnet.engine.cli.conversation import Conversation
+from linnet.engine.cli.counts import count
 from linnet.engine.cli.model import model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM
+from linnet.engine.machine import MOST_THREADS
 from linnet.engine.sampling_params import PARAMETERS, SamplingParams
-from linnet.engine.session import PROMPT_TOKENS
+from linnet.engine.session import MOST_PROMPT_TOKENS, PROMPT_TOKENS
 from linnet.kernels.isa import ISAS
+from linnet.models.config import MAX_CONTEXT
 
 DEFAULTS = SamplingParams()
 ARGUMENTS = {"self", "messages", "params", "progress", "add_generation_prompt"}  # of chatting
@@ -43,10 +46,16 @@ def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
 def add_running(parser: argparse.ArgumentParser) -> None:
     """What `open_model` takes but the model itself."""
     add = parser.add_argument
-    add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
-    add("-c", "--ctx-size", type=int, metavar="N", help="by default the model's, at most 8192")
     add(
-        "-b", "--batch-size", type=int, default=PROMPT_TOKENS, metavar="N",
+        "-t", "--threads", type=count(1, MOST_THREADS), metavar="N",
+        help="by default, the cores we may use",
+    )  # fmt: skip
+    add(
+        "-c", "--ctx-size", type=count(1, MAX_CONTEXT), metavar="N",
+        help="by default the model's, at most 8192",
+    )  # fmt: skip
+    add(
+        "-b", "--batch-size", type=count(1, MOST_PROMPT_TOKENS), default=PROMPT_TOKENS, metavar="N",
         help="tokens of the prompt in one pass",
     )  # fmt: skip
     add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
