@@ -16,11 +16,11 @@ from linnet.engine.bench.layers import layers
 from linnet.engine.bench.measure import BenchTest, Source, all_tests, measure, roofs
 from linnet.engine.bench.ops import names, ops
 from linnet.engine.cli.counts import count, counts
+from linnet.engine.cli.machine import add_machine
 from linnet.engine.llm import DEMO_MODEL
 from linnet.engine.machine import MOST_THREADS, usable_threads
 from linnet.engine.session import PROMPT_TOKENS
 from linnet.engine.synthetic import SHAPES
-from linnet.kernels.isa import ISAS
 from linnet.models.config import MAX_CONTEXT
 
 MOST_PARALLEL = 512
@@ -57,14 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-npl", "--n-parallel", type=counts(1, MOST_PARALLEL), default=[1], metavar="N",
         help="sequences at once",
     )  # fmt: skip
-    add(
-        "-t", "--threads", type=counts(1, MOST_THREADS), metavar="N",
-        help="by default, the cores we may use",
-    )  # fmt: skip
+    add_machine(parser, threads=counts(1, MOST_THREADS))
     add("-r", "--repetitions", type=count(1, MAX_CONTEXT), default=5, metavar="N", help="default 5")
     add("--no-warmup", action="store_true", help="measure from the first run on")
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
     add("-o", "--output", choices=report.FORMATS, default="md", help="default md, for people")
     add(
         "--ops", nargs="?", const="", metavar="NAMES",

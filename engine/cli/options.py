@@ -1,4 +1,4 @@
-"""The flags of commands that generate: how to run a model, how to sample, how to chat."""
+"""The flags of commands that run a model: how to run it, how to sample, how to chat."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 
 from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.counts import count
+from linnet.engine.cli.machine import add_machine
 from linnet.engine.cli.model import model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM
-from linnet.engine.machine import MOST_THREADS
 from linnet.engine.sampling_params import PARAMETERS, SamplingParams
 from linnet.engine.session import MOST_PROMPT_TOKENS, PROMPT_TOKENS
-from linnet.kernels.isa import ISAS
 from linnet.models.config import MAX_CONTEXT
 
 DEFAULTS = SamplingParams()
@@ -43,32 +42,27 @@ def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def add_running(parser: argparse.ArgumentParser) -> None:
-    """What `open_model` takes but the model itself."""
+def add_running(
+    parser: argparse.ArgumentParser, *, context: str = "by default the model's, at most 8192"
+) -> None:
+    """What `open_model` takes but the model itself; `context` is the help of -c."""
     add = parser.add_argument
-    add(
-        "-t", "--threads", type=count(1, MOST_THREADS), metavar="N",
-        help="by default, the cores we may use",
-    )  # fmt: skip
-    add(
-        "-c", "--ctx-size", type=count(1, MAX_CONTEXT), metavar="N",
-        help="by default the model's, at most 8192",
-    )  # fmt: skip
+    add_machine(parser)
+    add("-c", "--ctx-size", type=count(1, MAX_CONTEXT), metavar="N", help=context)
     add(
         "-b", "--batch-size", type=count(1, MOST_PROMPT_TOKENS), default=PROMPT_TOKENS, metavar="N",
-        help="tokens of the prompt in one pass",
+        help=f"tokens in a prompt pass; default {PROMPT_TOKENS}",
     )  # fmt: skip
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
     add("--no-mmap", action="store_true", help="read the file into memory instead of mapping it")
 
 
-def open_model(arguments: argparse.Namespace) -> LLM:
-    """The model that `add_model` and `add_running` have flags for. Raises what LLM raises."""
+def open_model(arguments: argparse.Namespace, *, n_ctx: int | None = None) -> LLM:
+    """The model that `add_model` and `add_running` have flags for, of which `n_ctx` may stand in
+    for -c. Raises what LLM raises."""
     return LLM(
         model_path(arguments),
         n_threads=arguments.threads,
-        n_ctx=arguments.ctx_size,
+        n_ctx=n_ctx or arguments.ctx_size,
         n_batch=arguments.batch_size,
         isa=arguments.isa,
         activations=arguments.activations,

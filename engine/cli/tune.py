@@ -10,20 +10,16 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from linnet.engine.cli.counts import count
-from linnet.engine.machine import MOST_THREADS, usable_threads
+from linnet.engine.cli.machine import add_machine
+from linnet.engine.machine import usable_threads
 from linnet.engine.tune import Measured, Passes, parameters, tune
 from linnet.kernels import tuning as tunings
-from linnet.kernels.isa import ISAS, choose_isa
+from linnet.kernels.isa import choose_isa
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add(
-        "-t", "--threads", type=count(1, MOST_THREADS), metavar="N",
-        help="by default, the cores we may use",
-    )  # fmt: skip
+    add_machine(parser, exact=False)
     add("--reset", action="store_true", help="measure nothing: forget what was found, for --isa")
     add("-o", "--output", choices=("md", "json"), default="md", help="default md, for people")
 
