@@ -16,7 +16,7 @@ import numpy.typing as npt
 from linnet.engine.checks import whole
 from linnet.engine.generation import Chunk, Generation, Output, finite, generate
 from linnet.engine.gguf import GGUFFile
-from linnet.engine.machine import usable_threads
+from linnet.engine.machine import MOST_THREADS, usable_threads
 from linnet.engine.roofline import read_bandwidth, weights_read
 from linnet.engine.sampling_params import METADATA, SamplingParams
 from linnet.engine.session import (
@@ -32,6 +32,7 @@ from linnet.engine.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.isa import choose_isa
 from linnet.kernels.jit import Library
 from linnet.models import load_model
+from linnet.models.config import MAX_CONTEXT
 
 if TYPE_CHECKING:
     from linnet.engine.chat import ChatTemplate, Message
@@ -81,14 +82,15 @@ class LLM:
         self.path = self._file.path
         self.weight_bytes = sum(tensor.data.nbytes for tensor in self._file.tensors.values())
         worthwhile = 1 + self.weight_bytes // BYTES_A_THREAD
-        self.n_threads = whole("n_threads", n_threads, 1, 1024) or min(usable_threads(), worthwhile)
+        n_threads = whole("n_threads", n_threads, 1, MOST_THREADS)
+        self.n_threads = n_threads or min(usable_threads(), worthwhile)
         self.model = load_model(self._file.metadata, self._file.tensors)
         self.config = self.model.config
         self._suggested = {
             key: self._file.metadata[key] for key in METADATA.values() if key in self._file.metadata
         }
         trained = min(self.config.n_ctx_train, DEFAULT_CONTEXT)
-        self.n_ctx = whole("n_ctx", n_ctx, 1, 1 << 24) or trained
+        self.n_ctx = whole("n_ctx", n_ctx, 1, MAX_CONTEXT) or trained
         whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
         self.n_batch = n_batch
         self.activations = activations

@@ -7,6 +7,7 @@ import os
 import platform
 from pathlib import Path
 
+MOST_THREADS = 1024  # that anyone may ask for
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CPUS = Path("/sys/devices/system/cpu")

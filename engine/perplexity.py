@@ -12,8 +12,9 @@ import numpy.typing as npt
 from linnet.engine.checks import whole
 from linnet.engine.generation import finite
 from linnet.engine.session import Floats, Session
+from linnet.models.config import MAX_CONTEXT
 
-LEAST_N_CTX, MOST_N_CTX = 3, 1 << 24  # with fewer tokens, none of a window is scored
+LEAST_N_CTX = 3  # with fewer tokens, none of a window is scored
 LOGIT_BYTES = 32 << 20  # of one pass, so that memory stays bounded
 
 
@@ -36,8 +37,8 @@ class Window:
 
 def n_windows(n_tokens: int, n_ctx: int, most: int | None = None, *, at_least: int = 2) -> int:
     """How many whole windows a text has, or `most`. Raises ValueError where they are too few."""
-    whole("n_ctx", n_ctx, LEAST_N_CTX, MOST_N_CTX)
-    whole("chunks", most, 1, MOST_N_CTX)
+    whole("n_ctx", n_ctx, LEAST_N_CTX, MAX_CONTEXT)
+    whole("chunks", most, 1, MAX_CONTEXT)
     if n_tokens < at_least * n_ctx:
         needed = f"a context of {n_ctx} needs {at_least * n_ctx} or more"
         raise ValueError(f"the text has {n_tokens} tokens; {needed}")

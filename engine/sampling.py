@@ -2,7 +2,7 @@
 
 The samplers and their order are those of llama-cli, and what each does is what llama.cpp's does
 (src/llama-sampler.cpp). To add one, write the function and give it a line in `SAMPLERS`, at the
-end; if it has a parameter, also a field in `SamplingParams`.
+end; if it has a parameter, also a field in `SamplingParams`, from which its flag follows.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,29 +15,87 @@ from linnet.models.errors import ModelError
 MAX_STOP_CHARACTERS: Final = 1_000_000  # in all stop strings together
 
 _MAX_INT: Final = 2**31 - 1
-_INTEGERS: Final = {  # field: lowest, highest
-    "max_tokens": (0, _MAX_INT),
-    "top_k": (0, _MAX_INT),
-    "repeat_last_n": (-1, _MAX_INT),
-    "seed": (0, 2**64 - 1),
+_MAX_BIAS: Final = 1000
+_KINDS: Final[dict[type, Any]] = {  # what one is called, which types are taken for it
+    int: ("an integer", int | np.integer),
+    float: ("a number", int | float | np.integer | np.floating),
 }
-_NUMBERS: Final = {
-    "temperature": (0.0, 100.0),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "repeat_penalty": (0.01, 100.0),
-    "presence_penalty": (-100.0, 100.0),
-    "frequency_penalty": (-100.0, 100.0),
-}
-_MAX_BIAS: Final = 1000.0
-METADATA: Final = {  # field: what a GGUF file calls it
-    "temperature": "general.sampling.temp",
-    "top_k": "general.sampling.top_k",
-    "top_p": "general.sampling.top_p",
-    "min_p": "general.sampling.min_p",
-    "repeat_penalty": "general.sampling.penalty_repeat",
-    "repeat_last_n": "general.sampling.penalty_last_n",
-}
+_T = TypeVar("_T", int, float)
+
+
+class Parameter(NamedTuple):
+    """What there is to know of a field of `SamplingParams` beside its name and default."""
+
+    check: Callable[[str, object], Any]  # what to keep of a value by that name; raises ValueError
+    flags: Sequence[str] = ()  # of commands; none where only programs can say it
+    argument: Mapping[str, Any] = {}  # what argparse is told of the flags
+    key: str | None = None  # what a GGUF file calls it
+
+
+def _ranged(
+    kind: type[_T], default: float | None, low: float, high: float, usage: str, note: str,
+    key: str | None = None,
+) -> Any:  # fmt: skip
+    """A field for a number from `low` to `high`; if the default is None, for which flags have -1,
+    for None as well.
+
+    `usage`: the flags, and what stands for a value in their help; `key`: what follows
+    `general.sampling.` in files.
+    """
+
+    def check(name: str, value: object) -> _T | None:
+        return None if value is default is None else _number(kind, name, value, low, high)
+
+    *flags, metavar = usage.split()
+    if default is not None:
+        models = "the model's, or " if key else ""
+        note = f"by default {models}{default:g}; {note}"
+    argument = {"type": kind, "metavar": metavar, "help": note}
+    about = Parameter(check, flags, argument, key and f"general.sampling.{key}")
+    return field(default=default, metadata=about._asdict())
+
+
+def _number(kind: type[_T], name: str, value: Any, low: float, high: float) -> _T:
+    noun, types = _KINDS[kind]
+    if isinstance(value, types) and not isinstance(value, bool) and low <= value <= high:
+        return kind(value)  # which was not NaN
+    raise _error(name, value, f"{noun} from {low} to {high}")
+
+
+def _error(name: str, value: object, limits: str) -> ValueError:
+    return ValueError(f"{name} is {reprlib.repr(value)}; it must be {limits}")
+
+
+def _bias(name: str, bias: object) -> dict[int, float]:
+    if not isinstance(bias, Mapping):
+        raise _error(name, bias, "a mapping from token ids to numbers")
+    return {
+        _number(int, f"a token id in {name}", token_id, 0, _MAX_INT): _number(
+            float, f"{name}[{token_id}]", value, -math.inf, _MAX_BIAS
+        )
+        for token_id, value in bias.items()
+    }
+
+
+def _boolean(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _error(name, value, "True or False")
+
+
+def _strings(name: str, stop: object) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(strings, list | tuple):
+        raise _error(name, stop, "a string, or a list of strings")
+    for i, string in enumerate(strings):
+        if not isinstance(string, str) or not string:
+            raise _error(f"{name}[{i}]", string, "a string of at least 1 character")
+    if sum(map(len, strings)) > MAX_STOP_CHARACTERS:
+        raise ValueError(
+            f"{name} has {sum(map(len, strings))} characters; it must be at most "
+            f"{MAX_STOP_CHARACTERS} in all strings together"
+        )
+    return tuple(strings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,31 +106,38 @@ class SamplingParams:
     `linnet.engine.sampling`.
     """
 
-    max_tokens: int | None = None  # None: until the model ends, or its context is full
-    temperature: float = 0.8  # 0: always the likeliest token
-    top_k: int = 40  # 0: off
-    top_p: float = 0.95  # 1: off
-    min_p: float = 0.05  # 0: off
-    repeat_penalty: float = 1.0  # 1: off
-    repeat_last_n: int = 64  # how many tokens the penalties look back; 0: off, -1: all
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)  # by token id
-    seed: int | None = None  # None: a new one for every generation
-    stop: Sequence[str] = ()  # one string, or several; kept as a tuple
-    ignore_eos: bool = False  # go on where the model would end
+    # A field says all there is to know: checks, commands' flags and files' keys follow from it.
+    max_tokens: int | None = _ranged(
+        int, None, 0, _MAX_INT, "-n --n-predict N", "tokens at most; -1: no limit"
+    )
+    temperature: float = _ranged(float, 0.8, 0, 100, "--temp T", "0 is greedy", key="temp")
+    top_k: int = _ranged(int, 40, 0, _MAX_INT, "--top-k K", "0 is off", key="top_k")
+    top_p: float = _ranged(float, 0.95, 0, 1, "--top-p P", "1 is off", key="top_p")
+    min_p: float = _ranged(float, 0.05, 0, 1, "--min-p P", "0 is off", key="min_p")
+    repeat_penalty: float = _ranged(
+        float, 1.0, 0.01, 100, "--repeat-penalty X", "1 is off", key="penalty_repeat"
+    )
+    repeat_last_n: int = _ranged(
+        int, 64, -1, _MAX_INT, "--repeat-last-n N", "-1: all tokens", key="penalty_last_n"
+    )
+    presence_penalty: float = _ranged(float, 0.0, -100, 100, "--presence-penalty X", "0 is off")
+    frequency_penalty: float = _ranged(float, 0.0, -100, 100, "--frequency-penalty X", "0 is off")
+    logit_bias: Mapping[int, float] = field(  # by token id
+        default_factory=dict, hash=False, metadata={"check": _bias}
+    )
+    seed: int | None = _ranged(int, None, 0, 2**64 - 1, "-s --seed SEED", "-1: another each time")
+    stop: Sequence[str] = field(default=(), metadata={  # one string, or several; kept as a tuple
+        "check": _strings, "flags": ["--stop"],
+        "argument": {"action": "append", "metavar": "TEXT", "help": "end there; may be repeated"},
+    })  # fmt: skip
+    ignore_eos: bool = field(default=False, metadata={
+        "check": _boolean, "flags": ["--ignore-eos"],
+        "argument": {"action": "store_true", "help": "go on where the model would end"},
+    })  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _INTEGERS.items():
-            value = getattr(self, name)
-            if value is not None or name not in ("max_tokens", "seed"):
-                self._set(name, _integer(name, value, low, high))
-        for name, limits in _NUMBERS.items():
-            self._set(name, _number(name, getattr(self, name), *limits))
-        self._set("logit_bias", _bias(self.logit_bias))
-        self._set("stop", _stop_strings(self.stop))
-        if not isinstance(self.ignore_eos, bool):
-            raise _error("ignore_eos", self.ignore_eos, "True or False")
+        for name, parameter in PARAMETERS.items():
+            object.__setattr__(self, name, parameter.check(name, getattr(self, name)))
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], **given: Any) -> SamplingParams:
@@ -88,59 +153,11 @@ class SamplingParams:
             if name in given or key not in metadata:
                 continue
             try:
-                if name in _INTEGERS:
-                    found[name] = _integer(key, metadata[key], *_INTEGERS[name])
-                else:
-                    found[name] = _number(key, metadata[key], *_NUMBERS[name])
+                found[name] = PARAMETERS[name].check(key, metadata[key])
             except ValueError as error:
                 raise ModelError(str(error)) from None
         return cls(**found, **given)
 
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
 
-
-def _integer(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and low <= value <= high:
-        return int(value)
-    raise _error(name, value, f"an integer from {low} to {high}")
-
-
-def _number(name: str, value: object, low: float, high: float) -> float:
-    if (
-        isinstance(value, int | float | np.integer | np.floating)
-        and not isinstance(value, bool)
-        and low <= value <= high  # NaN is not
-    ):
-        return float(value)
-    raise _error(name, value, f"a number from {low:g} to {high:g}")
-
-
-def _bias(bias: object) -> dict[int, float]:
-    if not isinstance(bias, Mapping):
-        raise _error("logit_bias", bias, "a mapping from token ids to numbers")
-    return {
-        _integer("a token id in logit_bias", token_id, 0, _MAX_INT): _number(
-            f"logit_bias[{token_id}]", value, -math.inf, _MAX_BIAS
-        )
-        for token_id, value in bias.items()
-    }
-
-
-def _stop_strings(stop: object) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else stop
-    if not isinstance(strings, list | tuple):
-        raise _error("stop", stop, "a string, or a list of strings")
-    for i, string in enumerate(strings):
-        if not isinstance(string, str) or not string:
-            raise _error(f"stop[{i}]", string, "a string of at least 1 character")
-    if sum(map(len, strings)) > MAX_STOP_CHARACTERS:
-        raise ValueError(
-            f"stop has {sum(map(len, strings))} characters; it must be at most "
-            f"{MAX_STOP_CHARACTERS} in all strings together"
-        )
-    return tuple(strings)
-
-
-def _error(name: str, value: object, limits: str) -> ValueError:
-    return ValueError(f"{name} is {reprlib.repr(value)}; it must be {limits}")
+PARAMETERS: Final = {field.name: Parameter(**field.metadata) for field in fields(SamplingParams)}
+METADATA: Final = {name: about.key for name, about in PARAMETERS.items() if about.key is not None}

@@ -491,13 +491,13 @@ def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["-p", "x"], "argument -p/--n-prompt: 'x' is not a list of whole numbers"),
+        (["-p", "x"], "argument -p/--n-prompt: 'x' is not a list of whole numbers from 0"),
         (["-p", "4-2"], "'4-2' is no range"),
         (["-p", "0-8*2"], "'0-8*2' is no range"),
         (["-n", "-1"], "argument -n/--n-gen"),
-        (["-t", "0"], "0 is not from 1 to 1024"),
-        (["-r", "0"], "0 is not from 1 to"),
-        (["-npl", "513"], "513 is not from 1 to 512"),
+        (["-t", "0"], "'0' is not a whole number from 1 to 1024"),
+        (["-r", "0"], "argument -r/--repetitions: '0' is not a whole number from 1 to"),
+        (["-npl", "513"], "'513' is not a whole number from 1 to 512"),
         (["-pg", "512"], "'512' is not two numbers"),
         (["-p", "0", "-n", "0"], "nothing to measure"),
         (["-m", "missing.gguf"], "'missing.gguf': No such file"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import io
 import json
 import os
@@ -306,12 +308,26 @@ def test_wrong_arguments_are_refused_in_one_line(
         ("--top-p", "1.5", "top_p"),
         ("--stop", "", "stop"),
         ("-s", "-5", "seed"),
-        ("-t", "0", "n_threads"),
-        ("-c", "0", "n_ctx"),
+        ("-t", "0", "argument -t/--threads: '0' is not a whole number from 1 to 1024"),
+        ("-c", "0", "argument -c/--ctx-size: '0' is not a whole number from 1 to 16777216"),
     ],
 )
 def test_values_out_of_range_are_named(generate: Run, flag: str, value: str, name: str) -> None:
     check_refused(generate(f"{flag}={value}" if flag[1] == "-" else f"{flag}{value}", "x"), name)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_no_flag_lets_on_what_takes_its_value(run: Run, command: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"linnet.engine.cli.{command}").configure(parser)
+    for action in parser._actions:
+        if action.option_strings and action.type:
+            flag = action.option_strings[-1]
+            check_refused(run(command, flag, "x"), flag, "'x'")
+            for value in ("x", "9" * 5000, "1-" + "9" * 5000, "0-4+" + "9" * 5000):
+                line = run(command, flag, value).err
+                assert not re.search(r"\b_\w", line)
+                assert set(re.findall(r"invalid (\w+) value", line)) <= {"int", "float"}
 
 
 def bad_paths(tmp_path: Path) -> Iterator[tuple[Path, str]]:

@@ -131,9 +131,9 @@ def test_numbers_come_in_parts() -> None:
     [
         (["-c", 400], "a context of 400 needs 800 or more"),
         (["-c", 2], "n_ctx is 2; it must be a whole number from 3"),
-        (["-c", 0], "n_ctx is 0"),
-        (["--chunks", 0], "chunks is 0"),
-        (["-b", 0], "n_batch is 0"),
+        (["-c", 0], "-c/--ctx-size: '0' is not a whole number from 1"),
+        (["--chunks", 0], "--chunks: '0' is not a whole number from 1"),
+        (["-b", 0], "-b/--batch-size: '0' is not a whole number from 1 to 16384"),
         (["-f", "nowhere"], "nowhere"),
         (["--kl", "text"], "holds no predictions"),
         (["--kl", "a", "--kl-base", "b"], "not allowed with"),
@@ -156,6 +156,8 @@ def test_n_windows() -> None:
     assert n_windows(10, 10, at_least=1) == 1
     with pytest.raises(ValueError, match="has 19 tokens; a context of 10 needs 20"):
         n_windows(19, 10)
+    with pytest.raises(ValueError, match="chunks is 0; it must be a whole number from 1 to"):
+        n_windows(99, 10, 0)
 
 
 # ---- divergence ----------------------------------------------------------------------------------
@@ -363,7 +365,7 @@ def test_logits_as_a_table_and_as_an_array(
         (["--ids", "1,x"], "'1,x' is not a list of whole numbers"),
         (["--ids", N_VOCAB], f"token id is {N_VOCAB}"),
         (["--ids", "1", "-p", "x"], "not allowed with"),
-        (["--ids", "1", "--top", 0], "must be 1 or more"),
+        (["--ids", "1", "--top", 0], "--top: '0' is not a whole number from 1 to"),
         (["--ids", "1", "-o", "npy", "--top", 1], "--top is for"),
         (["--ids", "1,2,3", "-c", 2], "3 tokens do not fit the context of 2"),
     ],
@@ -448,3 +450,31 @@ def test_logits_in_parts_are_all_logits(folder: Path) -> None:
         iterator.close()
         assert session.ids == ids[:6]
         session.close()
+
+
+# ---- how both commands run a model ---------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(
+    "command",
+    [f"perplexity -f text -c {N_CTX}", "perplexity --kl base", f"logits --ids 1,2 -c {N_CTX}"],
+)
+def test_flags_reach_the_model(
+    run: Run, folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    class Recorder(LLM):
+        def __init__(self, *path: Any, **options: Any) -> None:
+            given.update(options)
+            super().__init__(*path, **options)
+
+    monkeypatch.setattr("linnet.engine.cli.options.LLM", Recorder)
+    monkeypatch.chdir(folder)
+    flags = "-t 2 -b 7 --isa generic --activations f32 --no-mmap"
+    assert run(*command.split(), "-m", "tiny.gguf", *flags.split())[0] == 0
+    assert given == {
+        "n_threads": 2, "n_ctx": N_CTX, "n_batch": 7, "isa": "generic", "activations": "f32",
+        "mmap": False,
+    }  # fmt: skip

@@ -118,11 +118,11 @@ def test_messages_that_hold_themselves_are_refused(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        (["-c", str(10**30)], "n_ctx"),
+        (["-c", str(10**30)], "argument -c/--ctx-size: "),
         (["-n", str(10**30)], "max_tokens"),
         (["-s", str(2**64)], "seed"),
-        (["-b", "0"], "n_batch"),
-        (["-t", "1025"], "n_threads"),
+        (["-b", "0"], "argument -b/--batch-size: '0' is not"),
+        (["-t", "1025"], "argument -t/--threads: '1025' is not"),
         (["--top-k=-1"], "top_k"),
         (["--min-p", "nan"], "min_p"),
         (["--temp", "inf"], "temperature"),
@@ -132,7 +132,7 @@ def test_messages_that_hold_themselves_are_refused(llm: LLM) -> None:
         (["--stop", "a" * 1_000_001], "stop has 1000001 characters"),
     ],
 )
-def test_commands_say_the_same_in_a_line(
+def test_commands_refuse_the_same_in_a_line(
     path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], name: str
 ) -> None:
     assert main(["generate", "-m", str(path), *flags, "x"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +23,7 @@ from linnet.engine.sampling import (
     SamplingParams,
     make_chain,
 )
-from linnet.engine.sampling_params import MAX_STOP_CHARACTERS
+from linnet.engine.sampling_params import MAX_STOP_CHARACTERS, PARAMETERS
 
 QUICK = settings(max_examples=100, deadline=None)
 Logits = NDArray[np.float32]
@@ -365,6 +366,7 @@ def test_a_token_is_chosen_of_128k_in_less_than_a_millisecond() -> None:
 
 # ---- parameters ----------------------------------------------------------------------------------
 
+WITHOUT_FLAG = {"logit_bias"}  # a mapping from token ids, which programs know
 INTEGERS = {"max_tokens": 0, "top_k": 0, "repeat_last_n": -1, "seed": 0}
 NUMBERS = {
     "temperature": (0, 100),
@@ -374,6 +376,15 @@ NUMBERS = {
     "presence_penalty": (-100, 100),
     "frequency_penalty": (-100, 100),
 }
+
+
+def test_every_parameter_says_what_it_takes_and_has_a_flag_or_a_reason_for_none() -> None:
+    for name in SamplingParams.__slots__:
+        with pytest.raises(ValueError, match=f"^{name} is .*; it must be "):
+            SamplingParams(**{name: object()})
+    assert {name for name in PARAMETERS if not PARAMETERS[name].flags} == WITHOUT_FLAG
+    flags = [flag for parameter in PARAMETERS.values() for flag in parameter.flags]
+    assert all(re.fullmatch(r"-\w|--[a-z][a-z-]+", flag) for flag in flags)
 
 
 @pytest.mark.parametrize("name", INTEGERS)

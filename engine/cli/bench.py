@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,19 +15,20 @@ from linnet.engine.bench import plot, report
 from linnet.engine.bench.layers import layers
 from linnet.engine.bench.measure import BenchTest, Source, all_tests, measure, roofs
 from linnet.engine.bench.ops import names, ops
+from linnet.engine.cli.counts import count, counts
+from linnet.engine.cli.machine import add_machine
 from linnet.engine.llm import DEMO_MODEL
-from linnet.engine.machine import usable_threads
+from linnet.engine.machine import MOST_THREADS, usable_threads
 from linnet.engine.session import PROMPT_TOKENS
 from linnet.engine.synthetic import SHAPES
-from linnet.kernels.isa import ISAS
+from linnet.models.config import MAX_CONTEXT
 
-MOST_TOKENS, MOST_THREADS, MOST_PARALLEL = 1 << 24, 1024, 512
-RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+MOST_PARALLEL = 512
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Flags are named as llama-bench names them. Numbers are lists: 1,2 or 0-1024+256 or 1-8*2."""
-    add = parser.add_argument
+    add, tokens = parser.add_argument, counts(0, MAX_CONTEXT)
     add(
         "-m", "--model", action="append", default=[], metavar="FILE",
         help="a GGUF file; may be repeated; without it, the model linnet ships",
@@ -41,24 +41,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--synthetic", action="append", default=[], metavar="SHAPE:TYPE",
         help=f"random weights in real shapes, as llama-3.2-1b:Q4_K_M; shapes: {', '.join(SHAPES)}",
     )  # fmt: skip
-    add("-p", "--n-prompt", type=_tokens, default=[512], metavar="N", help="prompts; default 512")
-    add("-n", "--n-gen", type=_tokens, default=[128], metavar="N", help="generation; default 128")
+    add("-p", "--n-prompt", type=tokens, default=[512], metavar="N", help="prompts; default 512")
+    add("-n", "--n-gen", type=tokens, default=[128], metavar="N", help="generation; default 128")
     add(
         "-pg", action="append", type=_pair, default=[], metavar="PP,TG",
         help="a prompt and then a generation; may be repeated",
     )  # fmt: skip
-    add("-d", "--n-depth", type=_tokens, default=[0], metavar="N", help="tokens cached before")
+    add("-d", "--n-depth", type=tokens, default=[0], metavar="N", help="tokens cached before")
     add(
-        "-b", "-ub", "--batch-size", "--ubatch-size", dest="n_batch", type=_positive,
+        "-b", "-ub", "--batch-size", "--ubatch-size", dest="n_batch", type=counts(1, MAX_CONTEXT),
         default=[PROMPT_TOKENS], metavar="N",
         help=f"tokens in a prompt pass; default {PROMPT_TOKENS}",
     )  # fmt: skip
-    add("-npl", "--n-parallel", type=_parallel, default=[1], metavar="N", help="sequences at once")
-    add("-t", "--threads", type=_threads, metavar="N", help="by default, the cores we may use")
-    add("-r", "--repetitions", type=_repetitions, default=5, metavar="N", help="default 5")
+    add(
+        "-npl", "--n-parallel", type=counts(1, MOST_PARALLEL), default=[1], metavar="N",
+        help="sequences at once",
+    )  # fmt: skip
+    add_machine(parser, threads=counts(1, MOST_THREADS))
+    add("-r", "--repetitions", type=count(1, MAX_CONTEXT), default=5, metavar="N", help="default 5")
     add("--no-warmup", action="store_true", help="measure from the first run on")
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
     add("-o", "--output", choices=report.FORMATS, default="md", help="default md, for people")
     add(
         "--ops", nargs="?", const="", metavar="NAMES",
@@ -179,53 +180,8 @@ def _progress(total: int | None) -> Any:
     return tqdm(total=total, disable=None, leave=False, file=sys.stderr)
 
 
-# ---- arguments -----------------------------------------------------------------------------------
-
-
-def _numbers(text: str, low: int, high: int) -> list[int]:
-    """1,2 or first-last, first-last+step, first-last*factor, as llama-bench takes them."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        found = RANGE.fullmatch(part)
-        if not found:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers")
-        first, last, sign, step = found.groups()
-        n, end, by = int(first), int(last or first), int(step or 1)
-        if last and (end < n or (by < 2 if sign == "*" else by < 1) or (sign == "*" and n == 0)):
-            raise argparse.ArgumentTypeError(f"{part!r} is no range")
-        while n <= end:
-            if not low <= n <= high:
-                raise argparse.ArgumentTypeError(f"{n} is not from {low} to {high}")
-            numbers.append(n)
-            n = n * by if sign == "*" else n + by
-    return numbers
-
-
-def _tokens(text: str) -> list[int]:
-    return _numbers(text, 0, MOST_TOKENS)
-
-
-def _positive(text: str) -> list[int]:
-    return _numbers(text, 1, MOST_TOKENS)
-
-
-def _threads(text: str) -> list[int]:
-    return _numbers(text, 1, MOST_THREADS)
-
-
-def _parallel(text: str) -> list[int]:
-    return _numbers(text, 1, MOST_PARALLEL)
-
-
-def _repetitions(text: str) -> int:
-    numbers = _numbers(text, 1, MOST_TOKENS)
-    if len(numbers) != 1:
-        raise argparse.ArgumentTypeError("is one number")
-    return numbers[0]
-
-
 def _pair(text: str) -> tuple[int, int]:
-    numbers = _tokens(text)
+    numbers = counts(0, MAX_CONTEXT)(text)
     if len(numbers) != 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not two numbers: a prompt, a generation")
     return numbers[0], numbers[1]

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from linnet.engine.cli.model import add_model, model_path
+from linnet.engine.cli.counts import count
+from linnet.engine.cli.model import add_model
+from linnet.engine.cli.options import add_running, open_model
 from linnet.engine.cli.reading import read_text
 from linnet.engine.generation import finite
-from linnet.engine.llm import LLM
 from linnet.engine.perplexity import log_sum_exp
 from linnet.engine.session import Floats
 from linnet.engine.tokenizer import Tokenizer, TokenizerError
-from linnet.kernels.isa import ISAS
+from linnet.models.config import MAX_CONTEXT
 
 DEFAULT_TOP = 10
 
@@ -31,25 +32,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("-f", "--file", metavar="FILE", help="read the text from a file")
     source.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids in place of a text")
     add("--all", action="store_true", help="after every token, not the last alone")
-    add("--top", type=_top, metavar="N", help=f"the N likeliest; default {DEFAULT_TOP} for text")
+    add(
+        "--top", type=count(1, MAX_CONTEXT), metavar="N",
+        help=f"the N likeliest; default {DEFAULT_TOP} for text",
+    )  # fmt: skip
     add(
         "-o", "--output", choices=("text", "json", "npy"), default="text",
         help="text: a table; json: one object; npy: an array f32 (positions, n_vocab)",
     )  # fmt: skip
-    add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
-    add("-c", "--ctx-size", type=int, metavar="N", help="by default the model's, at most 8192")
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
+    add_running(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Everything on stdout."""
     if arguments.output == "npy" and arguments.top is not None:
         raise ValueError("--top is for -o text and -o json: an npy file has all logits")
-    with LLM(
-        model_path(arguments), n_threads=arguments.threads, n_ctx=arguments.ctx_size,
-        isa=arguments.isa, activations=arguments.activations,
-    ) as llm:  # fmt: skip
+    with open_model(arguments) as llm:
         ids = arguments.ids
         if ids is None:
             file = arguments.file if arguments.prompt in (None, "-") else None
@@ -110,10 +108,3 @@ def _ids(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers") from None
-
-
-def _top(text: str) -> int:
-    n = int(text)
-    if n < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return n

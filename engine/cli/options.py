@@ -1,4 +1,4 @@
-"""The flags of commands that generate: how to run a model, how to sample, how to chat."""
+"""The flags of commands that run a model: how to run it, how to sample, how to chat."""
 
 from __future__ import annotations
 
@@ -7,76 +7,62 @@ import json
 from typing import Any
 
 from linnet.engine.cli.conversation import Conversation
+from linnet.engine.cli.counts import count
+from linnet.engine.cli.machine import add_machine
 from linnet.engine.cli.model import model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM
-from linnet.engine.sampling_params import METADATA, SamplingParams
-from linnet.engine.session import PROMPT_TOKENS
-from linnet.kernels.isa import ISAS
+from linnet.engine.sampling_params import PARAMETERS, SamplingParams
+from linnet.engine.session import MOST_PROMPT_TOKENS, PROMPT_TOKENS
+from linnet.models.config import MAX_CONTEXT
 
 DEFAULTS = SamplingParams()
 ARGUMENTS = {"self", "messages", "params", "progress", "add_generation_prompt"}  # of chatting
-SAMPLING = {  # field of SamplingParams: flag, metavar, type, and which value is off
-    "temperature": ("--temp", "T", float, "0 is greedy"),
-    "top_k": ("--top-k", "K", int, "0 is off"),
-    "top_p": ("--top-p", "P", float, "1 is off"),
-    "min_p": ("--min-p", "P", float, "0 is off"),
-    "repeat_penalty": ("--repeat-penalty", "X", float, "1 is off"),
-    "repeat_last_n": ("--repeat-last-n", "N", int, "-1: all tokens"),
-    "presence_penalty": ("--presence-penalty", "X", float, "0 is off"),
-    "frequency_penalty": ("--frequency-penalty", "X", float, "0 is off"),
-}
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen, and when to stop, in llama-cli's words."""
-    add = parser.add_argument
-    add("-n", "--n-predict", type=int, default=-1, metavar="N", help="tokens at most; -1: no limit")
-    for name, (flag, metavar, type, off) in SAMPLING.items():
-        models = "the model's, or " if name in METADATA else ""
-        help = f"by default {models}{getattr(DEFAULTS, name):g}; {off}"
-        add(flag, dest=name, type=type, metavar=metavar, help=help)
-    add("--stop", action="append", default=[], metavar="TEXT", help="end there; may be repeated")
-    add("-s", "--seed", type=int, default=-1, metavar="SEED", help="-1: another each time")
-    add("--ignore-eos", action="store_true", help="go on where the model would end")
+    for name, parameter in PARAMETERS.items():
+        if parameter.flags:
+            argument = {"dest": name, "default": argparse.SUPPRESS, **parameter.argument}
+            parser.add_argument(*parameter.flags, **argument)
 
 
 def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of SamplingParams that flags set, for `LLM.sampling_params`; checked already.
 
-    Raises ValueError.
+    A flag of -1 leaves None what is so by default. Raises ValueError.
     """
-    given = {name: getattr(arguments, name) for name in SAMPLING}
-    given |= {
-        "max_tokens": None if arguments.n_predict == -1 else arguments.n_predict,
-        "seed": None if arguments.seed == -1 else arguments.seed,
+    given = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name in PARAMETERS and not (value == -1 and getattr(DEFAULTS, name) is None)
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    given |= {"stop": tuple(arguments.stop), "ignore_eos": arguments.ignore_eos}
     SamplingParams(**given)
     return given
 
 
-def add_running(parser: argparse.ArgumentParser) -> None:
-    """What `open_model` takes but the model itself."""
+def add_running(
+    parser: argparse.ArgumentParser, *, context: str = "by default the model's, at most 8192"
+) -> None:
+    """What `open_model` takes but the model itself; `context` is the help of -c."""
     add = parser.add_argument
-    add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
-    add("-c", "--ctx-size", type=int, metavar="N", help="by default the model's, at most 8192")
+    add_machine(parser)
+    add("-c", "--ctx-size", type=count(1, MAX_CONTEXT), metavar="N", help=context)
     add(
-        "-b", "--batch-size", type=int, default=PROMPT_TOKENS, metavar="N",
-        help="tokens of the prompt in one pass",
+        "-b", "--batch-size", type=count(1, MOST_PROMPT_TOKENS), default=PROMPT_TOKENS, metavar="N",
+        help=f"tokens in a prompt pass; default {PROMPT_TOKENS}",
     )  # fmt: skip
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
     add("--no-mmap", action="store_true", help="read the file into memory instead of mapping it")
 
 
-def open_model(arguments: argparse.Namespace) -> LLM:
-    """The model that `add_model` and `add_running` have flags for. Raises what LLM raises."""
+def open_model(arguments: argparse.Namespace, *, n_ctx: int | None = None) -> LLM:
+    """The model that `add_model` and `add_running` have flags for, of which `n_ctx` may stand in
+    for -c. Raises what LLM raises."""
     return LLM(
         model_path(arguments),
         n_threads=arguments.threads,
-        n_ctx=arguments.ctx_size,
+        n_ctx=n_ctx or arguments.ctx_size,
         n_batch=arguments.batch_size,
         isa=arguments.isa,
         activations=arguments.activations,

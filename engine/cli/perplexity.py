@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.cli.model import add_model, model_path
+from linnet.engine.cli.counts import count
+from linnet.engine.cli.model import add_model
+from linnet.engine.cli.options import add_running, open_model
 from linnet.engine.cli.reading import read_text
 from linnet.engine.divergence import Base, Rows, diverge, new_base
 from linnet.engine.llm import LLM
 from linnet.engine.perplexity import Mean, losses, n_windows, rows_a_pass, scored, windows
-from linnet.engine.session import PROMPT_TOKENS, Floats
-from linnet.kernels.isa import ISAS
+from linnet.engine.session import Floats
+from linnet.models.config import MAX_CONTEXT
 
 N_CTX = 512
 
@@ -27,18 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add = parser.add_argument
     add("-f", "--file", metavar="TEXT", help="a file with the text; without it, stdin")
-    add("-c", "--ctx-size", type=int, metavar="N", help=f"tokens in a window; default {N_CTX}")
-    add("--chunks", type=int, metavar="N", help="the first N windows alone")
+    add("--chunks", type=count(1, MAX_CONTEXT), metavar="N", help="the first N windows alone")
     kl = parser.add_mutually_exclusive_group()
     kl.add_argument("--kl-base", metavar="FILE", help="write what this model predicts, for --kl")
     kl.add_argument("--kl", metavar="FILE", help="compare with what --kl-base wrote, on its text")
-    add("-t", "--threads", type=int, metavar="N", help="by default, the cores we may use")
-    add(
-        "-b", "--batch-size", type=int, default=PROMPT_TOKENS, metavar="N",
-        help=f"tokens in one pass; default {PROMPT_TOKENS}",
-    )  # fmt: skip
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")
+    add_running(parser, context=f"tokens in a window; default {N_CTX}")
     add("-q", "--quiet", action="store_true", help="no running estimate on stderr")
     add("-o", "--output", choices=("text", "json"), default="text", help="json: one object")
 
@@ -49,11 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     if base and (arguments.file is not None or arguments.ctx_size is not None):
         raise ValueError("--kl takes text and context from its file: without -f and -c")
     text = "" if base else read_text(arguments.file)
-    n_ctx = base.n_ctx if base else N_CTX if arguments.ctx_size is None else arguments.ctx_size
-    with LLM(
-        model_path(arguments), n_threads=arguments.threads, n_ctx=n_ctx,
-        n_batch=arguments.batch_size, isa=arguments.isa, activations=arguments.activations,
-    ) as llm:  # fmt: skip
+    n_ctx = base.n_ctx if base else arguments.ctx_size or N_CTX
+    with open_model(arguments, n_ctx=n_ctx) as llm:
         ids = base.ids if base else np.array(llm.tokenizer.encode(text), np.int32)
         n = n_windows(len(ids), n_ctx, arguments.chunks, at_least=1 if base else 2)
         figures = _measure(llm, ids[: n * n_ctx], n_ctx, base, arguments)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from linnet.engine.cli.counts import count
+from linnet.engine.machine import MOST_THREADS
 from linnet.engine.mixes import MIXES
 from linnet.engine.quantize import Quantized, quantize_file
 
@@ -13,7 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN.gguf", help="the model to quantise")
     parser.add_argument("target", metavar="OUT.gguf", help="the file to write")
     parser.add_argument("type", metavar="TYPE", type=str.upper, help=f"one of {', '.join(MIXES)}")
-    parser.add_argument("--threads", type=_count, metavar="N", help="default: one for each core")
+    parser.add_argument(
+        "--threads", type=count(1, MOST_THREADS), metavar="N", help="default: one for each core"
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it is there")
 
 
@@ -37,10 +41,3 @@ def summary(quantized: Quantized) -> str:
     bits = " -> ".join(f"{8 * size / max(quantized.n_weights, 1):.2f}" for size in sizes)
     types = ", ".join(f"{n} {type}" for type, n in quantized.n_tensors.items())
     return f"{megabytes}, {bits} bits per weight, {quantized.seconds:.1f} s; {types}"
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return count

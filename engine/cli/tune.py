@@ -10,18 +10,16 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from linnet.engine.cli.machine import add_machine
 from linnet.engine.machine import usable_threads
 from linnet.engine.tune import Measured, Passes, parameters, tune
 from linnet.kernels import tuning as tunings
-from linnet.kernels.isa import ISAS, choose_isa
-
-MOST_THREADS = 1024
+from linnet.kernels.isa import choose_isa
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
-    add("-t", "--threads", type=_threads, metavar="N", help="by default, the cores we may use")
+    add_machine(parser, exact=False)
     add("--reset", action="store_true", help="measure nothing: forget what was found, for --isa")
     add("-o", "--output", choices=("md", "json"), default="md", help="default md, for people")
 
@@ -66,10 +64,3 @@ def table(rows: Sequence[Measured]) -> str:
             f"| {', '.join(notes)} |"
         )
     return "\n".join(lines)
-
-
-def _threads(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= MOST_THREADS:
-        raise argparse.ArgumentTypeError(f"must be within 1 to {MOST_THREADS}")
-    return count

@@ -1,0 +1,48 @@
+"""Whole numbers that a command is given: argument types that say what is wrong, and the limits."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import reprlib
+from collections.abc import Callable
+from contextlib import suppress
+
+RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+
+
+def count(low: int, high: int) -> Callable[[str], int]:
+    """An argument type: a number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        with suppress(ValueError):
+            if low <= (n := int(text)) <= high:
+                return n
+        message = f"{reprlib.repr(text)} is not a whole number from {low} to {high}"
+        raise argparse.ArgumentTypeError(message)
+
+    return parse
+
+
+def counts(low: int, high: int) -> Callable[[str], list[int]]:
+    """An argument type: 1,2 or first-last, first-last+step, first-last*factor, as llama-bench
+    takes them; each from `low` to `high`."""
+    one, steps = count(low, high), count(1, high)
+
+    def parse(text: str) -> list[int]:
+        numbers: list[int] = []
+        for part in text.split(","):
+            found = RANGE.fullmatch(part)
+            if not found:
+                message = f"{reprlib.repr(text)} is not a list of whole numbers"
+                raise argparse.ArgumentTypeError(f"{message} from {low} to {high}")
+            first, last, sign, step = found.groups()
+            n, end, by = one(first), one(last or first), steps(step or "1")
+            if end < n or (sign == "*" and (by == 1 or n == 0)):
+                raise argparse.ArgumentTypeError(f"{part!r} is no range")
+            while n <= end:
+                numbers.append(n)
+                n = n * by if sign == "*" else n + by
+        return numbers
+
+    return parse
