@@ -281,8 +281,10 @@ def test_no_prompt_or_two_are_refused(generate: Run, path: str) -> None:
     [
         ([], ["COMMAND"]),
         (["sing"], ["'sing'", "generate", "inspect", "tokenize"]),
-        (["generate", "--loud", "x"], ["--loud"]),
-        (["generate", "--tem", "1", "x"], ["--tem"]),  # no flag may be cut short
+        (["generate", "--loud", "x"], ["no flag '--loud'", "generate --help"]),
+        (["generate", "--tem", "1", "x"], ["'--tem' (close: --temp"]),  # no flag is cut short
+        (["generate", "a", "b"], ["b", "generate --help"]),
+        (["--", "generate"], ["COMMAND"]),
         (["generate", "-n", "many", "x"], ["-n", "'many'", "generate --help"]),
         (["generate", "-o", "xml", "x"], ["'xml'", "json"]),
         (["generate", "--isa", "z80", "x"], ["'z80'", "generic"]),
@@ -296,6 +298,53 @@ def test_wrong_arguments_are_refused_in_one_line(
     run: Run, argv: list[str], parts: list[str]
 ) -> None:
     check_refused(run(*argv), *parts)
+
+
+@pytest.mark.parametrize(
+    ("argv", "flag", "close"),
+    [
+        ("-hff x -hf a/b hi", "-hff", "-hf"),
+        ("-fa on", "-fa", None),
+        ("-prompt hi", "-prompt", "--prompt"),
+        ("-n 4 -ngl 99 hi", "-ngl", None),
+        ("-no-cnv -st hi", "-no-cnv", None),
+        ("-temp 0 hi", "-temp", "--temp"),
+        ("-r x", "-r", None),
+        ("-help", "-help", "--help"),
+        ("-q5 x", "-q5", None),  # a number, but -q takes none
+        ("--ignoreeos=1 --loud hi", "--ignoreeos", "--ignore-eos"),
+        ("-mg 0 --version", "-mg", None),
+    ],
+)
+def test_a_flag_is_known_as_a_whole_or_named(
+    generate: Run, argv: str, flag: str, close: str | None
+) -> None:
+    result = generate(*argv.split())
+    check_refused(result, f"linnet: there is no flag {flag!r}", "(see linnet generate --help)")
+    assert ("(close: " in result.err) == (close is not None)
+    assert close is None or re.search(rf"[ ,]{re.escape(close)}[,)]", result.err)
+
+
+def test_what_begins_with_a_dash(generate: Run) -> None:
+    """As a value of a flag or behind -- anything may; elsewhere what cannot be a flag."""
+    for prompt in ("-hello", "-ngl", "-5", "--", "- one", "-hello you", "---"):
+        shown = Result(0, f"{prompt}\n", "")
+        assert generate("-q", "-n0", "--", prompt) == shown
+        if prompt != "--":
+            assert generate("-q", "-n0", f"-p={prompt}") == shown
+            assert generate("-q", "-p", prompt, "-n", "0") == shown
+        if not re.fullmatch("-hello|-ngl|--", prompt):
+            assert generate(prompt, "-q", "-n0") == shown
+    check_refused(generate("-hello"), "goes after --")
+    check_refused(generate("-p", "-n", "4"), "-p/--prompt: expected one argument")
+    check_refused(generate("-p", "--", "x"), "-p/--prompt: expected one argument")
+    check_refused(generate("-n", "-2", "x"), "max_tokens")
+
+
+def test_a_flag_whose_value_is_optional_takes_no_flag(run: Run) -> None:
+    check_refused(run("bench", "--ops", "-hff"), "no flag '-hff' (close: -hf)")
+    check_refused(run("bench", "--ops", "nope", "-n", "1"), "nope")
+    check_refused(run("bench", "--ops", "--layers"), "--ops measures kernels alone")
 
 
 @pytest.mark.parametrize(
@@ -477,6 +526,7 @@ def test_version_and_help_are_no_errors(run: Run) -> None:
     assert (top.status, top.err) == (0, "")
     for command in cli.COMMANDS:
         assert re.search(rf"^ +{command}\s", top.out, re.MULTILINE)
+        assert run(command, "--version") == run("--version")
         help = run(command, "--help")
         assert (help.status, help.err) == (0, "")
         assert help.out.startswith(f"usage: linnet {command}")
