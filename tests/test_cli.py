@@ -129,7 +129,32 @@ def test_a_prompt_comes_from_where_it_is_said_to(
     file.write_bytes(PROMPT.encode())
     for source in ([PROMPT], ["-p", PROMPT], ["--file", file]):
         assert generate("-q", *source) == Result(0, expected, "")
-    assert generate("-q", "-p", "-", stdin=PROMPT.encode()) == Result(0, expected, "")
+    for source in (["-p", "-"], ["-"], ["-f", "-"], []):
+        assert generate("-q", *source, stdin=PROMPT.encode()) == Result(0, expected, "")
+
+
+def test_files_and_stdin_lose_one_last_line_feed(generate: Run, tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    for text in (b"to\n\n", rb"to\n" + b"\r\n"):
+        file.write_bytes(text)
+        shown = Result(0, f"{text[:-1].decode()}\n", "")
+        assert generate("-q", "-n0", "-f", file) == shown
+        assert generate("-q", "-n0", stdin=text) == shown
+    assert generate("-q", "-n0", "to\n") == Result(0, "to\n\n", "")
+
+
+def test_arguments_are_unescaped_unless_told(generate: Run) -> None:
+    text = r"""\\n \n\t\r\'\" \q\x4 \x41\xc3\xa9 é \\"""
+    meant = "\\n \n\t\r'\" \\q\\x4 A\u00e9 é \\"
+    for source in ([text], ["-p", text], ["-e", text], ["--no-escape", "--escape", text]):
+        assert json.loads(generate("-o", "json", "-n0", *source).out)["prompt"] == meant
+    for source in (["--no-escape", text], ["--no-escape", "-p", text]):
+        assert json.loads(generate("-o", "json", "-n0", *source).out)["prompt"] == text
+
+
+def test_the_prompt_is_left_out_where_it_is_not_wanted(generate: Run, expected: str) -> None:
+    text = expected.removeprefix(PROMPT)
+    assert generate("-q", "--no-display-prompt", PROMPT) == Result(0, text, "")
 
 
 class Terminal(io.StringIO):
@@ -271,9 +296,24 @@ def test_the_generate_command_is_linnet_generate(
 # ---- errors --------------------------------------------------------------------------------------
 
 
-def test_no_prompt_or_two_are_refused(generate: Run, path: str) -> None:
-    for sources in ([], ["a", "-p", "b"], ["-p", "a", "-f", path], ["a", "-f", path]):
+def test_no_prompt_or_two_are_refused(
+    generate: Run, path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sources in (
+        [],
+        ["a", "-p", "b"],
+        ["-p", "a", "-f", path],
+        ["a", "-f", path],
+        ["-", "-p", "-"],
+    ):
         check_refused(generate(*sources), "give one prompt")
+    for stdin, source, message in (
+        (Terminal("a"), [], "give one prompt"), (None, [], "give one prompt"),
+        (None, ["-"], "stdin is closed"), (None, ["-f", "-"], "stdin is closed"),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert cli.main(["generate", "-m", path, *source]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from linnet.engine.cli.options import (
     open_model,
     sampling_fields,
 )
-from linnet.engine.cli.reading import read_text
+from linnet.engine.cli.reading import read_prompt, unescaped
 from linnet.engine.cli.terminal import write
 from linnet.engine.generation import Chunk, Output, Stats
 from linnet.engine.llm import LLM
@@ -32,10 +32,18 @@ Stream = Callable[..., Iterator[Chunk]]  # takes `progress`, as LLM.stream does
 def configure(parser: argparse.ArgumentParser) -> None:
     """Flags are named as llama-cli names them."""
     add = parser.add_argument
-    add("prompt", nargs="?", metavar="PROMPT", help="the text to continue")
+    add("prompt", nargs="?", metavar="PROMPT", help="the text to continue; - or nothing: stdin")
     add_model(parser)
-    add("-p", "--prompt", dest="prompt_text", metavar="TEXT", help="the prompt; - reads stdin")
-    add("-f", "--file", metavar="FILE", help="read the prompt from a file")
+    add("-p", "--prompt", dest="prompt_text", metavar="TEXT", help="as PROMPT")
+    add(
+        "-f", "--file", metavar="FILE",
+        help="a file with the prompt; of files and stdin one last line feed is dropped",
+    )  # fmt: skip
+    add(
+        "-e", "--escape", action=argparse.BooleanOptionalAction, default=True,
+        help=r"whether \n, \t, \xHH and others in PROMPT and TEXT are what they stand for",
+    )  # fmt: skip
+    add("--no-display-prompt", action="store_true", help="the text without the prompt")
     add_sampling(parser)
     add_running(parser)
     add_chatting(parser)
@@ -66,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps({**given, **dataclasses.asdict(output), **figures}))
             return 0
         last = Chunk("")
-        for last in _shown(llm, str(given.get("prompt", "")), stream, quiet=arguments.quiet):
+        shown = "" if arguments.no_display_prompt else str(given.get("prompt", ""))
+        for last in _shown(llm, shown, stream, quiet=arguments.quiet):
             write(last.text)
         print(flush=True)
         if not arguments.quiet and last.stats:
@@ -98,15 +107,17 @@ def _shown(llm: LLM, prompt: str, stream: Stream, *, quiet: bool) -> Iterator[Ch
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
-    """The one prompt given. Raises ValueError for none, or several."""
+    """The one prompt given, or what is piped into stdin. Raises ValueError for none, or several."""
     given = [arguments.prompt, arguments.prompt_text, arguments.file]
-    if sum(source is not None for source in given) != 1:
-        raise ValueError("give one prompt: as PROMPT, with -p TEXT, or in a file with -f FILE")
-    if arguments.file is not None:
-        return read_text(arguments.file)
-    if arguments.prompt_text == "-":
-        return read_text(None)
-    return str(arguments.prompt if arguments.prompt is not None else arguments.prompt_text)
+    sources = [source for source in given if source is not None]
+    if len(sources) == 1 and arguments.file is None and sources != ["-"]:
+        return unescaped(sources[0]) if arguments.escape else str(sources[0])
+    piped = not sources and sys.stdin is not None and not sys.stdin.isatty()
+    if len(sources) == 1 or piped:
+        text = read_prompt(arguments.file)
+        if text or not piped:
+            return text
+    raise ValueError("give one prompt: as PROMPT, with -p TEXT, in a file with -f FILE, or piped")
 
 
 def _figures(llm: LLM, stats: Stats) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from linnet.engine.cli.model import add_model, model_path
-from linnet.engine.cli.reading import read_text
+from linnet.engine.cli.reading import read_prompt
 from linnet.engine.generation import finite
 from linnet.engine.llm import LLM
 from linnet.engine.perplexity import log_sum_exp
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         ids = arguments.ids
         if ids is None:
             file = arguments.file if arguments.prompt in (None, "-") else None
-            text = read_text(file) if arguments.prompt in (None, "-") else arguments.prompt
+            text = read_prompt(file) if arguments.prompt in (None, "-") else arguments.prompt
             ids = llm.tokenizer.encode(text)
         tokenizer = None
         with suppress(TokenizerError):  # ids alone need none
