@@ -36,7 +36,8 @@ ESCAPE = "\x1b[31mred"
 CLOSING_LINE = re.compile(
     r"prompt 13 tokens, [\d.]+ tok/s \| generated 9 tokens, [\d.]+ tok/s, "
     r"[\d.]+ GB/s \(\d+% of the memory roofline\) \| "
-    r"load [\d.]+ s, compile [\d.]+ s, first token [\d.]+ s \| peak memory \d+ MB\n"
+    r"load [\d.]+ s, compile (0\.00 s|[\d.]+ s \(the rates include it\)), "
+    r"first token [\d.]+ s \| peak memory \d+ MB\n"
 )
 
 
@@ -223,6 +224,22 @@ def test_json_is_one_object(generate: Run, expected: str) -> None:
     seconds = {"load_s", "compile_s", "first_token_s"}
     assert rates | seconds | {"peak_memory"} < fields.keys()
     assert all(fields[rate] > 0 for rate in rates)
+    seconds_of_prompt = fields["stats"]["prompt_seconds"]
+    assert fields["first_token_s"] == fields["load_s"] + seconds_of_prompt > fields["load_s"] > 0
+
+
+def test_the_closing_line_says_what_there_is_to_say(
+    generate: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rate without a second token, and whether the rates are lower than next time."""
+    for n in (0, 1):
+        assert f" | generated {n} tokens | load " in generate("-n", n, PROMPT).err
+    for seconds, said in (
+        (0.0, "compile 0.00 s, first"), (0.0049, "compile 0.00 s, first"),
+        (0.0051, "compile 0.01 s (the rates include it), first"),
+    ):  # fmt: skip
+        monkeypatch.setattr(LLM, "compile_seconds", seconds)
+        assert said in generate(PROMPT).err
 
 
 def test_a_seed_makes_it_reproducible(generate: Run) -> None:

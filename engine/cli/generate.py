@@ -26,6 +26,7 @@ from linnet.engine.llm import LLM
 from linnet.engine.machine import peak_memory
 from linnet.engine.sampling_params import SamplingParams
 
+NEGLIGIBLE = 0.005  # seconds, which show as 0.00
 Stream = Callable[..., Iterator[Chunk]]  # takes `progress`, as LLM.stream does
 
 
@@ -121,7 +122,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
 
 
 def _figures(llm: LLM, stats: Stats) -> dict[str, float]:
-    """Rates in tokens a second, times in seconds, memory in bytes."""
+    """Rates in tokens a second, compiling included; times in seconds, memory in bytes."""
     compile_seconds = llm.compile_seconds
     rate, limit = stats.generate_rate * llm.bytes_per_token, llm.read_bandwidth()
     return {
@@ -131,17 +132,24 @@ def _figures(llm: LLM, stats: Stats) -> dict[str, float]:
         "roofline": rate / limit,
         "load_s": llm.load_seconds,
         "compile_s": compile_seconds,
-        "first_token_s": stats.prompt_seconds,
+        "first_token_s": llm.load_seconds + stats.prompt_seconds,
         "peak_memory": peak_memory() or 0,
     }
 
 
 def _closing_line(llm: LLM, stats: Stats) -> str:
     f = _figures(llm, stats)
+    generated = f"generated {stats.n_generated} tokens"
+    if stats.generate_rate:  # none where the first token was the last
+        generated += (
+            f", {f['generate_tokens_per_second']:.1f} tok/s, "
+            f"{f['gb_s']:.1f} GB/s ({f['roofline']:.0%} of the memory roofline)"
+        )
+    compiling = f"compile {f['compile_s']:.2f} s"
+    if f["compile_s"] >= NEGLIGIBLE:
+        compiling += " (the rates include it)"
     return (
         f"prompt {stats.n_prompt} tokens, {f['prompt_tokens_per_second']:.1f} tok/s | "
-        f"generated {stats.n_generated} tokens, {f['generate_tokens_per_second']:.1f} tok/s, "
-        f"{f['gb_s']:.1f} GB/s ({f['roofline']:.0%} of the memory roofline) | "
-        f"load {f['load_s']:.2f} s, compile {f['compile_s']:.2f} s, "
+        f"{generated} | load {f['load_s']:.2f} s, {compiling}, "
         f"first token {f['first_token_s']:.2f} s | peak memory {f['peak_memory'] / 1e6:.0f} MB"
     )
