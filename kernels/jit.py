@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from linnet.kernels.isa import ISA
 
 ROOM = 64 << 20  # more bytes than LLVM takes for a kernel
+STAGES = ("ir", "opt", "asm")
 ALLOWED_SYMBOLS = frozenset({"memset", "memcpy", "memmove"})
 
 
@@ -62,7 +63,9 @@ class Library:
     """
 
     def __init__(self, isa: ISA) -> None:
+        """Raises MemoryError, and ValueError for a LINNET_DUMP with an unknown word."""
         self.isa = isa
+        self._dumped = _dumped_stages()
         self.compile_seconds = 0.0
         self.n_compiled = 0
         self._addresses: dict[str, int] = {}
@@ -114,7 +117,7 @@ class Library:
         with _uncollected():
             ir = source.ir(self.isa)
         text = "\n".join(line for line in ir.splitlines() if not line.startswith("target "))
-        _dump(source.symbol, "ir", text)
+        self._dump(source.symbol, "ir", text)
         try:
             module = self._parse(text)
             module.verify()
@@ -122,8 +125,8 @@ class Library:
             raise CompileError(f"{source.symbol}: {error}") from error
         passes = llvm.create_pass_builder(self._machine, _pipeline())
         passes.getModulePassManager().run(module, passes)
-        _dump(source.symbol, "opt", module)
-        _dump(source.symbol, "asm", module, self._machine)
+        self._dump(source.symbol, "opt", module)
+        self._dump(source.symbol, "asm", module, self._machine)
         code: bytes = self._machine.emit_object(module)
         missing = undefined_symbols(code) - ALLOWED_SYMBOLS
         if missing:
@@ -131,6 +134,13 @@ class Library:
         self.compile_seconds += time.perf_counter() - started
         self.n_compiled += 1
         return code
+
+    def _dump(self, symbol: str, stage: str, module: Any, machine: Any = None) -> None:
+        if stage in self._dumped:
+            folder = Path("linnet-dump")
+            folder.mkdir(exist_ok=True)
+            text = machine.emit_assembly(module) if machine else str(module)
+            (folder / f"{symbol}.{stage}").write_text(text)
 
 
 class ObjectCache:
@@ -231,9 +241,10 @@ def _sources_digest() -> str:
     return digest.hexdigest()
 
 
-def _dump(symbol: str, stage: str, module: Any, machine: Any = None) -> None:
-    if stage in os.environ.get("LINNET_DUMP", "").split(","):
-        folder = Path("linnet-dump")
-        folder.mkdir(exist_ok=True)
-        text = machine.emit_assembly(module) if machine else str(module)
-        (folder / f"{symbol}.{stage}").write_text(text)
+def _dumped_stages() -> frozenset[str]:
+    """What LINNET_DUMP asks for. Raises ValueError for what there is not."""
+    asked = os.environ.get("LINNET_DUMP", "")
+    stages = frozenset(asked.split(",")) - {""}
+    if not stages <= frozenset(STAGES):
+        raise ValueError(f"LINNET_DUMP is {asked!r}; it must be one or more of {','.join(STAGES)}")
+    return stages

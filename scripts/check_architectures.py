@@ -2,19 +2,21 @@
 
     python scripts/check_architectures.py [NAME ...]
 
-Needs llama-cpp-python. Prints the squared error relative to llama.cpp's logits, for a prompt read
-whole and token by token, with `activations="f32"` and an f32 cache on both sides.
+Prints the squared error relative to llama.cpp's logits, for a prompt read whole and token by token,
+with `activations="f32"` and an f32 cache on both sides.
+Needs `pip install llama-cpp-python`, which compiles.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from comparing import require_llamacpp
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -28,6 +30,7 @@ Logits = npt.NDArray[np.float32]
 
 
 def of_llama_cpp(path: Path, tokens: list[int]) -> Logits:
+    llama_cpp = require_llamacpp()
     # Where it is not told otherwise, the binding overrides the file's parameters of YaRN.
     model = llama_cpp.Llama(
         str(path), n_ctx=N_CTX, n_batch=N_TOKENS, logits_all=True, verbose=False, n_threads=1,
@@ -54,10 +57,16 @@ def error(logits: Logits, truth: Logits) -> float:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare logits with llama.cpp's.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TINY)}, or all")
+    names = parser.parse_args().names
+    if unknown := set(names) - TINY.keys():
+        parser.error(f"no such architecture: {', '.join(sorted(unknown))}")
+    require_llamacpp()
     tokens = np.random.default_rng(1).integers(0, N_VOCAB, N_TOKENS).tolist()
     worst = 0.0
     print(f"{'':26} {'whole':>8} {'one by one':>11} {'same top':>9}")
-    for name in sys.argv[1:] or TINY:
+    for name in names or TINY:
         with tempfile.TemporaryDirectory() as folder:
             path = TINY[name].write(Path(folder) / "model.gguf")
             truth = of_llama_cpp(path, tokens)

@@ -34,6 +34,7 @@ from comparing import (
     busy_neighbour,
     line,
     medians,
+    require_llamacpp,
     seconds_to_output,
     table,
     take_turns,
@@ -76,6 +77,7 @@ def main() -> None:
     if unknown := set(a.tests) - TESTS.keys():
         parser.error(f"no such test: {', '.join(sorted(unknown))}; there are {', '.join(TESTS)}")
 
+    require_llamacpp()
     bench = Bench(a)
     bench.notes.append(f"llama.cpp: {llamacpp_features()}")
     print(table([Path(a.file).name, *ENGINES, "ratio"], []), flush=True)

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from comparing import line, table
+from comparing import line, require_llamacpp, table
 
 from linnet import LLM
 from linnet.engine.gguf import GGUFFile
@@ -41,6 +41,7 @@ def main() -> None:
     add("-t", "--threads", type=int, default=2)
     a = parser.parse_args()
 
+    require_llamacpp()
     heads = ["model", "windows", "llama.cpp", "linnet, f32", "linnet", "linnet / llama.cpp"]
     print(table(heads, []), flush=True)
     text = a.text.read_text(encoding="utf-8")

@@ -4,7 +4,7 @@
 
 compares the tokenizers of GGUF files. Without a file, one vocabulary is made up for each different
 `tokenizer.ggml.pre`, in which nearly all pairs of letters merge in random order: so a word that is
-cut elsewhere shows. Needs llama-cpp-python.
+cut elsewhere shows. Needs `pip install llama-cpp-python`, which compiles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
-import llama_cpp
+from comparing import require_llamacpp
 
 from linnet.engine.bpe import byte_letters
 from linnet.engine.pretokenizers import PRE_TOKENIZERS
@@ -77,7 +77,7 @@ def write_made_up(path: Path, pre: str) -> None:
 def compare(path: Path, number: int, seed: int) -> list[str]:
     """The strings that the two do not agree on."""
     ours = Tokenizer.from_gguf(path)
-    theirs = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    theirs = require_llamacpp().Llama(str(path), vocab_only=True, verbose=False)
     wrong = [
         text
         for text in strings(number, seed)
@@ -94,6 +94,7 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=10_000, help="strings for each (default 10000)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    require_llamacpp()
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         cases = {str(path): path for path in arguments.files}

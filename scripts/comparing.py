@@ -10,9 +10,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
 Figures = dict[str, list[float]]
 MOST_SECONDS = 3.0  # an engine that is disturbed may be a hundred times slower
+
+
+def require_llamacpp() -> ModuleType:
+    """llama-cpp-python; where there is none, one line says so and the process ends with 2."""
+    try:
+        return import_module("llama_cpp")
+    except ModuleNotFoundError as error:
+        if error.name != "llama_cpp":
+            raise
+        print("needs `pip install llama-cpp-python`, which compiles", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def take_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> Figures:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 60.0  # for what should take one
@@ -26,7 +27,7 @@ class TerminalProcess:
         self._unread = b""
 
     def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
+        os.write(self._fd, text.encode(errors="surrogateescape"))
 
     def until(self, text: str) -> str:
         """What is on the screen since the last call, up to `text`, as one line feed a line."""
@@ -77,11 +78,17 @@ class TerminalProcess:
 
 
 @contextmanager
-def linnet_at_terminal(*argv: str, **env: str) -> Iterator[TerminalProcess]:
-    """`python -m linnet ARGUMENTS`, as the foreground of a terminal that knows no escapes."""
+def linnet_at_terminal(
+    *argv: str, stdout: IO[bytes] | None = None, **env: str
+) -> Iterator[TerminalProcess]:
+    """`python -m linnet ARGUMENTS`, as the foreground of a terminal that knows no escapes.
+
+    `stdout`: where that goes instead.
+    """
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "linnet", *argv], stdin=theirs, stdout=theirs, stderr=theirs,
+        [sys.executable, "-m", "linnet", *argv], stdin=theirs,
+        stdout=stdout or theirs, stderr=theirs,
         env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "dumb"} | env, start_new_session=True,
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:  # fmt: skip

@@ -561,11 +561,24 @@ def test_without_matplotlib_the_error_says_what_to_install(
     assert err == "linnet: --plot needs matplotlib: pip install linnet[plot]\n"
 
 
+def test_an_ending_that_matplotlib_does_not_know_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    measured: list[Any] = []
+    monkeypatch.setattr("linnet.engine.cli.bench.layers", lambda *_, **__: measured.append(1))
+    for name in ("roof.xyz", "roof", ".svg"):
+        status, out, err = bench(capsys, "-m", path, "--plot", tmp_path / name)
+        assert (status, out, measured) == (2, "", [])
+        assert f"{name}'; it must end in one of" in err
+        assert ".svg" in err
+
+
 def test_a_picture_shows_every_test(
     capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    target = tmp_path / "roof.svg"
+    target = tmp_path / "roof.SVG"
     status, _, _ = bench(capsys, "-m", path, *FAST, "--plot", target)
     assert status == 0
     picture = target.read_text()

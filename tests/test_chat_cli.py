@@ -506,6 +506,32 @@ def test_what_is_typed(path: str, tmp_path: Path) -> None:
         assert terminal.wait() == 0
 
 
+def test_a_terminal_whose_stdout_goes_elsewhere(path: str, tmp_path: Path) -> None:
+    """As before `| tee`: that has the answers alone, the terminal all else, and errors go on."""
+    said = tmp_path / "said"
+    (_, one, _, two) = answers(path, "hello", "bye\nbye")
+    argv = "chat", "-m", path, *GREEDY
+    env = {"XDG_STATE_HOME": str(tmp_path), "PYTHONIOENCODING": "utf-8:strict"}
+    with said.open("wb") as out, linnet_at_terminal(*argv, stdout=out, **env) as terminal:
+        assert "a context of 256 tokens; /help lists" in terminal.until("> ")
+        terminal.type("/nope\n")
+        assert "there is no command '/nope'" in terminal.until("\n> ")
+        terminal.type("\udcff\n")
+        assert "the line is not text in UTF-8" in terminal.until("\n> ")
+        terminal.type("half")
+        terminal.until("half")
+        assert terminal.interrupt("\n> ").endswith("\n(Ctrl-D or /exit leaves)\n> ")
+        terminal.type("hello\n")
+        assert "answer 9 tokens" in terminal.until("]\n> ")
+        terminal.type("bye\\\n")
+        terminal.until(". ")
+        terminal.type("bye\n")
+        terminal.until("]\n> ")
+        terminal.type("\x04")
+        assert terminal.wait() == 0
+    assert said.read_text() == texts([one, two])
+
+
 def test_a_history_that_cannot_be_kept_is_no_error(path: str, tmp_path: Path) -> None:
     (tmp_path / "linnet").write_text("a file where a folder belongs")
     with linnet_at_terminal("chat", "-m", path, XDG_STATE_HOME=str(tmp_path)) as terminal:

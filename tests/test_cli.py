@@ -38,7 +38,8 @@ ESCAPE = "\x1b[31mred"
 CLOSING_LINE = re.compile(
     r"prompt 13 tokens, [\d.]+ tok/s \| generated 9 tokens, [\d.]+ tok/s, "
     r"[\d.]+ GB/s \(\d+% of the memory roofline\) \| "
-    r"load [\d.]+ s, compile [\d.]+ s, first token [\d.]+ s \| peak memory \d+ MB\n"
+    r"load [\d.]+ s, compile (0\.00 s|[\d.]+ s \(the rates include it\)), "
+    r"first token [\d.]+ s \| peak memory \d+ MB\n"
 )
 
 
@@ -131,7 +132,32 @@ def test_a_prompt_comes_from_where_it_is_said_to(
     file.write_bytes(PROMPT.encode())
     for source in ([PROMPT], ["-p", PROMPT], ["--file", file]):
         assert generate("-q", *source) == Result(0, expected, "")
-    assert generate("-q", "-p", "-", stdin=PROMPT.encode()) == Result(0, expected, "")
+    for source in (["-p", "-"], ["-"], ["-f", "-"], []):
+        assert generate("-q", *source, stdin=PROMPT.encode()) == Result(0, expected, "")
+
+
+def test_files_and_stdin_lose_one_last_line_feed(generate: Run, tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    for text in (b"to\n\n", rb"to\n" + b"\r\n"):
+        file.write_bytes(text)
+        shown = Result(0, f"{text[:-1].decode()}\n", "")
+        assert generate("-q", "-n0", "-f", file) == shown
+        assert generate("-q", "-n0", stdin=text) == shown
+    assert generate("-q", "-n0", "to\n") == Result(0, "to\n\n", "")
+
+
+def test_arguments_are_unescaped_unless_told(generate: Run) -> None:
+    text = r"""\\n \n\t\r\'\" \q\x4 \x41\xc3\xa9 é \\"""
+    meant = "\\n \n\t\r'\" \\q\\x4 A\u00e9 é \\"
+    for source in ([text], ["-p", text], ["-e", text], ["--no-escape", "--escape", text]):
+        assert json.loads(generate("-o", "json", "-n0", *source).out)["prompt"] == meant
+    for source in (["--no-escape", text], ["--no-escape", "-p", text]):
+        assert json.loads(generate("-o", "json", "-n0", *source).out)["prompt"] == text
+
+
+def test_the_prompt_is_left_out_where_it_is_not_wanted(generate: Run, expected: str) -> None:
+    text = expected.removeprefix(PROMPT)
+    assert generate("-q", "--no-display-prompt", PROMPT) == Result(0, text, "")
 
 
 class Terminal(io.StringIO):
@@ -200,6 +226,22 @@ def test_json_is_one_object(generate: Run, expected: str) -> None:
     seconds = {"load_s", "compile_s", "first_token_s"}
     assert rates | seconds | {"peak_memory"} < fields.keys()
     assert all(fields[rate] > 0 for rate in rates)
+    seconds_of_prompt = fields["stats"]["prompt_seconds"]
+    assert fields["first_token_s"] == fields["load_s"] + seconds_of_prompt > fields["load_s"] > 0
+
+
+def test_the_closing_line_says_what_there_is_to_say(
+    generate: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rate without a second token, and whether the rates are lower than next time."""
+    for n in (0, 1):
+        assert f" | generated {n} tokens | load " in generate("-n", n, PROMPT).err
+    for seconds, said in (
+        (0.0, "compile 0.00 s, first"), (0.0049, "compile 0.00 s, first"),
+        (0.0051, "compile 0.01 s (the rates include it), first"),
+    ):  # fmt: skip
+        monkeypatch.setattr(LLM, "compile_seconds", seconds)
+        assert said in generate(PROMPT).err
 
 
 def test_a_seed_makes_it_reproducible(generate: Run) -> None:
@@ -273,9 +315,24 @@ def test_the_generate_command_is_linnet_generate(
 # ---- errors --------------------------------------------------------------------------------------
 
 
-def test_no_prompt_or_two_are_refused(generate: Run, path: str) -> None:
-    for sources in ([], ["a", "-p", "b"], ["-p", "a", "-f", path], ["a", "-f", path]):
+def test_no_prompt_or_two_are_refused(
+    generate: Run, path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sources in (
+        [],
+        ["a", "-p", "b"],
+        ["-p", "a", "-f", path],
+        ["a", "-f", path],
+        ["-", "-p", "-"],
+    ):
         check_refused(generate(*sources), "give one prompt")
+    for stdin, source, message in (
+        (Terminal("a"), [], "give one prompt"), (None, [], "give one prompt"),
+        (None, ["-"], "stdin is closed"), (None, ["-f", "-"], "stdin is closed"),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert cli.main(["generate", "-m", path, *source]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -283,8 +340,10 @@ def test_no_prompt_or_two_are_refused(generate: Run, path: str) -> None:
     [
         ([], ["COMMAND"]),
         (["sing"], ["'sing'", "generate", "inspect", "tokenize"]),
-        (["generate", "--loud", "x"], ["--loud"]),
-        (["generate", "--tem", "1", "x"], ["--tem"]),  # no flag may be cut short
+        (["generate", "--loud", "x"], ["no flag '--loud'", "generate --help"]),
+        (["generate", "--tem", "1", "x"], ["'--tem' (close: --temp"]),  # no flag is cut short
+        (["generate", "a", "b"], ["b", "generate --help"]),
+        (["--", "generate"], ["COMMAND"]),
         (["generate", "-n", "many", "x"], ["-n", "'many'", "generate --help"]),
         (["generate", "-o", "xml", "x"], ["'xml'", "json"]),
         (["generate", "--isa", "z80", "x"], ["'z80'", "generic"]),
@@ -298,6 +357,53 @@ def test_wrong_arguments_are_refused_in_one_line(
     run: Run, argv: list[str], parts: list[str]
 ) -> None:
     check_refused(run(*argv), *parts)
+
+
+@pytest.mark.parametrize(
+    ("argv", "flag", "close"),
+    [
+        ("-hff x -hf a/b hi", "-hff", "-hf"),
+        ("-fa on", "-fa", None),
+        ("-prompt hi", "-prompt", "--prompt"),
+        ("-n 4 -ngl 99 hi", "-ngl", None),
+        ("-no-cnv -st hi", "-no-cnv", None),
+        ("-temp 0 hi", "-temp", "--temp"),
+        ("-r x", "-r", None),
+        ("-help", "-help", "--help"),
+        ("-q5 x", "-q5", None),  # a number, but -q takes none
+        ("--ignoreeos=1 --loud hi", "--ignoreeos", "--ignore-eos"),
+        ("-mg 0 --version", "-mg", None),
+    ],
+)
+def test_a_flag_is_known_as_a_whole_or_named(
+    generate: Run, argv: str, flag: str, close: str | None
+) -> None:
+    result = generate(*argv.split())
+    check_refused(result, f"linnet: there is no flag {flag!r}", "(see linnet generate --help)")
+    assert ("(close: " in result.err) == (close is not None)
+    assert close is None or re.search(rf"[ ,]{re.escape(close)}[,)]", result.err)
+
+
+def test_what_begins_with_a_dash(generate: Run) -> None:
+    """As a value of a flag or behind -- anything may; elsewhere what cannot be a flag."""
+    for prompt in ("-hello", "-ngl", "-5", "--", "- one", "-hello you", "---"):
+        shown = Result(0, f"{prompt}\n", "")
+        assert generate("-q", "-n0", "--", prompt) == shown
+        if prompt != "--":
+            assert generate("-q", "-n0", f"-p={prompt}") == shown
+            assert generate("-q", "-p", prompt, "-n", "0") == shown
+        if not re.fullmatch("-hello|-ngl|--", prompt):
+            assert generate(prompt, "-q", "-n0") == shown
+    check_refused(generate("-hello"), "goes after --")
+    check_refused(generate("-p", "-n", "4"), "-p/--prompt: expected one argument")
+    check_refused(generate("-p", "--", "x"), "-p/--prompt: expected one argument")
+    check_refused(generate("-n", "-2", "x"), "max_tokens")
+
+
+def test_a_flag_whose_value_is_optional_takes_no_flag(run: Run) -> None:
+    check_refused(run("bench", "--ops", "-hff"), "no flag '-hff' (close: -hf)")
+    check_refused(run("bench", "--ops", "nope", "-n", "1"), "nope")
+    check_refused(run("bench", "--ops", "--layers"), "--ops measures kernels alone")
 
 
 @pytest.mark.parametrize(
@@ -493,6 +599,7 @@ def test_version_and_help_are_no_errors(run: Run) -> None:
     assert (top.status, top.err) == (0, "")
     for command in cli.COMMANDS:
         assert re.search(rf"^ +{command}\s", top.out, re.MULTILINE)
+        assert run(command, "--version") == run("--version")
         help = run(command, "--help")
         assert (help.status, help.err) == (0, "")
         assert help.out.startswith(f"usage: linnet {command}")

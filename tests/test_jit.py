@@ -435,3 +435,15 @@ def test_nothing_is_dumped_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("LINNET_DUMP")
     Library(choose_isa()).address(Add())
     assert [path.suffix for path in (tmp_path / "linnet-dump").iterdir()] == [".opt"]
+
+
+@pytest.mark.parametrize("asked", ["foo", "ir,foo", "ir opt", "1"])
+def test_an_unknown_stage_is_refused_whatever_is_cached(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINNET_DUMP", asked)
+    with pytest.raises(ValueError, match=f"LINNET_DUMP is '{asked}'; .* ir,opt,asm"):
+        Library(choose_isa())
+    for harmless in ("", "ir,"):
+        monkeypatch.setenv("LINNET_DUMP", harmless)
+        Library(choose_isa())

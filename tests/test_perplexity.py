@@ -321,7 +321,9 @@ def test_logits_of_the_last_token_or_of_all(run: Run, folder: Path) -> None:
         ids = llm.tokenizer.encode("to be")
         rows = llm.logits(ids)
     given = "--ids", ",".join(map(str, ids))
-    for source in (["-p", "to be"], given):
+    file = folder / "prompt.txt"
+    file.write_text("to be\n")  # as `generate` reads it: without the last line feed
+    for source in (["-p", "to be"], ["-f", file], given):
         found = json.loads(run("logits", "-m", path, *source, "-o", "json")[1])
         assert found["ids"] == ids
         assert [p["position"] for p in found["positions"]] == [len(ids) - 1]

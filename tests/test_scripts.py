@@ -7,10 +7,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
+import check_architectures
 import compare_llamacpp
 import compare_perplexity
 import compare_seed
+import compare_tokenizers
 import comparing
 import numpy as np
 import pytest
@@ -130,6 +133,40 @@ def test_a_context_is_as_long_as_the_tests_need() -> None:
     few = argparse.Namespace(tests=["decode"], **numbers)
     assert compare_llamacpp.context_for(few) == 544
     assert compare_llamacpp.context_for(argparse.Namespace(tests=["depth"], **numbers)) == 8224
+
+
+SCRIPTS: dict[ModuleType, list[str]] = {
+    compare_llamacpp: [str(DEMO_MODEL)],
+    compare_perplexity: [str(DEMO_MODEL), "-f", __file__, "--types", "Q8_0"],
+    check_architectures: ["llama"],
+    compare_tokenizers: [str(DEMO_MODEL)],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+def test_without_llamacpp_the_error_says_what_to_install(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At once; and --help needs none."""
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    for arguments, status in (SCRIPTS[script], 2), (["--help"], 0):
+        monkeypatch.setattr(sys, "argv", [script.__name__, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            script.main()
+        assert ended.value.code == status
+        out, err = capsys.readouterr()
+        if status:
+            assert (out, err) == ("", "needs `pip install llama-cpp-python`, which compiles\n")
+
+
+def test_a_broken_llamacpp_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llama_cpp.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        comparing.require_llamacpp()
 
 
 def test_every_way_to_multiply_gives_the_same_product(best_library: Library) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -11,12 +12,19 @@ NEAR = 1.6  # points whose coordinates differ by a smaller factor share a label
 LEAST_SHARE = 0.01  # of the pass, for a label
 
 
-def require_matplotlib() -> None:
-    """Raises ValueError, with what to install, where there is no matplotlib."""
+def check_path(path: str) -> None:
+    """Whether `plot` can write such a file: to be asked before anything is measured.
+
+    Raises ValueError, with what to install, where there is no matplotlib, and for an ending that it
+    does not know.
+    """
     try:
-        import matplotlib.figure  # noqa: F401
+        from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("--plot needs matplotlib: pip install linnet[plot]") from None
+    known = Figure().canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".").lower() not in known:
+        raise ValueError(f"--plot is {path!r}; it must end in one of .{', .'.join(known)}")
 
 
 def plot(

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         report.write(_ops(arguments), report.OPS, arguments.output, out)
     elif arguments.layers or arguments.plot:
         if arguments.plot:
-            plot.require_matplotlib()
+            plot.check_path(arguments.plot)
         rows = list(_layers(arguments))
         if arguments.layers:
             report.write(rows, report.LAYERS, arguments.output, out)

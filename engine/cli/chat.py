@@ -1,7 +1,7 @@
 """Talk with a model: a line in, an answer out.
 
 On a terminal with editing, a history, and Ctrl-C to stop an answer. From a pipe lines are taken the
-same way, stdout has the answers alone, and the first error ends it.
+same way and the first error ends it. Where stdout is no terminal it has the answers alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     fields = sampling_fields(arguments)
     with open_model(arguments) as llm:
         conversation = open_conversation(llm, llm.sampling_params(**fields), arguments)
-        if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        if sys.stdin is not None and sys.stdin.isatty():
             at_terminal(Chat(conversation, notes=not arguments.quiet, bar=sys.stderr.isatty()))
         else:
             from_pipe(Chat(conversation))

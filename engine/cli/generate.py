@@ -19,23 +19,32 @@ from linnet.engine.cli.options import (
     open_model,
     sampling_fields,
 )
-from linnet.engine.cli.reading import read_text
+from linnet.engine.cli.reading import read_prompt, unescaped
 from linnet.engine.cli.terminal import write
 from linnet.engine.generation import Chunk, Output, Stats
 from linnet.engine.llm import LLM
 from linnet.engine.machine import peak_memory
 from linnet.engine.sampling_params import SamplingParams
 
+NEGLIGIBLE = 0.005  # seconds, which show as 0.00
 Stream = Callable[..., Iterator[Chunk]]  # takes `progress`, as LLM.stream does
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Flags are named as llama-cli names them."""
     add = parser.add_argument
-    add("prompt", nargs="?", metavar="PROMPT", help="the text to continue")
+    add("prompt", nargs="?", metavar="PROMPT", help="the text to continue; - or nothing: stdin")
     add_model(parser)
-    add("-p", "--prompt", dest="prompt_text", metavar="TEXT", help="the prompt; - reads stdin")
-    add("-f", "--file", metavar="FILE", help="read the prompt from a file")
+    add("-p", "--prompt", dest="prompt_text", metavar="TEXT", help="as PROMPT")
+    add(
+        "-f", "--file", metavar="FILE",
+        help="a file with the prompt; of files and stdin one last line feed is dropped",
+    )  # fmt: skip
+    add(
+        "-e", "--escape", action=argparse.BooleanOptionalAction, default=True,
+        help=r"whether \n, \t, \xHH and others in PROMPT and TEXT are what they stand for",
+    )  # fmt: skip
+    add("--no-display-prompt", action="store_true", help="the text without the prompt")
     add_sampling(parser)
     add_running(parser)
     add_chatting(parser)
@@ -66,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps({**given, **dataclasses.asdict(output), **figures}))
             return 0
         last = Chunk("")
-        for last in _shown(llm, str(given.get("prompt", "")), stream, quiet=arguments.quiet):
+        shown = "" if arguments.no_display_prompt else str(given.get("prompt", ""))
+        for last in _shown(llm, shown, stream, quiet=arguments.quiet):
             write(last.text)
         print(flush=True)
         if not arguments.quiet and last.stats:
@@ -98,19 +108,21 @@ def _shown(llm: LLM, prompt: str, stream: Stream, *, quiet: bool) -> Iterator[Ch
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
-    """The one prompt given. Raises ValueError for none, or several."""
+    """The one prompt given, or what is piped into stdin. Raises ValueError for none, or several."""
     given = [arguments.prompt, arguments.prompt_text, arguments.file]
-    if sum(source is not None for source in given) != 1:
-        raise ValueError("give one prompt: as PROMPT, with -p TEXT, or in a file with -f FILE")
-    if arguments.file is not None:
-        return read_text(arguments.file)
-    if arguments.prompt_text == "-":
-        return read_text(None)
-    return str(arguments.prompt if arguments.prompt is not None else arguments.prompt_text)
+    sources = [source for source in given if source is not None]
+    if len(sources) == 1 and arguments.file is None and sources != ["-"]:
+        return unescaped(sources[0]) if arguments.escape else str(sources[0])
+    piped = not sources and sys.stdin is not None and not sys.stdin.isatty()
+    if len(sources) == 1 or piped:
+        text = read_prompt(arguments.file)
+        if text or not piped:
+            return text
+    raise ValueError("give one prompt: as PROMPT, with -p TEXT, in a file with -f FILE, or piped")
 
 
 def _figures(llm: LLM, stats: Stats) -> dict[str, float]:
-    """Rates in tokens a second, times in seconds, memory in bytes."""
+    """Rates in tokens a second, compiling included; times in seconds, memory in bytes."""
     compile_seconds = llm.compile_seconds
     rate, limit = stats.generate_rate * llm.bytes_per_token, llm.read_bandwidth()
     return {
@@ -120,17 +132,24 @@ def _figures(llm: LLM, stats: Stats) -> dict[str, float]:
         "roofline": rate / limit,
         "load_s": llm.load_seconds,
         "compile_s": compile_seconds,
-        "first_token_s": stats.prompt_seconds,
+        "first_token_s": llm.load_seconds + stats.prompt_seconds,
         "peak_memory": peak_memory() or 0,
     }
 
 
 def _closing_line(llm: LLM, stats: Stats) -> str:
     f = _figures(llm, stats)
+    generated = f"generated {stats.n_generated} tokens"
+    if stats.generate_rate:  # none where the first token was the last
+        generated += (
+            f", {f['generate_tokens_per_second']:.1f} tok/s, "
+            f"{f['gb_s']:.1f} GB/s ({f['roofline']:.0%} of the memory roofline)"
+        )
+    compiling = f"compile {f['compile_s']:.2f} s"
+    if f["compile_s"] >= NEGLIGIBLE:
+        compiling += " (the rates include it)"
     return (
         f"prompt {stats.n_prompt} tokens, {f['prompt_tokens_per_second']:.1f} tok/s | "
-        f"generated {stats.n_generated} tokens, {f['generate_tokens_per_second']:.1f} tok/s, "
-        f"{f['gb_s']:.1f} GB/s ({f['roofline']:.0%} of the memory roofline) | "
-        f"load {f['load_s']:.2f} s, compile {f['compile_s']:.2f} s, "
+        f"{generated} | load {f['load_s']:.2f} s, {compiling}, "
         f"first token {f['first_token_s']:.2f} s | peak memory {f['peak_memory'] / 1e6:.0f} MB"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,13 @@ class Keyboard:
 
     def line(self, prompt: str) -> str:
         """The next line, without its end. Raises EOFError, KeyboardInterrupt, and ValueError for
-        bytes that are no text."""
+        bytes that are no text.
+
+        Without editing where stdout, which readline writes to, is no terminal.
+        """
+        if not sys.stdout.isatty():
+            print(prompt, end="", file=sys.stderr, flush=True)
+            prompt = ""
         try:
             return input(prompt)
         except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ import numpy as np
 from linnet.engine.cli.counts import count
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import add_running, open_model
-from linnet.engine.cli.reading import read_text
+from linnet.engine.cli.reading import read_prompt
 from linnet.engine.generation import finite
 from linnet.engine.perplexity import log_sum_exp
 from linnet.engine.session import Floats
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         ids = arguments.ids
         if ids is None:
             file = arguments.file if arguments.prompt in (None, "-") else None
-            text = read_text(file) if arguments.prompt in (None, "-") else arguments.prompt
+            text = read_prompt(file) if arguments.prompt in (None, "-") else arguments.prompt
             ids = llm.tokenizer.encode(text)
         tokenizer = None
         with suppress(TokenizerError):  # ids alone need none

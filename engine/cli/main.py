@@ -8,9 +8,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, Protocol, cast
+from typing import Protocol, cast
 
 from linnet.engine.cli.interrupts import INTERRUPTED, in_order
+from linnet.engine.cli.parser import Parser
 from linnet.engine.cli.terminal import one_line
 
 # One file a sub-command, imported when asked for; its docstring's first line is its help.
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts threads that nothing uses
     try:
         _open_output()
-        arguments = _parser(argv).parse_args(argv)
+        arguments = _parsed(argv)
         with in_order():
             status: int = arguments.run(arguments)
             sys.stdout.flush()
@@ -58,30 +59,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong arguments are an error like others: one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (see {self.prog} --help)")
-
-
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; sub-commands that `argv` does not ask for are left out, and not imported."""
-    from linnet import __version__
-
-    parser = _Parser(
-        prog="linnet", description="A small, fast LLM inference engine.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=f"linnet {__version__}")
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, `run` among them; only the command that is asked for is imported."""
+    if argv and argv[0] in COMMANDS:
+        command = _command(argv[0])
+        parser = Parser(prog=f"linnet {argv[0]}", description=_help(command))
+        command.configure(parser)
+        parser.set_defaults(run=command.run)
+        return parser.parse(argv[1:])
+    parser = Parser(prog="linnet", description="A small, fast LLM inference engine.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    wanted = argv[:1] if argv and argv[0] in COMMANDS else COMMANDS
-    for name in wanted:
-        command = cast(Command, importlib.import_module(f"linnet.engine.cli.{name}"))
-        help = (command.__doc__ or "").splitlines()[0]
-        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        command.configure(sub)
-        sub.set_defaults(run=command.run)
-    return parser
+    for name in COMMANDS:
+        commands.add_parser(name, help=_help(_command(name)))
+    parser.parse(argv)
+    raise ValueError("COMMAND must come first (see linnet --help)")
+
+
+def _command(name: str) -> Command:
+    return cast(Command, importlib.import_module(f"linnet.engine.cli.{name}"))
+
+
+def _help(command: Command) -> str:
+    return (command.__doc__ or "").splitlines()[0]
 
 
 def _open_output() -> None:

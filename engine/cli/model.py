@@ -11,7 +11,7 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool = False) -> Non
     without = "" if required else "; without it, the model linnet ships"
     group.add_argument("-m", "--model", metavar="FILE", help=f"a GGUF file{without}")
     group.add_argument(
-        "-hf", "--hf-repo", metavar="USER/MODEL[:QUANT]",
+        "-hf", "-hfr", "--hf-repo", metavar="USER/MODEL[:QUANT]",
         help="a model on the Hugging Face hub, Q4_K_M unless it says; needs linnet[hub]",
     )  # fmt: skip
 
