@@ -267,15 +267,17 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        **template_variables: Any,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Output:
         """The model's answer to a conversation, by its own chat template.
 
         `messages`: dicts with a "role" ("system", "user", "assistant", ...) and a "content".
-        `tools` and `template_variables`: see `ChatTemplate.render`, whose errors are raised, and
-        those of `stream`.
+        `tools` and `chat_template_kwargs`, what else the template takes: see `ChatTemplate.render`,
+        whose errors are raised, and those of `stream`.
         """
-        chunks = self.stream_chat(messages, params, tools=tools, **template_variables)
+        chunks = self.stream_chat(
+            messages, params, tools=tools, chat_template_kwargs=chat_template_kwargs
+        )
         return Output.of(list(chunks))
 
     def stream_chat(
@@ -284,11 +286,12 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
-        **template_variables: Any,
     ) -> Iterator[Chunk]:
         """What `chat` gives, chunk by chunk; `progress` is that of `stream`."""
-        ids = self.chat_template.encode(messages, tools=tools, **template_variables)
+        variables = {"tools": tools, **(chat_template_kwargs or {})}
+        ids = self.chat_template.encode(messages, **variables)
         return self.stream(ids, params, progress=progress)
 
     def close(self) -> None:

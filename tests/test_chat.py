@@ -284,13 +284,22 @@ def test_an_answer_is_what_the_rendered_prompt_gives(tmp_path: Path) -> None:
     with LLM(TinyLlama().write(tmp_path / "tiny.gguf"), n_threads=1) as llm:
         with pytest.raises(TemplateError, match="chat_template is missing"):
             llm.chat(HELLO)
-        source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ end }}"
+        source = (
+            "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ end or tools[0] }}"
+        )
         llm.chat_template = ChatTemplate(source, llm.tokenizer)
         params = SamplingParams(max_tokens=6, temperature=0.0)
-        output = llm.chat([{"role": "user", "content": "and</s>"}], params, end="to")
+        messages = [{"role": "user", "content": "and</s>"}]
+        output = llm.chat(messages, params, chat_template_kwargs={"end": "to"})
         bos = llm.tokenizer.bos_id
         ids = [bos, *llm.tokenizer.encode("and</s>to", add_special=False)]
         assert output.stats.n_prompt == len(ids)
         assert output.token_ids == llm.generate(np.array(ids), params).token_ids
-        chunks = list(llm.stream_chat([{"role": "user", "content": "and</s>"}], params, end="to"))
+        chunks = list(llm.stream_chat(messages, params, chat_template_kwargs={"end": "to"}))
         assert "".join(chunk.text for chunk in chunks) == output.text
+        for tools in ({"tools": ["to"]}, {"chat_template_kwargs": {"tools": ["to"]}}):
+            assert llm.chat(messages, params, **tools).token_ids == output.token_ids  # type: ignore[arg-type]
+        for call in (llm.chat, llm.stream_chat):
+            for name in ("max_tokens", "sampling_params", "end"):
+                with pytest.raises(TypeError, match=name):
+                    call(messages, **{name: 5})  # type: ignore[operator]

@@ -61,7 +61,7 @@ def answers(path: str, *questions: str, system: str | None = None, **variables: 
     with LLM(path) as llm:
         for question in questions:
             messages.append({"role": "user", "content": question})
-            output = llm.chat(messages, PARAMS, **variables)
+            output = llm.chat(messages, PARAMS, chat_template_kwargs=variables)
             messages.append({"role": "assistant", "content": output.text})
     return messages
 
