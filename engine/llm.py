@@ -152,12 +152,14 @@ class LLM:
         return finite(self._session.all_logits(ids))
 
     def embed(
-        self, texts: Sequence[Prompt], *, pooling: str = "mean", normalize: bool = True
-    ) -> npt.NDArray[np.float32]:
+        self, texts: Sequence[Prompt], *, pooling: str = "mean", normalize: bool = True,
+        parse_special: bool = False,
+    ) -> npt.NDArray[np.float32]:  # fmt: skip
         """A vector for each text, or list of token ids: (len(texts), n_embd).
 
         They are made of the states after the last norm: their mean over all tokens, bos included,
         or, with `pooling="last"`, that of the last one. `normalize`: to a length of 1.
+        `parse_special`: see `stream`.
 
         Raises what `logits` raises, TokenizerError, and ValueError for an empty text, a text where
         a list of them belongs, or another `pooling`.
@@ -168,7 +170,7 @@ class LLM:
             raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
         vectors = np.zeros((len(texts), self.config.n_embd), np.float32)
         for vector, text in zip(vectors, texts, strict=True):
-            ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+            ids = self._ids(text, parse_special)
             vector[:] = POOLINGS[pooling](finite(self._hidden_session.all_logits(ids)))
             if normalize and (length := np.linalg.norm(vector)) > 0:
                 vector /= length
@@ -186,33 +188,43 @@ class LLM:
         return SamplingParams.from_metadata(self._suggested, **given)
 
     @overload
-    def generate(self, prompts: Prompt, params: SamplingParams | None = None) -> Output: ...
+    def generate(
+        self, prompts: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False
+    ) -> Output: ...
     @overload
     def generate(
         self,
         prompts: list[str] | list[Sequence[int]],
         params: SamplingParams | list[SamplingParams] | None = None,
+        *,
+        parse_special: bool = False,
     ) -> list[Output]: ...
-    def generate(self, prompts: Any, params: Any = None) -> Any:
+    def generate(self, prompts: Any, params: Any = None, *, parse_special: bool = False) -> Any:
         """Continue a prompt, or each of a list of prompts: texts, or lists of token ids.
 
         Prompts in a list go on together, up to 8 at a time, which reads the weights once for all of
         them; each output is, bit for bit, what its prompt gives alone. `params`: one for all, or a
-        list with one for each; by default what the file suggests, see `sampling_params`. Raises
-        what `stream` raises, and ValueError for a list of another length.
+        list with one for each; by default what the file suggests, see `sampling_params`.
+        `parse_special`: see `stream`. Raises what `stream` raises, and ValueError for a list of
+        another length.
         """
         if isinstance(prompts, list) and any(isinstance(p, Sequence | np.ndarray) for p in prompts):
-            return self._generate_all(prompts, params)
-        (output,) = self._generate_all([prompts], params)
+            return self._generate_all(prompts, params, parse_special)
+        (output,) = self._generate_all([prompts], params, parse_special)
         return output
 
     def _generate_all(
-        self, prompts: list[Prompt], params: SamplingParams | list[SamplingParams] | None
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | list[SamplingParams] | None,
+        parse_special: bool,
     ) -> list[Output]:
         each = params if isinstance(params, list) else [params] * len(prompts)
         if len(each) != len(prompts):
             raise ValueError(f"params has {len(each)} items; it must have {len(prompts)}, one each")
-        generations = [self._generation(*pair) for pair in zip(prompts, each, strict=True)]
+        generations = [
+            self._generation(*pair, parse_special) for pair in zip(prompts, each, strict=True)
+        ]
         chunks: list[list[Chunk]] = [[] for _ in prompts]
         for index, chunk in generate(self._session, generations):
             chunks[index].append(chunk)
@@ -223,18 +235,20 @@ class LLM:
         prompt: Prompt,
         params: SamplingParams | None = None,
         *,
+        parse_special: bool = False,
         progress: Progress | None = None,
     ) -> Iterator[Chunk]:
         """Continue a text, or a list of token ids, chunk by chunk; see `Chunk`.
 
-        `progress` is called with the prompt's tokens that are done and their number, before the
-        first pass and after each. What it raises ends the stream.
+        `parse_special`: whether control tokens that are spelled in a text become tokens; else they
+        are text. `progress` is called with the prompt's tokens that are done and their number,
+        before the first pass and after each. What it raises ends the stream.
 
         Raises, before anything is computed, ContextOverflow for a prompt longer than the context
         and ValueError for an empty one or ids out of the vocabulary; later NonFiniteLogits where
         the model gives NaN or infinity, and RuntimeError where another call has taken over.
         """
-        generation = self._generation(prompt, params)
+        generation = self._generation(prompt, params, parse_special)
         return (chunk for _, chunk in generate(self._session, [generation], progress))
 
     def stop(self) -> None:
@@ -244,15 +258,21 @@ class LLM:
         """
         self._session.stop()
 
-    def _generation(self, prompt: Prompt, params: SamplingParams | None) -> Generation:
+    def _generation(
+        self, prompt: Prompt, params: SamplingParams | None, parse_special: bool
+    ) -> Generation:
+        ids = self._ids(prompt, parse_special)
+        if not isinstance(params, SamplingParams | None):
+            raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
+        return Generation(self._session, self.tokenizer, ids, params or self.sampling_params())
+
+    def _ids(self, prompt: Prompt, parse_special: bool) -> list[int]:
         if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes | bytearray):
             found = reprlib.repr(prompt)
             raise ValueError(f"prompt is {found}; it must be a text or a list of token ids")
-        if not isinstance(params, SamplingParams | None):
-            raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
-        tokenizer = self.tokenizer
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        return Generation(self._session, tokenizer, ids, params or self.sampling_params())
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, parse_special=parse_special)
+        return list(prompt)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:

@@ -165,6 +165,20 @@ def test_token_ids_are_a_prompt(shared: LLM, kind: Callable[[list[int]], Any]) -
     assert outputs[1].stats.n_prompt == 3
 
 
+def test_control_tokens_in_a_prompt_are_text_unless_they_are_asked_for(shared: LLM) -> None:
+    text = "to be</s>the land"
+    spelled, ids = shared.tokenizer.encode(text), shared.tokenizer.encode(text, parse_special=True)
+    assert EOS in ids
+    assert EOS not in spelled
+    for options, as_ids in (({}, spelled), ({"parse_special": True}, ids)):
+        expected = shared.generate(as_ids, greedy()).token_ids
+        assert shared.generate(text, greedy(), **options).token_ids == expected
+        assert shared.generate([text], greedy(), **options)[0].token_ids == expected
+        chunks = shared.stream(text, greedy(), **options)
+        assert [chunk.token_id for chunk in chunks] == [*expected, None]
+        np.testing.assert_array_equal(shared.embed([text], **options), shared.embed([as_ids]))
+
+
 @pytest.mark.parametrize("how", [greedy(), seeded(), seeded(max_tokens=1), greedy(max_tokens=0)])
 def test_chunks_add_up_to_the_output(shared: LLM, how: SamplingParams) -> None:
     output = shared.generate(PROMPT, how)

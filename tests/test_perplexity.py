@@ -401,6 +401,8 @@ def test_what_cannot_be_embedded_is_refused(folder: Path) -> None:
             llm.embed(["to be or not to be"])
         with pytest.raises(ValueError, match="no tokens"):
             llm.embed([[]])
+        with pytest.raises(ValueError, match="prompt is 1; it must be a text or a list of token"):
+            llm.embed([1, 2])  # type: ignore[list-item]
         session = llm._hidden_session
     with pytest.raises(RuntimeError, match="closed"):
         session.all_logits([1])
