@@ -194,21 +194,23 @@ class LLM:
     @overload
     def generate(
         self,
-        prompts: list[str] | list[Sequence[int]],
+        prompts: list[str] | list[Sequence[int]] | tuple[str, ...] | tuple[Sequence[int], ...],
         params: SamplingParams | list[SamplingParams] | None = None,
         *,
         parse_special: bool = False,
     ) -> list[Output]: ...
     def generate(self, prompts: Any, params: Any = None, *, parse_special: bool = False) -> Any:
-        """Continue a prompt, or each of a list of prompts: texts, or lists of token ids.
+        """Continue a prompt, or each of a list or tuple of prompts: texts, or lists of token ids.
 
         Prompts in a list go on together, up to 8 at a time, which reads the weights once for all of
-        them; each output is, bit for bit, what its prompt gives alone. `params`: one for all, or a
-        list with one for each; by default what the file suggests, see `sampling_params`.
-        `parse_special`: see `stream`. Raises what `stream` raises, and ValueError for a list of
-        another length.
+        them; each output is, bit for bit, what its prompt gives alone. An empty list is one of no
+        prompts. `params`: one for all, or a list with one for each; by default what the file
+        suggests, see `sampling_params`. `parse_special`: see `stream`. Raises what `stream` raises,
+        and ValueError for a list of another length.
         """
-        if isinstance(prompts, list) and any(isinstance(p, Sequence | np.ndarray) for p in prompts):
+        if isinstance(prompts, list | tuple) and (
+            not prompts or any(isinstance(prompt, Sequence | np.ndarray) for prompt in prompts)
+        ):
             return self._generate_all(prompts, params, parse_special)
         (output,) = self._generate_all([prompts], params, parse_special)
         return output

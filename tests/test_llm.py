@@ -147,11 +147,14 @@ def test_a_text_gives_an_output(shared: LLM) -> None:
     assert output.text == shared.tokenizer.decode(output.token_ids, continues=True)
 
 
-def test_a_list_gives_a_list(shared: LLM) -> None:
+def test_a_list_or_tuple_gives_a_list(shared: LLM) -> None:
     prompts = [PROMPT, "the land", PROMPT]
     expected = [shared.generate(prompt, greedy()).token_ids for prompt in prompts]
-    outputs = shared.generate(prompts, greedy())
-    assert [output.token_ids for output in outputs] == expected
+    for several in (prompts, tuple(prompts), tuple(map(shared.tokenizer.encode, prompts))):
+        outputs = shared.generate(several, greedy())
+        assert [output.token_ids for output in outputs] == expected
+    for none in ([], ()):
+        assert shared.generate(none, greedy()) == []
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array])
@@ -471,7 +474,7 @@ def idle(shared: LLM, monkeypatch: pytest.MonkeyPatch) -> LLM:
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ([], "at least one"),
+        (np.array([], int), "at least one"),
         ([BOS, N_VOCAB], f"token id is {N_VOCAB}; it must be a whole number from 0 to"),
         ([-1], "token id is -1;"),
         ([1.5], r"token id is 1\.5;"),
