@@ -58,9 +58,11 @@ class LLM:
     `activations`: "int8", or "f32" for the exact mode, which multiplies the same packed weights by
     f32 activations and keeps keys and values in f32.
     `mmap`: whether to map the file, or to read it into memory.
+    `chat_template`: the text of a template in Jinja, in place of the file's own.
 
     Raises GGUFError or ModelError for a file that is malformed or of an unknown architecture,
-    ISAError, OSError, MemoryError, and ValueError for arguments out of range.
+    ISAError, OSError, MemoryError, and ValueError for arguments out of range; with a template
+    TemplateError or TokenizerError.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class LLM:
         isa: str | None = None,
         activations: str = "int8",
         mmap: bool = True,
+        chat_template: str | None = None,
     ) -> None:
         started = time.perf_counter()
         if activations not in ("int8", "f32"):
@@ -84,6 +87,10 @@ class LLM:
         self.n_threads = whole("n_threads", n_threads, 1, 1024) or min(usable_threads(), worthwhile)
         self.model = load_model(self._file.metadata, self._file.tensors)
         self.config = self.model.config
+        if chat_template is not None:
+            from linnet.engine.chat import ChatTemplate  # takes jinja2, which most calls do not
+
+            self.chat_template = ChatTemplate(chat_template, self.tokenizer, name="chat_template")
         self._suggested = {
             key: self._file.metadata[key] for key in METADATA.values() if key in self._file.metadata
         }
@@ -97,6 +104,17 @@ class LLM:
         n_slots = slots_that_fit(self.model, self.n_ctx, n_batch=n_batch, exact=exact)
         self._session = self.session(n_slots)
         self.load_seconds = time.perf_counter() - started
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> LLM:
+        """A model on the Hugging Face hub, "user/model" or "user/model:Q4_K_M", kept in the hub's
+        own cache. `options`: the keyword arguments of LLM. Needs linnet[hub].
+
+        Raises HubError, ValueError for what is no name, and what LLM raises.
+        """
+        from linnet.engine.hub import download  # imports what few need
+
+        return cls(download(name), **options)
 
     @property
     def compile_seconds(self) -> float:
@@ -279,7 +297,7 @@ class LLM:
     @cached_property
     def chat_template(self) -> ChatTemplate:
         """Raises TemplateError where the file has no chat template we can use."""
-        from linnet.engine.chat import ChatTemplate  # takes jinja2, which most calls do not
+        from linnet.engine.chat import ChatTemplate
 
         return ChatTemplate.from_metadata(self._file.metadata, self.tokenizer)
 
