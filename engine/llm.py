@@ -226,29 +226,22 @@ class LLM:
         suggests, see `sampling_params`. `parse_special`: see `stream`. Raises what `stream` raises,
         and ValueError for a list of another length.
         """
-        if isinstance(prompts, list | tuple) and (
+        several = isinstance(prompts, list | tuple) and (
             not prompts or any(isinstance(prompt, Sequence | np.ndarray) for prompt in prompts)
-        ):
-            return self._generate_all(prompts, params, parse_special)
-        (output,) = self._generate_all([prompts], params, parse_special)
-        return output
-
-    def _generate_all(
-        self,
-        prompts: Sequence[Prompt],
-        params: SamplingParams | list[SamplingParams] | None,
-        parse_special: bool,
-    ) -> list[Output]:
-        each = params if isinstance(params, list) else [params] * len(prompts)
-        if len(each) != len(prompts):
-            raise ValueError(f"params has {len(each)} items; it must have {len(prompts)}, one each")
+        )
+        all_prompts = prompts if several else [prompts]
+        all_params = params if isinstance(params, list) else [params] * len(all_prompts)
+        if len(all_params) != (n := len(all_prompts)):
+            raise ValueError(f"params has {len(all_params)} items; it must have {n}, one each")
         generations = [
-            self._generation(*pair, parse_special) for pair in zip(prompts, each, strict=True)
+            self._generation(prompt, params, parse_special)
+            for prompt, params in zip(all_prompts, all_params, strict=True)
         ]
-        chunks: list[list[Chunk]] = [[] for _ in prompts]
+        chunks: list[list[Chunk]] = [[] for _ in generations]
         for index, chunk in generate(self._session, generations):
             chunks[index].append(chunk)
-        return [Output.of(parts) for parts in chunks]
+        outputs = [Output.of(parts) for parts in chunks]
+        return outputs if several else outputs[0]
 
     def stream(
         self,
