@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,7 @@ class LLM:
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
     `n_ctx`: the most tokens in a sequence; None for what the model was trained on, at most 8192.
+    More than it was trained on gives a UserWarning.
     `n_batch`: the most tokens of a prompt in one pass.
     `isa`: see `linnet.kernels.isa`; None for the best this CPU has.
     `activations`: "int8", or "f32" for the exact mode, which multiplies the same packed weights by
@@ -94,8 +96,8 @@ class LLM:
         self._suggested = {
             key: self._file.metadata[key] for key in METADATA.values() if key in self._file.metadata
         }
-        trained = min(self.config.n_ctx_train, DEFAULT_CONTEXT)
-        self.n_ctx = whole("n_ctx", n_ctx, 1, 1 << 24) or trained
+        trained = self.config.n_ctx_train
+        self.n_ctx = whole("n_ctx", n_ctx, 1, 1 << 24) or min(trained, DEFAULT_CONTEXT)
         whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
         self.n_batch = n_batch
         self.activations = activations
@@ -104,6 +106,9 @@ class LLM:
         n_slots = slots_that_fit(self.model, self.n_ctx, n_batch=n_batch, exact=exact)
         self._session = self.session(n_slots)
         self.load_seconds = time.perf_counter() - started
+        if self.n_ctx > trained:
+            beyond = f"the model was trained on {trained} tokens, and may make no sense beyond"
+            warnings.warn(f"n_ctx (-c) is {self.n_ctx}; {beyond}", stacklevel=2)
 
     @classmethod
     def from_pretrained(cls, name: str, **options: Any) -> LLM:

@@ -29,7 +29,7 @@ from linnet.engine.session import PROMPT_TOKENS
 from linnet.kernels.team import Team
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = TinyLlama(type="Q4_K")
+TINY = TinyLlama(type="Q4_K", n_ctx=1 << 14)
 PROMPT = "once upon a time"
 Q8_1 = 9  # a type without kernels: 32 weights in 40 bytes
 ESCAPE = "\x1b[31mred"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def test_a_real_model_tells_its_story(
 
 
 def test_tokens_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
-    path = TinyLlama(type="Q5_K").write(tmp_path / "tiny.gguf")
+    path = TinyLlama(type="Q5_K", n_ctx=1024).write(tmp_path / "tiny.gguf")
     long = "to be or not " * (PROMPT_TOKENS // 8)
     found = []
     for threads in (1, 2, 3, 7):
@@ -546,6 +547,18 @@ def test_what_is_not_given_follows_from_the_model(tmp_path: Path, path: Path, sh
     assert shared.activations == "int8"
     with LLM(TinyLlama(n_layers=1, n_ctx=100_000).write(tmp_path / "long.gguf")) as llm:
         assert llm.n_ctx == 8192
+
+
+def test_a_context_beyond_what_the_model_was_trained_on_gives_a_warning(path: Path) -> None:
+    n = TINY.n_ctx
+    with pytest.warns(
+        UserWarning, match=rf"n_ctx \(-c\) is {n + 1}; .* trained on {n} tokens"
+    ) as w:
+        LLM(path, n_ctx=n + 1).close()
+    assert [warning.filename for warning in w] == [__file__]
+    with warnings.catch_warnings(action="error"):
+        for n_ctx in (None, n):
+            LLM(path, n_ctx=n_ctx).close()
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -31,7 +31,7 @@ Double = npt.NDArray[np.float64]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny.gguf, other.gguf of other weights, and text."""
     folder = tmp_path_factory.mktemp("models")
-    TinyLlama(type="Q4_K").write(folder / "tiny.gguf")
+    TinyLlama(type="Q4_K", n_ctx=512).write(folder / "tiny.gguf")
     TinyLlama(type="Q4_K", seed=1).write(folder / "other.gguf")
     (folder / "text").write_text(TEXT)
     return folder
