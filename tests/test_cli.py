@@ -641,6 +641,13 @@ def test_a_full_disk_is_an_error(path: str) -> None:
     assert re.fullmatch(rb"linnet: .*No space left on device\n", err)
 
 
+def test_a_warning_is_one_line(path: str) -> None:
+    with linnet_process("generate", "-m", path, "-q", "-n0", "-c", "16385", "x") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b"x\n")
+    assert re.fullmatch(rb"linnet: n_ctx \(-c\) is 16385; .* trained on 16384 .*\n", err)
+
+
 def test_characters_that_stdout_lacks_become_question_marks(path: str) -> None:
     argv = "generate", "-m", path, "-q", "-n0", "é€"
     with linnet_process(*argv, PYTHONIOENCODING="latin-1") as process:
