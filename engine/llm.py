@@ -184,8 +184,8 @@ class LLM:
         or, with `pooling="last"`, that of the last one. `normalize`: to a length of 1.
         `parse_special`: see `stream`.
 
-        Raises what `logits` raises, TokenizerError, and ValueError for an empty text, a text where
-        a list of them belongs, or another `pooling`.
+        Raises what `logits` raises, TokenizerError, and ValueError for a prompt of no tokens, a
+        text where a list of them belongs, or another `pooling`.
         """
         if isinstance(texts, str):
             raise ValueError("texts is one text; it must be a list of them")
@@ -263,8 +263,8 @@ class LLM:
         before the first pass and after each. What it raises ends the stream.
 
         Raises, before anything is computed, ContextOverflow for a prompt longer than the context
-        and ValueError for an empty one or ids out of the vocabulary; later NonFiniteLogits where
-        the model gives NaN or infinity, and RuntimeError where another call has taken over.
+        and ValueError for a prompt of no tokens or ids out of the vocabulary; later NonFiniteLogits
+        where the model gives NaN or infinity, and RuntimeError where another call has taken over.
         """
         generation = self._generation(prompt, params, parse_special)
         return (chunk for _, chunk in generate(self._session, [generation], progress))
