@@ -51,6 +51,9 @@ Prompt = str | Sequence[int]
 class LLM:
     """A model ready to generate. A later call ends an earlier stream.
 
+    One thread at a time may call it: another gets a RuntimeError. For several there is an LLM each,
+    which all read the same pages of the file, or one list of prompts.
+
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
     `n_ctx`: the most tokens in a sequence; None for what the model was trained on, at most 8192.
