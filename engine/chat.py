@@ -26,8 +26,11 @@ class ChatTemplate:
     """The template of a model, in a process of its own until it is closed."""
 
     def __init__(self, source: str, tokenizer: Tokenizer, *, name: str = KEY) -> None:
-        """`name`: what errors call it. Raises `TemplateError` for a template that is too long or
+        """`name`: what errors call it. Raises `TemplateError` for what is no text, too long or
         malformed, OSError and RuntimeError where the system has no process for it."""
+        if not isinstance(source, str):
+            found = reprlib.repr(source)
+            raise TemplateError(f"{name} is {found}; it must be the text of a template in Jinja")
         if len(source) > LONGEST:
             limit = f"at most {LONGEST}"
             raise TemplateError(f"{name} has {len(source)} characters; it must have {limit}")
@@ -37,11 +40,10 @@ class ChatTemplate:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate:
         """The template in a file's metadata; raises `TemplateError` if there is none."""
-        source = metadata.get(KEY)
-        if not isinstance(source, str):
-            found = "missing" if source is None else reprlib.repr(source)
-            wanted = "to chat needs a template in Jinja: give one (--chat-template-file)"
-            raise TemplateError(f"{KEY} is {found}; {wanted}")
+        source: Any = metadata.get(KEY)
+        if source is None:
+            wanted = "to chat, give a template in Jinja as chat_template (--chat-template-file)"
+            raise TemplateError(f"{KEY} is missing: {wanted}")
         return cls(source, tokenizer)
 
     def render(

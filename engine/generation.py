@@ -22,13 +22,18 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(slots=True)
 class Stats:
-    """What a generation took. Seconds are wall-clock, what others took meanwhile included."""
+    """What a generation took. Seconds are wall-clock, what others took meanwhile included.
+
+    `n_prompt`: tokens of the prompt. `n_cached`: those of them that were in the cache.
+    `n_generated`: tokens after it, but for an end token.
+    `prompt_seconds`: what the prompt took. `generate_seconds`: from the first token to the last.
+    """
 
     n_prompt: int
-    n_cached: int = 0  # of the prompt's tokens, those that were in the cache
+    n_cached: int = 0
     n_generated: int = 0
     prompt_seconds: float = 0.0
-    generate_seconds: float = 0.0  # from the first token to the last
+    generate_seconds: float = 0.0
 
     @property
     def prompt_rate(self) -> float:
@@ -47,8 +52,8 @@ class Stats:
 class Chunk:
     """A piece of a generation: the text that one more token made certain, perhaps none.
 
-    The last chunk has no token, but the rest of the text, a `finish_reason`, "stop" for an end
-    token or a stop string or "length" for max_tokens or a full context, and the `stats`.
+    Each has a `text` and a `token_id`, but for the last, which has the rest of the text, and what
+    the others have not: a `finish_reason` and the `stats`, as an `Output` has them.
     """
 
     text: str
@@ -59,7 +64,12 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A whole generation. `token_ids` leave out the end token."""
+    """A whole generation.
+
+    `text`: what follows the prompt, up to a stop string. `token_ids`: those it took, but for an end
+    token. `finish_reason`: "stop" for an end token or a stop string, "length" for max_tokens or a
+    full context. `stats`: see `Stats`.
+    """
 
     text: str
     token_ids: list[int]

@@ -114,5 +114,5 @@ def _huggingface_hub() -> Any:
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as error:
-        raise HubError("-hf needs huggingface_hub: pip install linnet[hub]") from error
+        raise HubError("the hub needs huggingface_hub: pip install linnet[hub]") from error
     return huggingface_hub

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import reprlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from linnet.engine.chat import ChatTemplate, Message
 from linnet.engine.checks import whole
 from linnet.engine.generation import Chunk, Generation, Output, finite, generate
 from linnet.engine.gguf import GGUFFile
@@ -34,9 +36,6 @@ from linnet.kernels.jit import Library
 from linnet.models import load_model
 from linnet.models.config import MAX_CONTEXT
 
-if TYPE_CHECKING:
-    from linnet.engine.chat import ChatTemplate, Message
-
 DEFAULT_CONTEXT = 8192
 BYTES_A_THREAD = 1 << 20  # of weights; with fewer, threads meet more than they work
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo" / "demo-Q4_K_M.gguf"
@@ -51,17 +50,23 @@ Prompt = str | Sequence[int]
 class LLM:
     """A model ready to generate. A later call ends an earlier stream.
 
+    One thread at a time may call it: another gets a RuntimeError. For several there is an LLM each,
+    which all read the same pages of the file, or one list of prompts.
+
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
     `n_ctx`: the most tokens in a sequence; None for what the model was trained on, at most 8192.
+    More than it was trained on gives a UserWarning.
     `n_batch`: the most tokens of a prompt in one pass.
     `isa`: see `linnet.kernels.isa`; None for the best this CPU has.
     `activations`: "int8", or "f32" for the exact mode, which multiplies the same packed weights by
     f32 activations and keeps keys and values in f32.
     `mmap`: whether to map the file, or to read it into memory.
+    `chat_template`: the text of a template in Jinja, in place of the file's own.
 
     Raises GGUFError or ModelError for a file that is malformed or of an unknown architecture,
-    ISAError, OSError, MemoryError, and ValueError for arguments out of range.
+    ISAError, OSError, MemoryError, and ValueError for arguments out of range; with a template
+    TemplateError or TokenizerError.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class LLM:
         isa: str | None = None,
         activations: str = "int8",
         mmap: bool = True,
+        chat_template: str | None = None,
     ) -> None:
         started = time.perf_counter()
         if activations not in ("int8", "f32"):
@@ -86,11 +92,13 @@ class LLM:
         self.n_threads = n_threads or min(usable_threads(), worthwhile)
         self.model = load_model(self._file.metadata, self._file.tensors)
         self.config = self.model.config
+        if chat_template is not None:
+            self.chat_template = ChatTemplate(chat_template, self.tokenizer, name="chat_template")
         self._suggested = {
             key: self._file.metadata[key] for key in METADATA.values() if key in self._file.metadata
         }
-        trained = min(self.config.n_ctx_train, DEFAULT_CONTEXT)
-        self.n_ctx = whole("n_ctx", n_ctx, 1, MAX_CONTEXT) or trained
+        trained = self.config.n_ctx_train
+        self.n_ctx = whole("n_ctx", n_ctx, 1, MAX_CONTEXT) or min(trained, DEFAULT_CONTEXT)
         whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
         self.n_batch = n_batch
         self.activations = activations
@@ -99,6 +107,20 @@ class LLM:
         n_slots = slots_that_fit(self.model, self.n_ctx, n_batch=n_batch, exact=exact)
         self._session = self.session(n_slots)
         self.load_seconds = time.perf_counter() - started
+        if self.n_ctx > trained:
+            beyond = f"the model was trained on {trained} tokens, and may make no sense beyond"
+            warnings.warn(f"n_ctx (-c) is {self.n_ctx}; {beyond}", stacklevel=2)
+
+    @classmethod
+    def from_pretrained(cls, name: str, **options: Any) -> LLM:
+        """A model on the Hugging Face hub, "user/model" or "user/model:Q4_K_M", kept in the hub's
+        own cache. `options`: the keyword arguments of LLM. Needs linnet[hub].
+
+        Raises HubError, ValueError for what is no name, and what LLM raises.
+        """
+        from linnet.engine.hub import download  # imports what few need
+
+        return cls(download(name), **options)
 
     @property
     def compile_seconds(self) -> float:
@@ -154,15 +176,17 @@ class LLM:
         return finite(self._session.all_logits(ids))
 
     def embed(
-        self, texts: Sequence[Prompt], *, pooling: str = "mean", normalize: bool = True
-    ) -> npt.NDArray[np.float32]:
+        self, texts: Sequence[Prompt], *, pooling: str = "mean", normalize: bool = True,
+        parse_special: bool = False,
+    ) -> npt.NDArray[np.float32]:  # fmt: skip
         """A vector for each text, or list of token ids: (len(texts), n_embd).
 
         They are made of the states after the last norm: their mean over all tokens, bos included,
         or, with `pooling="last"`, that of the last one. `normalize`: to a length of 1.
+        `parse_special`: see `stream`.
 
-        Raises what `logits` raises, TokenizerError, and ValueError for an empty text, a text where
-        a list of them belongs, or another `pooling`.
+        Raises what `logits` raises, TokenizerError, and ValueError for a prompt of no tokens, a
+        text where a list of them belongs, or another `pooling`.
         """
         if isinstance(texts, str):
             raise ValueError("texts is one text; it must be a list of them")
@@ -170,7 +194,7 @@ class LLM:
             raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
         vectors = np.zeros((len(texts), self.config.n_embd), np.float32)
         for vector, text in zip(vectors, texts, strict=True):
-            ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
+            ids = self._ids(text, parse_special)
             vector[:] = POOLINGS[pooling](finite(self._hidden_session.all_logits(ids)))
             if normalize and (length := np.linalg.norm(vector)) > 0:
                 vector /= length
@@ -188,55 +212,62 @@ class LLM:
         return SamplingParams.from_metadata(self._suggested, **given)
 
     @overload
-    def generate(self, prompts: Prompt, params: SamplingParams | None = None) -> Output: ...
+    def generate(
+        self, prompts: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False
+    ) -> Output: ...
     @overload
     def generate(
         self,
-        prompts: list[str] | list[Sequence[int]],
+        prompts: list[str] | list[Sequence[int]] | tuple[str, ...] | tuple[Sequence[int], ...],
         params: SamplingParams | list[SamplingParams] | None = None,
+        *,
+        parse_special: bool = False,
     ) -> list[Output]: ...
-    def generate(self, prompts: Any, params: Any = None) -> Any:
-        """Continue a prompt, or each of a list of prompts: texts, or lists of token ids.
+    def generate(self, prompts: Any, params: Any = None, *, parse_special: bool = False) -> Any:
+        """Continue a prompt, or each of a list or tuple of prompts: texts, or lists of token ids.
 
         Prompts in a list go on together, up to 8 at a time, which reads the weights once for all of
-        them; each output is, bit for bit, what its prompt gives alone. `params`: one for all, or a
-        list with one for each; by default what the file suggests, see `sampling_params`. Raises
-        what `stream` raises, and ValueError for a list of another length.
+        them; each output is, bit for bit, what its prompt gives alone. An empty list is one of no
+        prompts. `params`: one for all, or a list with one for each; by default what the file
+        suggests, see `sampling_params`. `parse_special`: see `stream`. Raises what `stream` raises,
+        and ValueError for a list of another length.
         """
-        if isinstance(prompts, list) and any(isinstance(p, Sequence | np.ndarray) for p in prompts):
-            return self._generate_all(prompts, params)
-        (output,) = self._generate_all([prompts], params)
-        return output
-
-    def _generate_all(
-        self, prompts: list[Prompt], params: SamplingParams | list[SamplingParams] | None
-    ) -> list[Output]:
-        each = params if isinstance(params, list) else [params] * len(prompts)
-        if len(each) != len(prompts):
-            raise ValueError(f"params has {len(each)} items; it must have {len(prompts)}, one each")
-        generations = [self._generation(*pair) for pair in zip(prompts, each, strict=True)]
-        chunks: list[list[Chunk]] = [[] for _ in prompts]
+        several = isinstance(prompts, list | tuple) and (
+            not prompts or any(isinstance(prompt, Sequence | np.ndarray) for prompt in prompts)
+        )
+        all_prompts = prompts if several else [prompts]
+        all_params = params if isinstance(params, list) else [params] * len(all_prompts)
+        if len(all_params) != (n := len(all_prompts)):
+            raise ValueError(f"params has {len(all_params)} items; it must have {n}, one each")
+        generations = [
+            self._generation(prompt, params, parse_special)
+            for prompt, params in zip(all_prompts, all_params, strict=True)
+        ]
+        chunks: list[list[Chunk]] = [[] for _ in generations]
         for index, chunk in generate(self._session, generations):
             chunks[index].append(chunk)
-        return [Output.of(parts) for parts in chunks]
+        outputs = [Output.of(parts) for parts in chunks]
+        return outputs if several else outputs[0]
 
     def stream(
         self,
         prompt: Prompt,
         params: SamplingParams | None = None,
         *,
+        parse_special: bool = False,
         progress: Progress | None = None,
     ) -> Iterator[Chunk]:
         """Continue a text, or a list of token ids, chunk by chunk; see `Chunk`.
 
-        `progress` is called with the prompt's tokens that are done and their number, before the
-        first pass and after each. What it raises ends the stream.
+        `parse_special`: whether control tokens that are spelled in a text become tokens; else they
+        are text. `progress` is called with the prompt's tokens that are done and their number,
+        before the first pass and after each. What it raises ends the stream.
 
         Raises, before anything is computed, ContextOverflow for a prompt longer than the context
-        and ValueError for an empty one or ids out of the vocabulary; later NonFiniteLogits where
-        the model gives NaN or infinity, and RuntimeError where another call has taken over.
+        and ValueError for a prompt of no tokens or ids out of the vocabulary; later NonFiniteLogits
+        where the model gives NaN or infinity, and RuntimeError where another call has taken over.
         """
-        generation = self._generation(prompt, params)
+        generation = self._generation(prompt, params, parse_special)
         return (chunk for _, chunk in generate(self._session, [generation], progress))
 
     def stop(self) -> None:
@@ -246,21 +277,25 @@ class LLM:
         """
         self._session.stop()
 
-    def _generation(self, prompt: Prompt, params: SamplingParams | None) -> Generation:
+    def _generation(
+        self, prompt: Prompt, params: SamplingParams | None, parse_special: bool
+    ) -> Generation:
+        ids = self._ids(prompt, parse_special)
+        if not isinstance(params, SamplingParams | None):
+            raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
+        return Generation(self._session, self.tokenizer, ids, params or self.sampling_params())
+
+    def _ids(self, prompt: Prompt, parse_special: bool) -> list[int]:
         if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes | bytearray):
             found = reprlib.repr(prompt)
             raise ValueError(f"prompt is {found}; it must be a text or a list of token ids")
-        if not isinstance(params, SamplingParams | None):
-            raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
-        tokenizer = self.tokenizer
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        return Generation(self._session, tokenizer, ids, params or self.sampling_params())
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt, parse_special=parse_special)
+        return list(prompt)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
         """Raises TemplateError where the file has no chat template we can use."""
-        from linnet.engine.chat import ChatTemplate
-
         return ChatTemplate.from_metadata(self._file.metadata, self.tokenizer)
 
     def chat(
@@ -269,15 +304,17 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        **template_variables: Any,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Output:
         """The model's answer to a conversation, by its own chat template.
 
         `messages`: dicts with a "role" ("system", "user", "assistant", ...) and a "content".
-        `tools` and `template_variables`: see `ChatTemplate.render`, whose errors are raised, and
-        those of `stream`.
+        `tools` and `chat_template_kwargs`, what else the template takes: see `ChatTemplate.render`,
+        whose errors are raised, and those of `stream`.
         """
-        chunks = self.stream_chat(messages, params, tools=tools, **template_variables)
+        chunks = self.stream_chat(
+            messages, params, tools=tools, chat_template_kwargs=chat_template_kwargs
+        )
         return Output.of(list(chunks))
 
     def stream_chat(
@@ -286,11 +323,12 @@ class LLM:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
-        **template_variables: Any,
     ) -> Iterator[Chunk]:
         """What `chat` gives, chunk by chunk; `progress` is that of `stream`."""
-        ids = self.chat_template.encode(messages, tools=tools, **template_variables)
+        variables = {"tools": tools, **(chat_template_kwargs or {})}
+        ids = self.chat_template.encode(messages, **variables)
         return self.stream(ids, params, progress=progress)
 
     def close(self) -> None:

@@ -102,6 +102,20 @@ def _strings(name: str, stop: object) -> tuple[str, ...]:
 class SamplingParams:
     """How to choose tokens, and when to stop; the defaults are those of llama-cli.
 
+    `max_tokens`: the most to generate; None for as many as fit the context.
+    `temperature`: divides logits; at 0 the likeliest token is always taken.
+    `top_k`: keep the so many likeliest; 0 is off.
+    `top_p`: keep the fewest that together are this probable; 1 is off.
+    `min_p`: keep those at least this many times as likely as the likeliest; 0 is off.
+    `repeat_penalty`: divides logits above 0 of recent tokens, and multiplies others; 1 is off.
+    `repeat_last_n`: how many tokens are recent, those of the prompt included; 0 for none, -1 all.
+    `presence_penalty`: is taken from the logits of recent tokens; 0 is off.
+    `frequency_penalty`: is taken from them as often as the token is there; 0 is off.
+    `logit_bias`: what is added to logits, by token id; -inf rules a token out.
+    `seed`: the same one draws the same tokens; None for another every time.
+    `stop`: a string, or several, before which the text ends; kept as a tuple.
+    `ignore_eos`: go on where the model would end.
+
     Raises `ValueError` naming the field, its value and the limits. For what the samplers do, see
     `linnet.engine.sampling`.
     """

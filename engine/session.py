@@ -237,7 +237,8 @@ class Session:
         if self._process != os.getpid():
             raise RuntimeError("this session was opened before the process forked; open one here")
         if not self._busy.acquire(blocking=False):
-            raise RuntimeError("this session is in use by another thread; open one for each")
+            instead = "an LLM or session for each thread, or give one call a list of prompts"
+            raise RuntimeError(f"this session is in use by another thread; open {instead}")
         try:
             if self._in_use:
                 raise RuntimeError("this session is amid a call; open one for what is called back")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from linnet.engine.generation import Output as Output
     from linnet.engine.generation import Stats as Stats
     from linnet.engine.gguf import GGUFError as GGUFError
+    from linnet.engine.hub import HubError as HubError
     from linnet.engine.llm import LLM as LLM
     from linnet.engine.sampling import NonFiniteLogits as NonFiniteLogits
     from linnet.engine.sampling_params import SamplingParams as SamplingParams
@@ -33,6 +34,7 @@ _HOMES = {
     "Chunk": "engine.generation",
     "ContextOverflow": "engine.sequence",
     "GGUFError": "engine.gguf",
+    "HubError": "engine.hub",
     "ISAError": "kernels.isa",
     "Interrupted": "kernels.team",
     "ModelError": "models.errors",

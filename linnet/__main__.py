@@ -10,8 +10,12 @@ from linnet.engine.cli import interrupts
 def main(*command: str) -> None:
     """Run `linnet COMMAND ARGUMENTS` and end the process; Ctrl-C is quiet from here on."""
     interrupts.arm()
-    from linnet.engine.cli.main import main
+    import warnings
 
+    from linnet.engine.cli.main import main
+    from linnet.engine.cli.terminal import show_warning
+
+    warnings.showwarning = show_warning
     status = main([*command, *sys.argv[1:]])
     if status == interrupts.INTERRUPTED:  # with nothing left to do that Ctrl-C could disturb
         with contextlib.suppress(OSError):

@@ -111,7 +111,7 @@ def held(path: str) -> tuple[int, int, int]:
 
 def decoded() -> list[int]:
     """Private memory behind 1,000 and 4,000 tokens; the same of Python's, and its peak."""
-    with LLM(sys.argv[1], n_ctx=4096, n_threads=2) as llm:
+    with LLM(sys.argv[1], n_threads=2) as llm:
         params = SamplingParams(seed=1, ignore_eos=True)
         for _ in llm.stream([1], params):  # fills the cache
             pass

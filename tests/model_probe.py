@@ -69,6 +69,7 @@ def main() -> None:
     linnet.engine.chat.SECONDS = TEMPLATE_SECONDS
     gc.freeze()
     warnings.simplefilter("error")  # a second line on stderr is one too many
+    warnings.simplefilter("ignore", UserWarning)  # but for our own
     for line in sys.stdin:
         signal.alarm(WALL_SECONDS)
         print(json.dumps(probe(line.rstrip("\n"))), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -151,3 +152,10 @@ def test_every_public_name_is_there() -> None:
     assert len(linnet.__all__) == len(set(linnet.__all__))
     for name in linnet.__all__:
         assert getattr(linnet, name) is not None
+
+
+@pytest.mark.parametrize("name", ["LLM", "SamplingParams", "Output", "Chunk", "Stats"])
+def test_help_says_what_every_argument_is(name: str) -> None:
+    public = getattr(linnet, name)
+    for argument in inspect.signature(public).parameters:
+        assert f"`{argument}`" in public.__doc__

@@ -27,7 +27,8 @@ def run_forks(code: str, *arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return TinyLlama(type="Q4_K", n_layers=1).write(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    tiny = TinyLlama(type="Q4_K", n_layers=1, n_ctx=4096)
+    return tiny.write(tmp_path_factory.mktemp("model") / "tiny.gguf")
 
 
 # ---- memory --------------------------------------------------------------------------------------

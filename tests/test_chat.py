@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_builder import STRING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bpe import build
@@ -362,16 +363,42 @@ def test_a_message_has_a_role(message: Any) -> None:
 
 
 def test_an_answer_is_what_the_rendered_prompt_gives(tmp_path: Path) -> None:
-    with LLM(TinyLlama().write(tmp_path / "tiny.gguf"), n_threads=1) as llm:
-        with pytest.raises(TemplateError, match="chat_template is missing"):
-            llm.chat(HELLO)
-        source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}{{ end }}"
-        llm.chat_template = ChatTemplate(source, llm.tokenizer)
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    source += "{{ end or tools[0] }}"
+    with LLM(path, n_threads=1, chat_template=source) as llm:
         params = SamplingParams(max_tokens=6, temperature=0.0)
-        output = llm.chat([{"role": "user", "content": "and</s>"}], params, end="to")
+        messages = [{"role": "user", "content": "and</s>"}]
+        output = llm.chat(messages, params, chat_template_kwargs={"end": "to"})
         bos = llm.tokenizer.bos_id
         ids = [bos, *llm.tokenizer.encode("and</s>to", add_special=False)]
         assert output.stats.n_prompt == len(ids)
         assert output.token_ids == llm.generate(np.array(ids), params).token_ids
-        chunks = list(llm.stream_chat([{"role": "user", "content": "and</s>"}], params, end="to"))
+        chunks = list(llm.stream_chat(messages, params, chat_template_kwargs={"end": "to"}))
         assert "".join(chunk.text for chunk in chunks) == output.text
+        for tools in ({"tools": ["to"]}, {"chat_template_kwargs": {"tools": ["to"]}}):
+            assert llm.chat(messages, params, **tools).token_ids == output.token_ids  # type: ignore[arg-type]
+        for call in (llm.chat, llm.stream_chat):
+            for name in ("max_tokens", "sampling_params", "end"):
+                with pytest.raises(TypeError, match=name):
+                    call(messages, **{name: 5})  # type: ignore[operator]
+
+
+def test_a_template_that_is_missing_can_be_given(tmp_path: Path) -> None:
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    ways = r"chat_template is missing: .* as chat_template \(--chat-template-file\)"
+    with LLM(path) as llm, pytest.raises(TemplateError, match=ways):
+        llm.chat(HELLO)
+    n_threads = threading.active_count()
+    for wrong, message in (("{% if %}", "malformed"), (path, "it must be the text of a template")):
+        with pytest.raises(TemplateError, match=f"^chat_template is .*{message}"):
+            LLM(path, n_threads=2, chat_template=wrong)  # type: ignore[arg-type]
+    assert threading.active_count() == n_threads
+
+
+def test_a_template_that_is_given_replaces_the_file_s(tmp_path: Path) -> None:
+    metadata = (("tokenizer.chat_template", STRING, "to be"),)
+    path = TinyLlama(metadata=metadata).write(tmp_path / "tiny.gguf")
+    for source, text in ((None, "to be"), ("or not", "or not"), ("", "")):
+        with LLM(path, chat_template=source) as llm:
+            assert llm.chat_template.render(HELLO) == text

@@ -61,7 +61,7 @@ def answers(path: str, *questions: str, system: str | None = None, **variables: 
     with LLM(path) as llm:
         for question in questions:
             messages.append({"role": "user", "content": question})
-            output = llm.chat(messages, PARAMS, **variables)
+            output = llm.chat(messages, PARAMS, chat_template_kwargs=variables)
             messages.append({"role": "assistant", "content": output.text})
     return messages
 
@@ -435,7 +435,8 @@ def test_a_terminal_is_given_nothing_to_obey(
     assert terminal.getvalue() == shown
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(path: str, tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
+    path = tiny(tmp_path / "long.gguf", n_ctx=1 << 14)
     long = "--ignore-eos", "-c", "16384", "-n", "16000", "--temp", "0", "-t", "1"
     saved = tmp_path / "saved.json"
     with linnet_at_terminal("chat", "-m", path, *long, XDG_STATE_HOME=str(tmp_path)) as terminal:

@@ -31,7 +31,7 @@ from linnet.engine.session import PROMPT_TOKENS
 from linnet.kernels.team import Team
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = TinyLlama(type="Q4_K")
+TINY = TinyLlama(type="Q4_K", n_ctx=1 << 14)
 PROMPT = "once upon a time"
 Q8_1 = 9  # a type without kernels: 32 weights in 40 bytes
 ESCAPE = "\x1b[31mred"
@@ -762,6 +762,13 @@ def test_a_full_disk_is_an_error(path: str) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert re.fullmatch(rb"linnet: .*No space left on device\n", err)
+
+
+def test_a_warning_is_one_line(path: str) -> None:
+    with linnet_process("generate", "-m", path, "-q", "-n0", "-c", "16385", "x") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b"x\n")
+    assert re.fullmatch(rb"linnet: n_ctx \(-c\) is 16385; .* trained on 16384 .*\n", err)
 
 
 def test_characters_that_stdout_lacks_become_question_marks(path: str) -> None:

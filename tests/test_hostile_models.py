@@ -408,8 +408,8 @@ TEMPLATES = {
     "macros without end": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
     "parentheses": ("{{ " + "(" * 9000 + "1" + ")" * 9000 + " }}", "malformed"),
     "malformed": ("{% for %}", "malformed"),
-    "as bytes": (b"\xff\xfe", "needs a template in Jinja"),
-    "as a number": (7, "needs a template in Jinja"),
+    "as bytes": (b"\xff\xfe", "must be the text of a template in Jinja"),
+    "as a number": (7, "must be the text of a template in Jinja"),
 }
 
 

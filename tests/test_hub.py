@@ -16,6 +16,7 @@ import pytest
 from hub_server import Hub
 from tiny_llama import TinyLlama
 
+from linnet import LLM
 from linnet.engine.hub import HubError, choose, download, parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +126,13 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(HubError, match=re.escape("pip install linnet[hub]")):
         download(REPO)
+
+
+def test_the_api_takes_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, names = TinyLlama().write(tmp_path / "tiny.gguf"), []
+    monkeypatch.setattr("linnet.engine.hub.download", lambda name: names.append(name) or path)
+    with LLM.from_pretrained(f"{REPO}:Q8_0", n_ctx=64) as llm:
+        assert (llm.path, llm.n_ctx, names) == (path, 64, [f"{REPO}:Q8_0"])
 
 
 # ---- downloads -----------------------------------------------------------------------------------

@@ -235,16 +235,16 @@ def test_buffers_that_do_not_fit_are_refused_with_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A larger pass needs more than a smaller one, for the same context."""
-    path = TINY.write(tmp_path / "tiny.gguf")
-    with LLM(path, n_batch=16, n_ctx=4096) as llm:
+    path = TinyLlama(type="Q4_K", n_ctx=4096).write(tmp_path / "tiny.gguf")
+    with LLM(path, n_batch=16) as llm:
         session = llm.session()
         session.close()
         available = 2 * session.n_bytes
     monkeypatch.setattr("linnet.engine.session.available_memory", lambda: available)
-    with LLM(path, n_batch=16, n_ctx=4096):
+    with LLM(path, n_batch=16):
         pass
     with pytest.raises(MemoryError, match=r"4096 tokens in passes of 4096 needs .*n_batch \(-b\)"):
-        LLM(path, n_batch=4096, n_ctx=4096)
+        LLM(path, n_batch=4096)
 
 
 def test_a_file_that_does_not_fit_is_refused_unless_it_is_mapped(

@@ -31,7 +31,7 @@ Double = npt.NDArray[np.float64]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny.gguf, other.gguf of other weights, and text."""
     folder = tmp_path_factory.mktemp("models")
-    TinyLlama(type="Q4_K").write(folder / "tiny.gguf")
+    TinyLlama(type="Q4_K", n_ctx=512).write(folder / "tiny.gguf")
     TinyLlama(type="Q4_K", seed=1).write(folder / "other.gguf")
     (folder / "text").write_text(TEXT)
     return folder
@@ -431,6 +431,8 @@ def test_what_cannot_be_embedded_is_refused(folder: Path) -> None:
             llm.embed(["to be or not to be"])
         with pytest.raises(ValueError, match="no tokens"):
             llm.embed([[]])
+        with pytest.raises(ValueError, match="prompt is 1; it must be a text or a list of token"):
+            llm.embed([1, 2])  # type: ignore[list-item]
         session = llm._hidden_session
     with pytest.raises(RuntimeError, match="closed"):
         session.all_logits([1])

@@ -57,7 +57,7 @@ class Conversation:
         asked, answer, ended = self.asked(text), "", False
         try:
             for chunk in self.llm.stream_chat(
-                asked, self.params, progress=progress, **self._variables
+                asked, self.params, progress=progress, chat_template_kwargs=self._variables
             ):
                 answer += chunk.text
                 ended = chunk.finish_reason is not None

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from linnet.engine.chat import ChatTemplate
 from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.counts import count
 from linnet.engine.cli.machine import add_machine
@@ -99,8 +100,6 @@ def open_conversation(
 ) -> Conversation:
     """Raises TemplateError where there is no template, or it refuses what the flags give it."""
     if arguments.chat_template_file is not None:
-        from linnet.engine.chat import ChatTemplate
-
         source = read_text(arguments.chat_template_file)
         llm.chat_template = ChatTemplate(source, llm.tokenizer, name="--chat-template-file")
     variables = dict(arguments.chat_template_kwargs or {})

@@ -24,7 +24,12 @@ def visible(text: str) -> str:
     return CONTROLS.sub(lambda found: _escaped(found[0]), text)
 
 
-def one_line(error: BaseException) -> str:
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """In place of `warnings.showwarning`, which adds a line of our code."""
+    print(f"linnet: {one_line(message)}", file=sys.stderr)
+
+
+def one_line(error: BaseException | str) -> str:
     """What, where and why, without line breaks or anything else that a terminal would obey."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename!r}: {error.strerror}"
