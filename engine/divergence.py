@@ -31,6 +31,7 @@ HEADER = struct.Struct("<8s3i")
 REACH = 16.0  # how far below the highest a log p is kept; below that of e^-16, none counts
 LEVELS = 65535
 MOST_VOCAB = 1 << 24
+MOST_NATS = 1e6  # in a log p
 
 Rows = npt.NDArray[Any]  # records of `row_type`
 
@@ -120,11 +121,11 @@ def diverge(base: Rows, logits: Floats, targets: npt.NDArray[np.int64]) -> Diver
     rounding of log p_base to 16 bits: a model is as good as 0 from itself, and never below. Tokens
     under e^-16 in the base do not count, as with llama-perplexity.
 
-    Raises ValueError where the base's numbers are not finite.
+    Raises ValueError where the base's numbers are not finite, or beyond all reason.
     """
     scale, lowest = base["scale"], base["lowest"]
-    if not (np.isfinite(scale).all() and np.isfinite(lowest).all()):
-        raise ValueError("the base's predictions are not all finite")
+    if not (abs(lowest) + abs(scale) * np.float64(LEVELS) <= MOST_NATS).all():
+        raise ValueError(f"the base's predictions are not all within {MOST_NATS:g} nats of 0")
     levels = base["levels"][:, : logits.shape[1]]
     log_base = levels * scale[:, None] + lowest[:, None]
     d = logits - log_sum_exp(logits).astype(np.float32)[:, None] - log_base

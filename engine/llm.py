@@ -55,7 +55,8 @@ class LLM:
 
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
-    `n_ctx`: the most tokens in a sequence; None for what the model was trained on, at most 8192.
+    `n_ctx`: the most tokens in a sequence; 0 for what the model was trained on, None for that, but
+    at most 8192.
     More than it was trained on gives a UserWarning.
     `n_batch`: the most tokens of a prompt in one pass.
     `isa`: see `linnet.kernels.isa`; None for the best this CPU has.
@@ -98,13 +99,13 @@ class LLM:
             key: self._file.metadata[key] for key in METADATA.values() if key in self._file.metadata
         }
         trained = self.config.n_ctx_train
-        self.n_ctx = whole("n_ctx", n_ctx, 1, MAX_CONTEXT) or min(trained, DEFAULT_CONTEXT)
-        whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS)
-        self.n_batch = n_batch
+        whole("n_ctx", n_ctx, 0, MAX_CONTEXT)
+        self.n_ctx = min(trained, DEFAULT_CONTEXT) if n_ctx is None else n_ctx or trained
+        self.n_batch = whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS) or PROMPT_TOKENS
         self.activations = activations
         self._library = Library(choose_isa(isa))
         exact = activations == "f32"
-        n_slots = slots_that_fit(self.model, self.n_ctx, n_batch=n_batch, exact=exact)
+        n_slots = slots_that_fit(self.model, self.n_ctx, n_batch=self.n_batch, exact=exact)
         self._session = self.session(n_slots)
         self.load_seconds = time.perf_counter() - started
         if self.n_ctx > trained:
@@ -188,8 +189,8 @@ class LLM:
         Raises what `logits` raises, TokenizerError, and ValueError for a prompt of no tokens, a
         text where a list of them belongs, or another `pooling`.
         """
-        if isinstance(texts, str):
-            raise ValueError("texts is one text; it must be a list of them")
+        if isinstance(texts, str) or not isinstance(texts, Sequence | np.ndarray):
+            raise ValueError(f"texts is {reprlib.repr(texts)}; it must be a list of texts")
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
         vectors = np.zeros((len(texts), self.config.n_embd), np.float32)

@@ -122,9 +122,11 @@ class SamplingParams:
 
     # A field says all there is to know: checks, commands' flags and files' keys follow from it.
     max_tokens: int | None = _ranged(
-        int, None, 0, _MAX_INT, "-n --n-predict N", "tokens at most; -1: no limit"
+        int, None, 0, _MAX_INT, "-n --n-predict --predict N", "tokens at most; -1: no limit"
     )
-    temperature: float = _ranged(float, 0.8, 0, 100, "--temp T", "0 is greedy", key="temp")
+    temperature: float = _ranged(
+        float, 0.8, 0, 100, "--temp --temperature T", "0 is greedy", key="temp"
+    )
     top_k: int = _ranged(int, 40, 0, _MAX_INT, "--top-k K", "0 is off", key="top_k")
     top_p: float = _ranged(float, 0.95, 0, 1, "--top-p P", "1 is off", key="top_p")
     min_p: float = _ranged(float, 0.05, 0, 1, "--min-p P", "0 is off", key="min_p")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -218,6 +219,8 @@ class Session:
     def check(self, ids: Sequence[int]) -> list[int]:
         """The same, as a list of our own. Raises ContextOverflow, or ValueError for no ids or ids
         that the vocabulary lacks."""
+        if not isinstance(ids, Sequence | np.ndarray) or isinstance(ids, str | bytes | bytearray):
+            raise ValueError(f"ids is {reprlib.repr(ids)}; it must be a list of token ids")
         ids = list(ids)
         if len(ids) > self.n_ctx:
             raise ContextOverflow(len(ids), self.n_ctx)

@@ -11,13 +11,15 @@ import contextlib
 import marshal
 import os
 import signal
-import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
+
+if TYPE_CHECKING:
+    import subprocess
 
 WORKER: Final = Path(__file__).with_name("template_worker.py")
 START_SECONDS: Final = 60.0  # until it runs; what the template takes is counted from there
@@ -93,6 +95,8 @@ class _Worker:
     """A process that runs `template_worker`, and our ends of its pipes."""
 
     def __init__(self) -> None:
+        import subprocess  # takes 5 ms, which a start without a chat does not need
+
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(WORKER), *sys.path],  # where jinja2 is
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -483,6 +483,17 @@ def test_markdown(capsys: pytest.CaptureFixture[str], path: str) -> None:
     assert all(float(line[6].split(" ± ")[0]) > 0 for line in lines[2:])
 
 
+def test_flags_come_again_and_several_passes_have_a_column(
+    capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    argv = "-m", path, "-r", 1, "-t", 1, "-n", 0, "-p", 4, "--n-prompt", "5,6", "-b", 2, "-b", 3
+    _, out, _ = bench(capsys, *argv)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[:8]]
+    at = lines[0].index("n_batch")
+    found = {(line[at], line[at + 1]) for line in lines[2:]}
+    assert found == {(b, p) for b in "23" for p in ("pp4", "pp5", "pp6")}
+
+
 def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = bench(capsys, "-p", 0, "-n", 1, "-r", 1, "-t", 1, "-o", "json")
     assert Path(json.loads(out)[0]["model_filename"]).name == "demo-Q4_K_M.gguf"

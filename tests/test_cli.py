@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -415,7 +416,7 @@ def test_a_flag_whose_value_is_optional_takes_no_flag(run: Run) -> None:
         ("--stop", "", "stop"),
         ("-s", "-5", "seed"),
         ("-t", "0", "argument -t/--threads: '0' is not a whole number from 1 to 1024"),
-        ("-c", "0", "argument -c/--ctx-size: '0' is not a whole number from 1 to 16777216"),
+        ("-c", "-1", "argument -c/--ctx-size: '-1' is not a whole number from 0 to 16777216"),
     ],
 )
 def test_values_out_of_range_are_named(generate: Run, flag: str, value: str, name: str) -> None:
@@ -762,6 +763,19 @@ def test_a_full_disk_is_an_error(path: str) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert re.fullmatch(rb"linnet: .*No space left on device\n", err)
+
+
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full"])
+def test_a_stderr_that_takes_nothing_changes_no_status(path: str, redirected: str) -> None:
+    argv = shlex.join([sys.executable, "-m", "linnet", "generate", "-m", path, "-t1", "-q"])
+    for rest, status in (("-n2 --temp 0 x", 0), ("-n-7 x", 2)):
+        done = subprocess.run(
+            ["sh", "-c", f"{argv} {rest} {redirected}"], capture_output=True, check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert done.returncode == status
+        assert done.stdout.startswith(b"x") == (status == 0)
+        assert b"linnet:" not in done.stdout
 
 
 def test_a_warning_is_one_line(path: str) -> None:

@@ -520,7 +520,7 @@ def test_half_a_surrogate_pair_in_a_prompt_is_no_trouble(shared: LLM) -> None:
     ("arguments", "message"),
     [
         *[({"n_threads": n}, f"n_threads is {n!r};.* 1 to 1024") for n in (0, -1, 1025, True, 2.0)],
-        *[({"n_ctx": n}, f"n_ctx is {n!r};.* 1 to 16777216") for n in (0, -8, 2**24 + 1, "64")],
+        *[({"n_ctx": n}, f"n_ctx is {n!r};.* 0 to 16777216") for n in (-8, 2**24 + 1, "64")],
         *[({"n_batch": n}, f"n_batch is {n!r};.* 1 to 16384") for n in (0, -1, 16385, True, 2.5)],
         *[({"activations": a}, f"activations is {a!r};") for a in ("f16", "", None)],
     ],
@@ -547,6 +547,8 @@ def test_what_is_not_given_follows_from_the_model(tmp_path: Path, path: Path, sh
     assert shared.activations == "int8"
     with LLM(TinyLlama(n_layers=1, n_ctx=100_000).write(tmp_path / "long.gguf")) as llm:
         assert llm.n_ctx == 8192
+    with LLM(tmp_path / "long.gguf", n_ctx=0, n_batch=16) as llm:
+        assert llm.n_ctx == 100_000
 
 
 def test_a_context_beyond_what_the_model_was_trained_on_gives_a_warning(path: Path) -> None:

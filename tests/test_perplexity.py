@@ -131,7 +131,7 @@ def test_numbers_come_in_parts() -> None:
     [
         (["-c", 400], "a context of 400 needs 800 or more"),
         (["-c", 2], "n_ctx is 2; it must be a whole number from 3"),
-        (["-c", 0], "-c/--ctx-size: '0' is not a whole number from 1"),
+        (["-c", -1], "-c/--ctx-size: '-1' is not a whole number from 0"),
         (["--chunks", 0], "--chunks: '0' is not a whole number from 1"),
         (["-b", 0], "-b/--batch-size: '0' is not a whole number from 1 to 16384"),
         (["-f", "nowhere"], "nowhere"),
@@ -267,9 +267,11 @@ def test_a_base_of_another_vocabulary_or_of_nan_is_refused(
     status, _, err = run("perplexity", "-m", folder / "tiny.gguf", "--kl", tmp_path / "seven")
     assert status == 2
     assert f"has 7 tokens, and the model's {N_VOCAB}" in err
-    rows["scale"] = np.nan
-    with pytest.raises(ValueError, match="not all finite"):
-        diverge(rows[0], np.zeros((11, 7), np.float32), np.zeros(11, np.int64))
+    for name, value in (("scale", np.nan), ("scale", 3e38), ("lowest", -3e38), ("lowest", np.inf)):
+        bad = rows.copy()
+        bad[name] = value
+        with pytest.raises(ValueError, match="not all within"):
+            diverge(bad[0], np.zeros((11, 7), np.float32), np.zeros(11, np.int64))
     status, _, err = run("perplexity", "-m", folder / "tiny.gguf", "--kl", base, "-c", 24)
     assert (status, "without -f and -c" in err) == (2, True)
 
@@ -423,7 +425,7 @@ def test_embeddings_are_of_the_states_that_logits_are_made_of(
 
 def test_what_cannot_be_embedded_is_refused(folder: Path) -> None:
     with LLM(folder / "tiny.gguf", n_ctx=8) as llm:
-        with pytest.raises(ValueError, match="texts is one text"):
+        with pytest.raises(ValueError, match="texts is 'to be'"):
             llm.embed("to be")
         with pytest.raises(ValueError, match="pooling is 'max'; it must be one of mean, last"):
             llm.embed(["to be"], pooling="max")

@@ -103,6 +103,7 @@ TESTS = (
     Column("GB/s", 7, lambda row: number(row["gb_s"])),
     Column("roofline", 8, lambda row: share(row["roofline"])),
 )
+TESTS_OF_BATCHES = (*TESTS[:5], Column("n_batch", 7, lambda row: str(row["n_batch"])), *TESTS[5:])
 OPS = (
     Column("op", -10, lambda row: str(row["op"])),
     Column("type", -5, lambda row: str(row["type"])),

@@ -15,7 +15,7 @@ from linnet.engine.bench import plot, report
 from linnet.engine.bench.layers import layers
 from linnet.engine.bench.measure import BenchTest, Source, all_tests, measure, roofs
 from linnet.engine.bench.ops import names, ops
-from linnet.engine.cli.counts import count, counts
+from linnet.engine.cli.counts import count, count_list, counts
 from linnet.engine.cli.machine import add_machine
 from linnet.engine.llm import DEMO_MODEL
 from linnet.engine.machine import MOST_THREADS, usable_threads
@@ -41,21 +41,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--synthetic", action="append", default=[], metavar="SHAPE:TYPE",
         help=f"random weights in real shapes, as llama-3.2-1b:Q4_K_M; shapes: {', '.join(SHAPES)}",
     )  # fmt: skip
-    add("-p", "--n-prompt", type=tokens, default=[512], metavar="N", help="prompts; default 512")
-    add("-n", "--n-gen", type=tokens, default=[128], metavar="N", help="generation; default 128")
+    add("-p", "--n-prompt", **tokens, default=[512], help="prompts; default 512")
+    add("-n", "--n-gen", **tokens, default=[128], help="generation; default 128")
     add(
         "-pg", action="append", type=_pair, default=[], metavar="PP,TG",
         help="a prompt and then a generation; may be repeated",
     )  # fmt: skip
-    add("-d", "--n-depth", type=tokens, default=[0], metavar="N", help="tokens cached before")
+    add("-d", "--n-depth", **tokens, default=[0], help="tokens cached before")
     add(
-        "-b", "-ub", "--batch-size", "--ubatch-size", dest="n_batch", type=counts(1, MAX_CONTEXT),
-        default=[PROMPT_TOKENS], metavar="N",
+        "-b", "-ub", "--batch-size", "--ubatch-size", dest="n_batch", **counts(1, MAX_CONTEXT),
+        default=[PROMPT_TOKENS],
         help=f"tokens in a prompt pass; default {PROMPT_TOKENS}",
     )  # fmt: skip
     add(
-        "-npl", "--n-parallel", type=counts(1, MOST_PARALLEL), default=[1], metavar="N",
-        help="sequences at once",
+        "-npl", "--n-parallel", **counts(1, MOST_PARALLEL), default=[1], help="sequences at once"
     )  # fmt: skip
     add_machine(parser, threads=counts(1, MOST_THREADS))
     add("-r", "--repetitions", type=count(1, MAX_CONTEXT), default=5, metavar="N", help="default 5")
@@ -88,7 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.plot:
             _plot(arguments, rows)
     else:
-        report.write(_tests(arguments), report.TESTS, arguments.output, out)
+        several = len(arguments.n_batch) > 1
+        columns = report.TESTS_OF_BATCHES if several else report.TESTS
+        report.write(_tests(arguments), columns, arguments.output, out)
         if arguments.output == "md":
             print(f"\nbuild: linnet {__version__}")
     return 0
@@ -181,7 +182,7 @@ def _progress(total: int | None) -> Any:
 
 
 def _pair(text: str) -> tuple[int, int]:
-    numbers = counts(0, MAX_CONTEXT)(text)
+    numbers = count_list(0, MAX_CONTEXT)(text)
     if len(numbers) != 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not two numbers: a prompt, a generation")
     return numbers[0], numbers[1]

@@ -7,6 +7,7 @@ import re
 import reprlib
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
 
@@ -24,7 +25,20 @@ def count(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def counts(low: int, high: int) -> Callable[[str], list[int]]:
+class Extend(argparse.Action):
+    """A list: the first time in place of the default, and longer every other time."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, flag: str | None = None) -> None:
+        so_far = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if so_far is self.default else so_far), *values])
+
+
+def counts(low: int, high: int) -> dict[str, Any]:
+    """What argparse is told of a flag for a `count_list`, which may come again for more."""
+    return {"type": count_list(low, high), "action": Extend, "metavar": "N"}
+
+
+def count_list(low: int, high: int) -> Callable[[str], list[int]]:
     """An argument type: 1,2 or first-last, first-last+step, first-last*factor, as llama-bench
     takes them; each from `low` to `high`."""
     one, steps = count(low, high), count(1, high)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from linnet.engine.cli.counts import count
 from linnet.engine.machine import MOST_THREADS
 from linnet.kernels.isa import ISAS
 
-THREADS = count(1, MOST_THREADS)
+THREADS = {"type": count(1, MOST_THREADS), "metavar": "N"}
 
 
 def add_machine(
-    parser: argparse.ArgumentParser, *, threads: Callable[[str], Any] = THREADS, exact: bool = True
+    parser: argparse.ArgumentParser, *, threads: Mapping[str, Any] = THREADS, exact: bool = True
 ) -> None:
-    """-t, of the type `threads`, --isa and, where there is an `exact` mode, --activations."""
+    """-t, a flag for `threads`, --isa and, where there is an `exact` mode, --activations."""
     add = parser.add_argument
-    add("-t", "--threads", type=threads, metavar="N", help="by default, the cores we may use")
+    add("-t", "--threads", **threads, help="default: the cores we may use, fewer for a few MB")
     add("--isa", choices=[isa.name for isa in ISAS], help="instruction set (or LINNET_ISA)")
     if exact:
         add("--activations", choices=("int8", "f32"), default="int8", help="f32 is the exact mode")

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol, cast
 
 from linnet.engine.cli.interrupts import INTERRUPTED, in_order
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
-        print(f"linnet: {one_line(error)}", file=sys.stderr)
+        with suppress(OSError):  # a stderr that takes no more, either
+            print(f"linnet: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     return status
 
@@ -84,8 +86,10 @@ def _help(command: Command) -> str:
 
 
 def _open_output() -> None:
-    """Have a stdout that takes any text; what its encoding lacks becomes a question mark."""
-    if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (it stays open)
+    """Have a stdout that takes any text, what its encoding lacks as a question mark, and a stderr,
+    which may have been closed by whoever started us."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (it stays open)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

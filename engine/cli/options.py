@@ -44,12 +44,14 @@ def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_running(
-    parser: argparse.ArgumentParser, *, context: str = "by default the model's, at most 8192"
+    parser: argparse.ArgumentParser,
+    *,
+    context: str = "tokens; 0: the model's; by default that, at most 8192",
 ) -> None:
     """What `open_model` takes but the model itself; `context` is the help of -c."""
     add = parser.add_argument
     add_machine(parser)
-    add("-c", "--ctx-size", type=count(1, MAX_CONTEXT), metavar="N", help=context)
+    add("-c", "--ctx-size", type=count(0, MAX_CONTEXT), metavar="N", help=context)
     add(
         "-b", "--batch-size", type=count(1, MOST_PROMPT_TOKENS), default=PROMPT_TOKENS, metavar="N",
         help=f"tokens in a prompt pass; default {PROMPT_TOKENS}",
@@ -63,7 +65,7 @@ def open_model(arguments: argparse.Namespace, *, n_ctx: int | None = None) -> LL
     return LLM(
         model_path(arguments),
         n_threads=arguments.threads,
-        n_ctx=n_ctx or arguments.ctx_size,
+        n_ctx=arguments.ctx_size if n_ctx is None else n_ctx,
         n_batch=arguments.batch_size,
         isa=arguments.isa,
         activations=arguments.activations,

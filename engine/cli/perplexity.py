@@ -44,8 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     if base and (arguments.file is not None or arguments.ctx_size is not None):
         raise ValueError("--kl takes text and context from its file: without -f and -c")
     text = "" if base else read_text(arguments.file)
-    n_ctx = base.n_ctx if base else arguments.ctx_size or N_CTX
-    with open_model(arguments, n_ctx=n_ctx) as llm:
+    given = N_CTX if arguments.ctx_size is None else arguments.ctx_size
+    with open_model(arguments, n_ctx=base.n_ctx if base else given) as llm:
+        n_ctx = llm.n_ctx
         ids = base.ids if base else np.array(llm.tokenizer.encode(text), np.int32)
         n = n_windows(len(ids), n_ctx, arguments.chunks, at_least=1 if base else 2)
         figures = _measure(llm, ids[: n * n_ctx], n_ctx, base, arguments)
