@@ -11,7 +11,7 @@ from linnet.kernels.cache import LANES
 from linnet.kernels.ir import Type, Value, f32, i32, i64, pointer, u32
 from linnet.kernels.isa import ISA
 from linnet.kernels.op import Op, OpKernel
-from linnet.kernels.query_rows import RUN, Rows
+from linnet.kernels.query_rows import RUN, QueryRows
 
 ROWS = 16  # of queries that share what is read of the cache, if tokens of a prompt are as many
 NO_WINDOW = 1 << 30
@@ -77,7 +77,7 @@ class Attend(Op):
         return sizes["n_kv_heads"], self.n_together
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
-        return 4 * self.group * self.n_together * Rows.floats(self.head_dim)
+        return 4 * self.group * self.n_together * QueryRows.floats(self.head_dim)
 
     def emit(self, k: OpKernel, **a: Any) -> None:
         for item in k.items():
@@ -92,7 +92,7 @@ class Attend(Op):
         n_runs = (a["capacity"] + (LANES - 1)) // LANES
         keys = a["keys"].at((slot * n_heads + head) * n_runs * (LANES * head_bytes))
         values = a["values"].at((slot * n_heads + head) * a["capacity"] * head_bytes)
-        rows = Rows(k, self, n_tokens, position, a["window"])
+        rows = QueryRows(k, self, n_tokens, position, a["window"])
         heads = (token * n_heads + head) * self.group  # of the first token's queries
         stride = n_heads * self.group  # from token to token, in heads
         rows.begin(a["q"], heads, stride, a["sinks"].at(head * (4 * self.group)), a["scale"])

@@ -161,7 +161,7 @@ class GroupByExpert(Op):
 
 @dataclass(frozen=True)
 class PerExpert(Op):
-    """out[t][j] = x[t][j] * scales[e] + biases[e] for e = experts[t][j]; an item is a token.
+    """out[t][j] = x[t][j] * scales[e] + biases[e] for e = experts[t][j]; an item is one j.
 
     x, out: f32 (n_tokens, n_used, width); scales: f32 (n_experts,); biases: f32 (n_experts, width).
     """

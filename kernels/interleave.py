@@ -23,7 +23,6 @@ from linnet.kernels.ir import Value
 
 GROUP = 32  # numbers under one scale of activations
 GROUPS, RUNS, RUN = 8, 4, 8  # in a span; in a group; numbers in a run
-SPAN = GROUPS * GROUP
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ RUN = 64  # positions whose scores are turned to weights together
 LOWEST = -3e38  # below any score, and yet a number
 
 
-class Rows:
+class QueryRows:
     """The query rows of one item in a thread's scratch memory: (token, head of the group) each.
 
     q, sums: f32 (n, head_dim); scores, which become weights: (n, RUN); total: (n, LANES);

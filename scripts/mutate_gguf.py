@@ -25,7 +25,6 @@ from linnet.models import ARCHITECTURES
 
 MOST_BYTES = 4 << 20  # a tensor that is given another shape becomes no larger
 FLOATS = (6, 12)
-SIGNED = (1, 3, 5, 11)
 WHOLE = (0, 1, 2, 3, 4, 5, 10, 11)
 NUMBERS_TO_TRY = (
     *(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 32, 33, 63, 64, 65, 95, 96, 97, 127, 128),

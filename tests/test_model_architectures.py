@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from linnet.models.graph import Graph, Measure
 from linnet.models.positions import POSITIONS, Temperature
 
 EXACT = 1e-9  # NMSE of logits with f32 activations
+DEEP = "deepseek2 lite"  # 26 random layers, through which what rounding does grows
 TOKENS = [int(token) for token in np.random.default_rng(8).integers(0, N_VOCAB, 30)]
 every_architecture = pytest.mark.parametrize("name", TINY)
 
@@ -103,7 +105,7 @@ def test_int8_activations_come_close_whole_in_parts_and_token_by_token(
     assert np.concatenate(parts).tobytes() == whole.tobytes()
     # Where a number lies between two lanes, the last bit of a sum decides; what follows from it is
     # less than what rounding does anyway, but for a token whose experts change.
-    assert nmse(whole, truth) < 0.5
+    assert nmse(whole, truth) < (0.5 if name == DEEP else 0.05)
     error = median_nmse(whole, truth)
     for logits in (reference, run.one_by_one(TOKENS)):
         assert median_nmse(logits, whole) <= max(1e-4, error / 2)
@@ -178,7 +180,9 @@ def test_every_tensor_of_a_file_is_looked_at(name: str) -> None:
     tensors = tiny.tensors()
     for tensor_name, tensor in tensors.items():
         changed = replace(tensor, shape=(tensor.shape[0] + 1, *tensor.shape[1:]))
-        with pytest.raises(ModelError, match=rf"^{tensor_name.replace('.', '[.]')}|vocab_size"):
+        is_first = tensor_name == "token_embd.weight"  # whose rows are the vocabulary
+        named = f"{tiny.name}.vocab_size" if is_first else tensor_name
+        with pytest.raises(ModelError, match=f"^{re.escape(named)} is|^{re.escape(named)}:"):
             load_model(tiny.metadata(), tensors | {tensor_name: changed})
 
 

@@ -376,7 +376,6 @@ STARCODER2 = (
     | matrices(ffn_up=(N_FF, N_EMBD), ffn_down=(N_EMBD, N_FF))
     | biases(ffn_up=N_FF, ffn_down=N_EMBD)
 )  # fmt: skip
-LONG_FACTORS = dict.fromkeys(("rope_factors_long.weight",), (HEAD_DIM // 4,))
 OUTPUT_BIAS = {"output_norm.bias": (N_EMBD,)}
 WINDOW = {"attention.sliding_window": 7}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from linnet.engine.bench.work import cache_bytes, seen
+from linnet.engine.bench.work import bytes_seen, seen
 from linnet.engine.machine import available_memory, check_memory
 from linnet.engine.roofline import read_bandwidth, weights_read
 from linnet.kernels.attention import Attend
@@ -110,7 +110,7 @@ class Runner:
     def _cached(self, n_positions: int) -> int:
         """Bytes of keys and values that the last of so many tokens of a sequence sees."""
         return sum(
-            cache_bytes(step, seen(step, n_positions - 1))
+            bytes_seen(step, seen(step, n_positions - 1))
             for step in self.program.steps
             if isinstance(step.op, Attend)
         )

@@ -52,7 +52,7 @@ def seen(step: Step, position: int) -> int:
     return int(min(position + 1, window))
 
 
-def cache_bytes(step: Step, n_positions: int) -> int:
+def bytes_seen(step: Step, n_positions: int) -> int:
     """Keys and values of so many positions of one sequence, for an attention step."""
     values = step.arguments["values"]
     if not isinstance(values, np.ndarray):
@@ -66,7 +66,7 @@ def _attention(op: Attend, step: Step, program: Program) -> Work:
     n_heads = op.group * int(step.sizes()["n_kv_heads"])
     n_seen = sum(seen(step, int(position)) for position in positions)
     last = {int(slot): int(positions[slots == slot].max()) for slot in slots}
-    read = sum(cache_bytes(step, seen(step, position)) for position in last.values())
+    read = sum(bytes_seen(step, seen(step, position)) for position in last.values())
     return Work(4 * op.head_dim * n_heads * n_seen, read)
 
 

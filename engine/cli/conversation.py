@@ -40,10 +40,6 @@ class Conversation:
         first = self.messages[:1]
         return first[0]["content"] if first and first[0]["role"] == "system" else None
 
-    @property
-    def n_turns(self) -> int:
-        return len(self.messages) // 2
-
     def asked(self, text: str) -> list[dict[str, str]]:
         """The messages with one more, of the user."""
         return [*self.messages, _question(text)]
