@@ -27,7 +27,7 @@ def usable_threads() -> int:
 
 def available_memory() -> int | None:
     """Bytes that can be taken without swapping, within the cgroup's limit; None if unknown."""
-    available = _kilobytes("/proc/meminfo", "MemAvailable")
+    available = _bytes_of("/proc/meminfo", "MemAvailable")
     figures = _cgroup_memory() + ([] if available is None else [available])
     return min(figures) if figures else None
 
@@ -46,7 +46,7 @@ def peak_memory() -> int | None:
 
     That of Linux for this program: getrusage's begins with what the process held that started it.
     """
-    return _kilobytes("/proc/self/status", "VmHWM")
+    return _bytes_of("/proc/self/status", "VmHWM")
 
 
 def cache_size(level: int) -> int | None:
@@ -71,7 +71,7 @@ def cpu_name() -> str:
     return platform.machine()
 
 
-def _kilobytes(path: str, name: str) -> int | None:
+def _bytes_of(path: str, name: str) -> int | None:
     """Bytes, from a line such as "MemAvailable: 1234 kB"; None where there is no such line."""
     try:
         lines = Path(path).read_text().splitlines()

@@ -18,7 +18,7 @@ PART = 512  # tokens of a prompt in one call
 
 
 @c.llama_log_callback  # type: ignore[misc]
-def _no_log(level: int, text: bytes, data: int) -> None:
+def no_log(level: int, text: bytes, data: int) -> None:
     """Say nothing."""
 
 
@@ -30,11 +30,11 @@ class Engine:
 
     def __init__(self, file: str, *, n_threads: int, n_ctx: int, repack: bool) -> None:
         """Raises RuntimeError where llama.cpp cannot load the file."""
-        c.llama_log_set(_no_log, None)
+        c.llama_log_set(no_log, None)
         c.llama_backend_init()
         params = c.llama_model_default_params()
         params.use_extra_bufts = repack
-        self._model = _loaded(c.llama_model_load_from_file(file.encode(), params))
+        self._model = loaded(c.llama_model_load_from_file(file.encode(), params))
         self._tokens = c.llama_batch_init(PART, 0, 1)
         self._n_threads = n_threads
         self._main = self._context(n_ctx, n_sequences=1)
@@ -74,7 +74,7 @@ class Engine:
         params = c.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, n_sequences
         params.n_threads = params.n_threads_batch = self._n_threads
-        return _loaded(c.llama_init_from_model(self._model, params))
+        return loaded(c.llama_init_from_model(self._model, params))
 
     def _clear(self) -> None:
         c.llama_memory_clear(c.llama_get_memory(self._main), False)
@@ -105,7 +105,7 @@ class Engine:
             raise RuntimeError(f"llama_decode returned {status}")
 
 
-def _loaded(handle: Any) -> Any:
+def loaded(handle: Any) -> Any:
     if not handle:
         raise RuntimeError("llama.cpp could not load the model or make room for its context")
     return handle

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as c
-from llamacpp_engine import _loaded, _no_log
+from llamacpp_engine import loaded, no_log
 
 from linnet.engine.perplexity import Mean, Window, losses
 
 
 def perplexity(path: str, cut: Sequence[Window], *, n_ctx: int, n_threads: int) -> Mean:
     """The losses of all targets. Raises RuntimeError where llama.cpp cannot load the file."""
-    c.llama_log_set(_no_log, None)
+    c.llama_log_set(no_log, None)
     c.llama_backend_init()
-    model = _loaded(c.llama_model_load_from_file(path.encode(), c.llama_model_default_params()))
+    model = loaded(c.llama_model_load_from_file(path.encode(), c.llama_model_default_params()))
     params = c.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = n_ctx
     params.n_threads = params.n_threads_batch = n_threads
-    context = _loaded(c.llama_init_from_model(model, params))
+    context = loaded(c.llama_init_from_model(model, params))
     n_vocab = c.llama_vocab_n_tokens(c.llama_model_get_vocab(model))
     batch, loss = c.llama_batch_init(n_ctx, 0, 1), Mean()
     for window in cut:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
 import time
@@ -17,14 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from linnet.engine.gguf import GGUFError, GGUFFile
+from linnet.engine.machine import peak_memory
 
 WALL_SECONDS = 20  # then SIGALRM ends the process
 
 
 def peak_mib() -> float:
-    status = Path("/proc/self/status").read_text()
-    match = re.search(r"VmHWM:\s*(\d+) kB", status)
-    return int(match[1]) / 1024 if match else 0.0
+    return (peak_memory() or 0) / 2**20
 
 
 def forget_peak() -> float:
