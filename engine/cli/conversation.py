@@ -70,7 +70,7 @@ class Conversation:
             try:
                 file.write(data)
                 file.flush()
-            except OSError:
+            except BaseException:  # Ctrl-C included
                 path.unlink()
                 raise
 
