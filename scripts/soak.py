@@ -131,12 +131,12 @@ def reopen(model: Model, rng: random.Random) -> None:
 
 def refuse(model: Model, rng: random.Random) -> None:
     """Requests that are errors."""
-    for prompt in ([], [model.n_vocab], [5] * (model.n_ctx + 1)):
+    for prompt in ([[]], [model.n_vocab], [5] * (model.n_ctx + 1)):
         try:
             model.llm.generate(prompt)
         except ValueError:
             continue
-        raise SystemExit(f"{len(prompt)} tokens were not refused")
+        raise SystemExit(f"{str(prompt)[:80]} was not refused")
 
 
 def vectors(model: Model, rng: random.Random) -> None:
