@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-import signal
 import sys
 import threading
 import weakref
@@ -70,25 +69,15 @@ class SandboxedTemplate:
 
     def _ask(self, worker: _Worker, given: str | dict[str, Any], name: str) -> str:
         try:
-            is_well, text = worker.ask(self._seconds, given)
-        except BaseException as error:  # Ctrl-C included: an answer may be on its way
-            self._end()
-            if isinstance(error, _Ended):
-                raise TemplateError(f"{name} {error}") from None
+            return worker.ask(self._seconds, given, name)
+        except BaseException:  # Ctrl-C included: an answer may be on its way
+            self._end()  # and with it whatever memory an error of the template's has left
             raise
-        if not is_well:
-            self._end()  # and with it whatever memory the error has left
-            raise TemplateError(f"{name} {text}")
-        return text
 
     def _end(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.end()
-
-
-class _Ended(Exception):
-    """The process has ended instead of answering; says why, as what the template does."""
 
 
 class _Worker:
@@ -106,13 +95,14 @@ class _Worker:
         self._answers = cast(IO[bytes], self._process.stdout)
         self._owner = os.getpid()
         self.end = weakref.finalize(self, _end, self._process, self._owner)
-        self._answer(START_SECONDS)
+        self._answer(START_SECONDS, "the start of a chat template")
 
     def is_ours(self) -> bool:
         return self._owner == os.getpid() and self._process.poll() is None
 
-    def ask(self, seconds: float, given: str | dict[str, Any]) -> tuple[bool, str]:
-        """Whether all went well, and the text or what went wrong. Raises _Ended, and ValueError."""
+    def ask(self, seconds: float, given: str | dict[str, Any], name: str) -> str:
+        """What it makes of it. Raises TemplateError, which calls the template that, and
+        ValueError."""
         try:
             request = marshal.dumps((seconds, given))
         except ValueError as error:
@@ -120,9 +110,9 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # of which `_answer` finds out the cause
             self._requests.write(request)
             self._requests.flush()
-        return self._answer(seconds)
+        return self._answer(seconds, name)
 
-    def _answer(self, seconds: float) -> tuple[bool, str]:
+    def _answer(self, seconds: float, name: str) -> str:
         late, process = threading.Event(), self._process
 
         def end() -> None:
@@ -139,11 +129,14 @@ class _Worker:
         finally:
             timer.cancel()
         if len(head) == 9 and len(text) == n_bytes:
-            return head[:1] == b"+", text.decode(errors="surrogatepass")
+            said = text.decode(errors="surrogatepass")
+            if head[:1] == b"+":
+                return said
+            raise TemplateError(f"{name} {said}")
         status = process.wait()
-        if late.is_set() or status == -signal.SIGALRM:
-            raise _Ended(f"takes longer than {seconds} s")
-        raise _Ended(f"ends the process that renders it (status {status})")
+        if late.is_set():
+            raise TemplateError(f"{name} takes longer than {seconds} s")
+        raise TemplateError(f"{name} ends the process that renders it (status {status})")
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:

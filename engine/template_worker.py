@@ -41,7 +41,7 @@ def main() -> None:
             seconds, given = marshal.load(sys.stdin.buffer)
         except EOFError:  # whoever asked is gone
             return
-        end_after(seconds)
+        end_after(seconds + 1)
         does, text = "fails", ""
         try:
             if template is None:
@@ -76,7 +76,7 @@ def limit_memory() -> None:
 
 
 def end_after(seconds: float) -> None:
-    """Have the system end this process after so long, in case nobody else does; not for 0."""
+    """Have the system end this process after so long, in case nobody is left to; not for 0."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 

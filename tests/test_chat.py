@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import _thread
 import gc
+import marshal
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -277,6 +279,29 @@ def test_a_template_that_crashes_its_process_is_an_error() -> None:
     with pytest.raises(TemplateError, match=r"ends the process that renders it \(status -11\)"):
         written.render(HELLO, deep=True)
     assert written.render(HELLO) == "well"
+
+
+def test_a_process_that_does_not_start_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "worker.py").write_text("import no_such_module")
+    monkeypatch.setattr("linnet.engine.template_sandbox.WORKER", tmp_path / "worker.py")
+    with pytest.raises(TemplateError, match=r"ends the process that renders it \(status 1\)"):
+        template()
+    (tmp_path / "worker.py").write_text("import time\ntime.sleep(60)")
+    monkeypatch.setattr("linnet.engine.template_sandbox.START_SECONDS", 0.1)
+    with pytest.raises(TemplateError, match=r"the start of a chat template takes longer than 0.1"):
+        template()
+
+
+def test_a_process_that_nobody_waits_for_ends_by_itself() -> None:
+    """As one whose parent was killed while a template was rendered."""
+    written = template("{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{% endfor %}")
+    worker = written._template._worker
+    assert worker is not None
+    worker._requests.write(marshal.dumps((-0.5, {"n": 99999})))
+    worker._requests.flush()
+    assert worker._process.wait(30) == -signal.SIGALRM
 
 
 def test_ctrl_c_ends_a_rendering_and_leaves_the_template_usable() -> None:
