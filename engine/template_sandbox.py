@@ -128,6 +128,7 @@ class _Worker:
             text = self._answers.read(n_bytes)
         finally:
             timer.cancel()
+            timer.join()
         if len(head) == 9 and len(text) == n_bytes:
             said = text.decode(errors="surrogatepass")
             if head[:1] == b"+":
