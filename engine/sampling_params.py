@@ -44,7 +44,11 @@ def _ranged(
     """
 
     def check(name: str, value: object) -> _T | None:
-        return None if value is default is None else _number(kind, name, value, low, high)
+        if default is None and value is None:
+            return None
+        return _number(
+            kind, name, value, low, high, "" if default is not None else ", or None (-1)"
+        )
 
     *flags, metavar = usage.split()
     if default is not None:
@@ -55,11 +59,13 @@ def _ranged(
     return field(default=default, metadata=about._asdict())
 
 
-def _number(kind: type[_T], name: str, value: Any, low: float, high: float) -> _T:
+def _number(
+    kind: type[_T], name: str, value: Any, low: float, high: float, or_else: str = ""
+) -> _T:
     noun, types = _KINDS[kind]
     if isinstance(value, types) and not isinstance(value, bool) and low <= value <= high:
         return kind(value)  # which was not NaN
-    raise _error(name, value, f"{noun} from {low} to {high}")
+    raise _error(name, value, f"{noun} from {low} to {high}{or_else}")
 
 
 def _error(name: str, value: object, limits: str) -> ValueError:
