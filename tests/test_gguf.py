@@ -261,6 +261,34 @@ def test_get_names_a_missing_key(tmp_path: Path) -> None:
             file.metadata["llama.rope.freq_base"]
 
 
+# ---- reading into memory -------------------------------------------------------------------------
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny().write(tmp_path / "model.gguf")
+    size, readv = path.stat().st_size, os.readv
+    monkeypatch.setattr("linnet.engine.gguf_source.PART_BYTES", 64)
+    parts = iter([64, 64, 0])
+    monkeypatch.setattr(os, "readv", lambda fd, part: next(parts) and readv(fd, part))
+    with pytest.raises(GGUFError, match=f"cut from {size} bytes to 128 while it was read"):
+        GGUFFile(path, mmap=False)
+
+
+def test_memory_that_the_system_refuses_is_a_memory_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny().write(tmp_path / "model.gguf")
+
+    def refuse(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("linnet.engine.gguf_source.mmap.mmap", refuse)
+    with pytest.raises(MemoryError, match=r"reading .*model\.gguf.*Cannot allocate"):
+        GGUFFile(path, mmap=False)
+
+
 # ---- closing -------------------------------------------------------------------------------------
 
 
