@@ -20,6 +20,7 @@ LONGEST: Final = 1 << 16  # characters of a template
 SECONDS: Final = 5.0
 
 Message = Mapping[str, Any]
+RESERVED: Final = frozenset({"self", "messages"})  # names that no template can be given
 
 
 class ChatTemplate:
@@ -27,7 +28,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer, *, name: str = KEY) -> None:
         """`name`: what errors call it. Raises `TemplateError` for what is no text, too long or
-        malformed, OSError and RuntimeError where the system has no process for it."""
+        malformed, RuntimeError where the system has no process for it."""
         if not isinstance(source, str):
             found = reprlib.repr(source)
             raise TemplateError(f"{name} is {found}; it must be the text of a template in Jinja")
@@ -117,7 +118,7 @@ class ChatTemplate:
         if isinstance(value, str):
             return self._tokenizer.hide_control_tokens(value)
         if isinstance(value, Mapping):
-            return {self._hidden(key): self._hidden(item) for key, item in value.items()}
+            return {self._hidden_key(key): self._hidden(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self._hidden(item) for item in value]
         for plain in (bool, int, float):
@@ -127,3 +128,19 @@ class ChatTemplate:
             found = reprlib.repr(value)
             raise ValueError(f"a chat template takes text, numbers, lists and dicts, not {found}")
         return None
+
+    def _hidden_key(self, key: Any) -> Any:
+        if isinstance(key, Mapping | list | tuple):
+            raise ValueError(f"a key for a chat template is {reprlib.repr(key)}; it must be a text")
+        return self._hidden(key)
+
+
+def template_variables(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Checked `chat_template_kwargs`. Raises ValueError."""
+    variables = {} if given is None else given
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        found = reprlib.repr(variables)
+        raise ValueError(f"chat_template_kwargs is {found}; it must be a dict of names")
+    for name in RESERVED & variables.keys():
+        raise ValueError(f"chat_template_kwargs has {name!r}, which is not for a template")
+    return dict(variables)

@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.chat import ChatTemplate, Message
+from linnet.engine.chat import ChatTemplate, Message, template_variables
 from linnet.engine.checks import whole
 from linnet.engine.generation import Chunk, Generation, Output, finite, generate
 from linnet.engine.gguf import GGUFFile
@@ -56,8 +56,7 @@ class LLM:
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
     `n_ctx`: the most tokens in a sequence; 0 for what the model was trained on, None for that, but
-    at most 8192.
-    More than it was trained on gives a UserWarning.
+    at most 8192. More than it was trained on gives a UserWarning.
     `n_batch`: the most tokens of a prompt in one pass.
     `isa`: see `linnet.kernels.isa`; None for the best this CPU has.
     `activations`: "int8", or "f32" for the exact mode, which multiplies the same packed weights by
@@ -328,8 +327,9 @@ class LLM:
         progress: Progress | None = None,
     ) -> Iterator[Chunk]:
         """What `chat` gives, chunk by chunk; `progress` is that of `stream`."""
-        variables = {"tools": tools, **(chat_template_kwargs or {})}
-        ids = self.chat_template.encode(messages, **variables)
+        variables = {"tools": tools} | template_variables(chat_template_kwargs)
+        with self._session.exclusively():  # or not even a template is rendered
+            ids = self.chat_template.encode(messages, **variables)
         return self.stream(ids, params, progress=progress)
 
     def close(self) -> None:

@@ -46,9 +46,7 @@ def _ranged(
     def check(name: str, value: object) -> _T | None:
         if default is None and value is None:
             return None
-        return _number(
-            kind, name, value, low, high, "" if default is not None else ", or None (-1)"
-        )
+        return _number(kind, name, value, low, high, "" if default is not None else ", or None")
 
     *flags, metavar = usage.split()
     if default is not None:

@@ -31,7 +31,7 @@ class TemplateError(ValueError):
 class SandboxedTemplate:
     """A template that a process of its own renders, which lives from one rendering to the next.
 
-    It is started anew after one that went wrong, and in a process forked from ours. Threads take
+    Another is started after one that went wrong, and in a process forked from ours. Threads take
     turns.
     """
 
@@ -42,37 +42,35 @@ class SandboxedTemplate:
         """
         self._source, self._name, self._seconds = source, name, seconds
         self._lock = threading.Lock()
-        self._worker: _Worker | None = None
-        with self._lock:
-            self._running()
+        self._owner = os.getpid()
+        self._worker: _Worker | None = _Worker(source, name, seconds)
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text that it makes of values (None, bool, int, float, str, lists and dicts of them).
 
         Raises TemplateError where the template goes wrong or beyond a limit, ValueError for values
-        nested too deeply, and OSError or RuntimeError where the system has no more processes.
+        nested too deeply, and RuntimeError where the system has no process or thread for it.
         """
+        self._leave_to_parent()
         with self._lock:
-            return self._ask(self._running(), dict(values), "the chat template")
+            if self._worker is None or self._worker.has_ended():
+                self._worker = _Worker(self._source, self._name, self._seconds)
+            try:
+                return self._worker.ask(dict(values), "the chat template")
+            except BaseException:  # Ctrl-C included: an answer may be on its way
+                self._end()  # and with it whatever memory an error of the template's has left
+                raise
 
     def close(self) -> None:
         """End the process; another rendering starts another."""
+        self._leave_to_parent()
         with self._lock:
             self._end()
 
-    def _running(self) -> _Worker:
-        """The process, which knows the template."""
-        if self._worker is None or not self._worker.is_ours():
-            self._worker = _Worker()
-            self._ask(self._worker, self._source, self._name)
-        return self._worker
-
-    def _ask(self, worker: _Worker, given: str | dict[str, Any], name: str) -> str:
-        try:
-            return worker.ask(self._seconds, given, name)
-        except BaseException:  # Ctrl-C included: an answer may be on its way
-            self._end()  # and with it whatever memory an error of the template's has left
-            raise
+    def _leave_to_parent(self) -> None:
+        """In a forked process: what is under way there, and the lock that is held for it."""
+        if self._owner != os.getpid():
+            self._owner, self._lock, self._worker = os.getpid(), threading.Lock(), None
 
     def _end(self) -> None:
         worker, self._worker = self._worker, None
@@ -83,36 +81,44 @@ class SandboxedTemplate:
 class _Worker:
     """A process that runs `template_worker`, and our ends of its pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str, name: str, seconds: float) -> None:
+        """One that knows the template."""
         import subprocess  # takes 5 ms, which a start without a chat does not need
 
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(WORKER), *sys.path],  # where jinja2 is
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C is for us
-        )  # fmt: skip
+        if not sys.executable:
+            raise RuntimeError("chat templates need a Python to render them: sys.executable")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(WORKER), *sys.path],  # where jinja2 is
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C is for us
+            )  # fmt: skip
+        except OSError as error:
+            raise RuntimeError(f"there is no process for the chat template: {error}") from error
         self._requests = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
-        self._owner = os.getpid()
-        self.end = weakref.finalize(self, _end, self._process, self._owner)
-        self._answer(START_SECONDS, "the start of a chat template")
+        self._seconds = seconds
+        self.end = weakref.finalize(self, _end, self._process, os.getpid())
+        try:
+            self._answer_to(b"", START_SECONDS, "the start of a chat template")
+            self.ask(source, name)
+        except BaseException:
+            self.end()
+            raise
 
-    def is_ours(self) -> bool:
-        return self._owner == os.getpid() and self._process.poll() is None
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
-    def ask(self, seconds: float, given: str | dict[str, Any], name: str) -> str:
-        """What it makes of it. Raises TemplateError, which calls the template that, and
+    def ask(self, given: str | dict[str, Any], name: str) -> str:
+        """What it makes of it. Raises TemplateError, which calls the template `name`, and
         ValueError."""
         try:
-            request = marshal.dumps((seconds, given))
+            request = marshal.dumps((self._seconds, given))
         except ValueError as error:
             raise ValueError(f"messages or tools cannot be given to a template: {error}") from error
-        with contextlib.suppress(BrokenPipeError):  # of which `_answer` finds out the cause
-            self._requests.write(request)
-            self._requests.flush()
-        return self._answer(seconds, name)
+        return self._answer_to(request, self._seconds, name)
 
-    def _answer(self, seconds: float, name: str) -> str:
+    def _answer_to(self, request: bytes, seconds: float, name: str) -> str:
         late, process = threading.Event(), self._process
 
         def end() -> None:
@@ -123,21 +129,24 @@ class _Worker:
         timer.daemon = True
         timer.start()
         try:
+            with contextlib.suppress(BrokenPipeError):  # the cause of which is found below
+                self._requests.write(request)
+                self._requests.flush()
             head = self._answers.read(9)
             n_bytes = int.from_bytes(head[1:], "little")
             text = self._answers.read(n_bytes)
         finally:
             timer.cancel()
             timer.join()
-        if len(head) == 9 and len(text) == n_bytes:
-            said = text.decode(errors="surrogatepass")
-            if head[:1] == b"+":
-                return said
-            raise TemplateError(f"{name} {said}")
-        status = process.wait()
         if late.is_set():
             raise TemplateError(f"{name} takes longer than {seconds} s")
-        raise TemplateError(f"{name} ends the process that renders it (status {status})")
+        if len(head) < 9 or len(text) < n_bytes:
+            ended = f"ends the process that renders it (status {process.wait()})"
+            raise TemplateError(f"{name} {ended}")
+        said = text.decode(errors="surrogatepass")
+        if head[:1] != b"+":
+            raise TemplateError(f"{name} {said}")
+        return said
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:

@@ -28,6 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MEMORY: Final = 1 << 29  # bytes of address space
+TOO_LARGE: Final = f"takes more than {MEMORY >> 20} MiB of memory"
 LARGEST: Final = 1 << 22  # characters of what a template writes
 ESCAPED: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u(dc[0-9a-f]{2})")
 
@@ -41,6 +42,9 @@ def main() -> None:
             seconds, given = marshal.load(sys.stdin.buffer)
         except EOFError:  # whoever asked is gone
             return
+        except MemoryError:  # and what is left of the request cannot be told from the next
+            answer(b"-", TOO_LARGE)
+            return
         end_after(seconds + 1)
         does, text = "fails", ""
         try:
@@ -51,7 +55,7 @@ def main() -> None:
                 text = template.render(given, raise_exception=refuse, strftime_now=now)
             wrong = f"writes more than {LARGEST} characters" if len(text) > LARGEST else ""
         except MemoryError:
-            wrong = f"takes more than {MEMORY >> 20} MiB of memory"
+            wrong = TOO_LARGE
         except Refusal as error:
             wrong = f"refuses the messages: {str(error)[:200]}"
         except Exception as error:  # of any kind: the template is a program

@@ -22,6 +22,8 @@ class RmsNorm(Op):
         for row in items:
             total = sum of x[row]^2
             out[row] = x[row] * (1 / sqrt(total / width + eps)) * weight
+
+    NaN where the total leaves the range of f32.
     """
 
     parameters = {"x": pointer, "weight": pointer, "out": pointer, "width": i64, "eps": f32}
@@ -59,6 +61,8 @@ class LayerNorm(Op):
             mean = sum of x[row] / width
             variance = sum of (x[row] - mean)^2 / width
             out[row] = (x[row] - mean) * (1 / sqrt(variance + eps)) * weight + bias
+
+    NaN where the variance leaves the range of f32.
     """
 
     parameters = {

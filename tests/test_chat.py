@@ -263,7 +263,7 @@ def test_a_template_that_reaches_too_far_ends_in_an_error(source: str, message: 
 )
 def test_a_template_has_a_deadline(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     written = template(source)
-    monkeypatch.setattr(written._template, "_seconds", 0.2)
+    monkeypatch.setattr(written._template._worker, "_seconds", 0.2)
     with pytest.raises(TemplateError, match=r"chat template takes longer than 0\.2 s"):
         written.render(HELLO)
 
@@ -332,19 +332,62 @@ def test_its_process_ends_with_the_model(tmp_path: Path) -> None:
     assert process.poll() is not None
 
 
-def test_a_forked_process_renders_by_another() -> None:
-    written = template("{{ messages[0].content }}")
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "amid a rendering"])
+def test_a_forked_process_renders_by_another(busy: bool) -> None:
+    written = template("{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{% endfor %}a")
+    worker = written._template._worker
+    assert worker is not None
+    thread = threading.Thread(target=lambda: written.render(HELLO, n=3000))
+    if busy:
+        thread.start()
+        time.sleep(0.1)
     pid = os.fork()
     if not pid:
+        signal.alarm(30)
+        well = False
         try:
-            written.render(HELLO)
+            well = written.render(HELLO, n=1) == "a"
+            own = written._template._worker
+            well &= own is not None and own is not worker
             written.close()
         finally:
-            os._exit(0 if written._template._worker is None else 1)
+            os._exit(0 if well else 1)
     assert os.waitpid(pid, 0)[1] == 0
-    assert written._template._worker is not None
-    assert written._template._worker._process.poll() is None
+    if busy:
+        thread.join()
+    assert written._template._worker is worker
+    assert written.render(HELLO, n=1) == "a"
+    assert written._template._worker is worker
+
+
+def test_another_process_takes_the_place_of_one_that_is_gone() -> None:
+    written = template("{{ messages[0].content }}")
+    worker = written._template._worker
+    assert worker is not None
+    worker._process.kill()
+    worker._process.wait()
     assert written.render(HELLO) == "hello"
+    assert written._template._worker is not worker
+
+
+def test_without_a_process_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.Popen", refuse)
+        with pytest.raises(RuntimeError, match=r"no process for the chat template: .*unavailable"):
+            template()
+    monkeypatch.setattr("sys.executable", None)
+    with pytest.raises(RuntimeError, match=r"need a Python to render them: sys\.executable"):
+        template()
+
+
+def test_messages_beyond_its_memory_are_an_error() -> None:
+    written = template("{{ messages | length }}")
+    with pytest.raises(TemplateError, match="the chat template takes more than 512 MiB of memory"):
+        written._template.render({"messages": "a" * (300 << 20)})
+    assert written.render(HELLO) == "1"
 
 
 @pytest.mark.parametrize("value", [{1}, b"a", object(), [print], {"a": np.int64(1)}])
@@ -356,6 +399,10 @@ def test_templates_take_plain_values(value: Any) -> None:
         deep = [deep]
     with pytest.raises(ValueError, match="nested too deeply"):
         template().render(HELLO, value=deep)
+    with pytest.raises(
+        ValueError, match=r"a key for a chat template is \(1, 2\); it must be a text"
+    ):
+        template().render([{"role": "user", "content": "a", (1, 2): 3}])
 
 
 @pytest.mark.parametrize(
@@ -385,6 +432,27 @@ def test_a_message_has_a_role(message: Any) -> None:
 
 
 # ---- the API -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([1], r"chat_template_kwargs is \[1\]; it must be a dict of names"),
+        ({1: 2}, "chat_template_kwargs is {1: 2}; it must be a dict of names"),
+        ({"messages": 1}, "chat_template_kwargs has 'messages', which is not for a template"),
+        ({"self": 1}, "chat_template_kwargs has 'self', which is not for a template"),
+    ],
+)
+def test_variables_have_names_of_their_own(tmp_path: Path, given: Any, message: str) -> None:
+    path = TinyLlama().write(tmp_path / "tiny.gguf")
+    with LLM(path, n_threads=1, chat_template="{{ progress }}") as llm:
+        with pytest.raises(ValueError, match=message):
+            llm.chat(HELLO, chat_template_kwargs=given)
+        assert llm.chat(HELLO, SamplingParams(max_tokens=1), chat_template_kwargs={"progress": 7})
+    worker = llm.chat_template._template._worker
+    with pytest.raises(RuntimeError, match="is closed"):
+        llm.chat(HELLO)
+    assert worker is llm.chat_template._template._worker is None
 
 
 def test_an_answer_is_what_the_rendered_prompt_gives(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_template_of_a_file(run: Run, tmp_path: Path) -> None:
     ("argv", "parts"),
     [
         (["chat"], ["-m", "-hf"]),
-        (["chat", "-m", "MODEL", "hello"], ["unrecognized", "hello"]),
+        (["chat", "-m", "MODEL", "hello"], ["no place for 'hello'"]),
         (["chat", "-m", "MODEL", "--temp=-1"], ["temperature is -1"]),
         (["chat", "-m", "MODEL", "--system", "no"], ["refuses the messages: not so"]),
         (["generate", "-m", "MODEL", "--system", "no", "x"], ["refuses the messages: not so"]),
@@ -151,7 +151,7 @@ def test_a_template_of_a_file(run: Run, tmp_path: Path) -> None:
         (["chat", "-m", "MODEL", "--chat-template-kwargs", "{"], ["'{' is not JSON"]),
         (["chat", "-m", "MODEL", "--chat-template-kwargs", "[" * 99999], ["is not JSON"]),
         (["chat", "-m", "MODEL", "--chat-template-kwargs", "[1]"], ["not a JSON object"]),
-        (["chat", "-m", "MODEL", "--chat-template-kwargs", '{"params": 1}'], ["'params'"]),
+        (["chat", "-m", "MODEL", "--chat-template-kwargs", '{"messages": 1}'], ["'messages'"]),
     ],
 )
 def test_wrong_arguments_are_refused(

@@ -765,7 +765,7 @@ def test_a_full_disk_is_an_error(path: str) -> None:
     assert re.fullmatch(rb"linnet: .*No space left on device\n", err)
 
 
-@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", "2>/dev/full -c 17000"])
 def test_a_stderr_that_takes_nothing_changes_no_status(path: str, redirected: str) -> None:
     argv = shlex.join([sys.executable, "-m", "linnet", "generate", "-m", path, "-t1", "-q"])
     for rest, status in (("-n2 --temp 0 x", 0), ("-n-7 x", 2)):
@@ -776,6 +776,33 @@ def test_a_stderr_that_takes_nothing_changes_no_status(path: str, redirected: st
         assert done.returncode == status
         assert done.stdout.startswith(b"x") == (status == 0)
         assert b"linnet:" not in done.stdout
+
+
+def test_a_warning_that_nobody_reads_ends_nothing(path: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "linnet", "generate", "-m", path, "-q", "-n2", "-c17000", "x"],
+            stdout=subprocess.PIPE, stderr=nobody, check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"x")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["generate", "-q=h", "foo"], "-q takes no value; there is 'h'"),
+        (["generate", "--chat=foo", "x"], "--chat takes no value; there is 'foo'"),
+        (["tune", "--", "--reset"], "there is no place for '--reset'"),
+        (["chat", "model.gguf", "-m"], "there is no place for 'model.gguf'"),
+        (["bench", "Q4_K", "--ops"], "there is no place for 'Q4_K'"),
+    ],
+)
+def test_no_flag_takes_what_is_not_its_own(run: Run, argv: list[str], message: str) -> None:
+    check_refused(run(*argv), f"linnet: {message} (see linnet {argv[0]} --help)")
 
 
 def test_a_warning_is_one_line(path: str) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+NUMBER = re.compile(r"-?[0-9]+")
+RANGE = re.compile(r"([0-9]+)(?:-([0-9]+)(?:([+*])([0-9]+))?)?")
+MOST_NUMBERS = 10_000  # in a list
 
 
 def count(low: int, high: int) -> Callable[[str], int]:
@@ -17,7 +19,7 @@ def count(low: int, high: int) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         with suppress(ValueError):
-            if low <= (n := int(text)) <= high:
+            if NUMBER.fullmatch(text) and low <= (n := int(text)) <= high:
                 return n
         message = f"{reprlib.repr(text)} is not a whole number from {low} to {high}"
         raise argparse.ArgumentTypeError(message)
@@ -55,6 +57,9 @@ def count_list(low: int, high: int) -> Callable[[str], list[int]]:
             if end < n or (sign == "*" and (by == 1 or n == 0)):
                 raise argparse.ArgumentTypeError(f"{part!r} is no range")
             while n <= end:
+                if len(numbers) == MOST_NUMBERS:
+                    message = f"{reprlib.repr(text)} are more than {MOST_NUMBERS} numbers"
+                    raise argparse.ArgumentTypeError(message)
                 numbers.append(n)
                 n = n * by if sign == "*" else n + by
         return numbers

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from linnet.engine.chat import ChatTemplate
+from linnet.engine.chat import RESERVED, ChatTemplate
 from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.counts import count
 from linnet.engine.cli.machine import add_machine
@@ -18,7 +18,7 @@ from linnet.engine.session import MOST_PROMPT_TOKENS, PROMPT_TOKENS
 from linnet.models.config import MAX_CONTEXT
 
 DEFAULTS = SamplingParams()
-ARGUMENTS = {"self", "messages", "params", "progress", "add_generation_prompt"}  # of chatting
+OURS = RESERVED | {"add_generation_prompt"}
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +117,6 @@ def _variables(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
     if not isinstance(variables, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
-    for name in ARGUMENTS & variables.keys():
+    for name in OURS & variables.keys():
         raise argparse.ArgumentTypeError(f"{name!r} is not for a template: linnet gives it")
     return variables

@@ -49,9 +49,13 @@ class Parser(argparse.ArgumentParser):
                 (name, value), equals = number.groups(), "="
             if name not in self._option_string_actions:
                 self._refuse(name[:SHOWN_CHARACTERS])
+            if equals and self._option_string_actions[name].nargs == 0:
+                self.error(f"{name} takes no value; there is {value[:SHOWN_CHARACTERS]!r}")
             if not equals and waiting and self._takes_value(name, waiting[0]):
                 equals, value = "=", waiting.popleft()
             flags.append(f"{name}{equals}{value}")
+        if values and not any(not action.option_strings for action in self._actions):
+            self.error(f"there is no place for {values[0][:SHOWN_CHARACTERS]!r}")
         return self.parse_args([*flags, *(["--"] if self._takes_texts() else []), *values])
 
     def error(self, message: str) -> NoReturn:

@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kl = parser.add_mutually_exclusive_group()
     kl.add_argument("--kl-base", metavar="FILE", help="write what this model predicts, for --kl")
     kl.add_argument("--kl", metavar="FILE", help="compare with what --kl-base wrote, on its text")
-    add_running(parser, context=f"tokens in a window; default {N_CTX}")
+    add_running(parser, context=f"tokens in a window; 0: the model's; default {N_CTX}")
     add("-q", "--quiet", action="store_true", help="no running estimate on stderr")
     add("-o", "--output", choices=("text", "json"), default="text", help="json: one object")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import suppress
 
 from linnet.engine.cli import interrupts
 
@@ -26,7 +27,8 @@ def visible(text: str) -> str:
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """In place of `warnings.showwarning`, which adds a line of our code."""
-    print(f"linnet: {one_line(message)}", file=sys.stderr)
+    with suppress(OSError):  # as that does, too: a warning is no reason to end
+        print(f"linnet: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException | str) -> str:
