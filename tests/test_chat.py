@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import gc
 import marshal
 import os
@@ -222,7 +221,6 @@ def doubled(start: str, step: str, end: str = "") -> str:
         (doubled("'ab'", "n.x + n.x"), "more than 512 MiB"),
         ("{% set n = namespace(x='ab') %}{% for i in range(40) %}{% set n.x %}{{ n.x }}{{ n.x }}"
          "{% endset %}{% endfor %}", "more than 512 MiB"),
-        (doubled("'a' * 9", "[n.x, n.x]", "{{ n.x | tojson }}"), "more than 512 MiB|longer"),
         ("{% set x = 'a' * 4000000 %}{{ range(9999) | map(attribute='z', default=x) | map('upper')"
          " | list }}", "more than 512 MiB"),
         ("{% set x = 'a' * 4000000 %}{{ ([1] * 999) | tojson(separators=(x, ':')) }}",
@@ -256,6 +254,7 @@ def test_a_template_that_reaches_too_far_ends_in_an_error(source: str, message: 
         "{{ ('a' * 4000000).strip('b' * 4000000 + 'a') }}",
         "{% set a = ('f' * 4000000) | int(0, 16) %}{{ a // (('f' * 2000000) | int(0, 16)) > 1 }}",
         "{% set a = 9 %}{{ a ** (a ** a) }}",
+        doubled("'a' * 9", "[n.x, n.x]", "{{ n.x | tojson }}"),
         doubled("{'a': 1}.items()", "{'a': n.x, 'b': n.x}.items()", "{{ raise_exception(n.x) }}"),
         "{% macro m(n) %}{% if n %}{{ m(n - 1, varargs, varargs) }}{% else %}{{ {varargs: 1} }}"
         "{% endif %}{% endmacro %}{{ m(60, 1) }}",
@@ -307,7 +306,9 @@ def test_a_process_that_nobody_waits_for_ends_by_itself() -> None:
 def test_ctrl_c_ends_a_rendering_and_leaves_the_template_usable() -> None:
     written = template("{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{% endfor %}a")
     assert written.render(HELLO, n=1) == "a"
-    timer = threading.Timer(0.2, _thread.interrupt_main)
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         written.render(HELLO, n=99999)
