@@ -114,6 +114,12 @@ def imported_by(code: str) -> set[str]:
     return set(subprocess.check_output([sys.executable, "-c", code], env=env, text=True).split())
 
 
+def imported_by_command(imports: str, *argv: str, runs: bool) -> set[str]:
+    """The same of these imports alone or, where it `runs`, of a command."""
+    command = f"from linnet.engine.cli.main import main; main({list(argv)})"
+    return imported_by(command if runs else imports)
+
+
 def test_the_public_face_imports_nothing_before_it_is_asked_for() -> None:
     heavy = {"numpy", "llvmlite", "linnet.engine", "linnet.kernels", "linnet.models"}
     assert not imported_by("import linnet; linnet.__version__; dir(linnet)") & heavy
@@ -123,10 +129,8 @@ def test_the_public_face_imports_nothing_before_it_is_asked_for() -> None:
 @pytest.mark.parametrize("runs", [False, True], ids=["imported", "run"])
 def test_generating_imports_no_more_than_it_uses(runs: bool) -> None:
     """The packages that only `quantize` takes cost as much time as all the rest."""
-    code = "from linnet.engine.cli import generate"
-    if runs:
-        code = "from linnet.engine.cli.main import main; main(['generate', '-q', '-n1', 'x'])"
-    imported = imported_by(code)
+    imports = "from linnet.engine.cli import generate"
+    imported = imported_by_command(imports, "generate", "-q", "-n1", "x", runs=runs)
     assert "linnet.engine.llm" in imported
     assert not imported & {"gguf", "tqdm", "linnet.engine.quantize", "concurrent.futures"}
     assert ("sentencepiece" in imported) == runs
@@ -135,10 +139,10 @@ def test_generating_imports_no_more_than_it_uses(runs: bool) -> None:
 @pytest.mark.parametrize("runs", [False, True], ids=["imported", "run"])
 def test_tokenizing_takes_no_compiler(runs: bool) -> None:
     """Its import would take a quarter of the time."""
-    code = "from linnet import Tokenizer"
-    if runs:
-        code = "from linnet.engine.cli.main import main; main(['tokenize', '-p', 'x'])"
-    imported = imported_by(code)
+    model = str(ROOT / "models/demo/demo-Q4_K_M.gguf")
+    imports = "from linnet import Tokenizer"
+    imported = imported_by_command(imports, "tokenize", "-m", model, "-p", "x", runs=runs)
+    assert ("sentencepiece" in imported) == runs
     assert "linnet.engine.bpe" in imported
     assert "llvmlite" not in imported
 
