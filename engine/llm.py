@@ -14,14 +14,13 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.chat import ChatTemplate, Message, template_variables
+from linnet.engine.chat.template import ChatTemplate, Message, template_variables
 from linnet.engine.checks import whole
-from linnet.engine.generation import Chunk, Generation, Output, finite, generate
-from linnet.engine.gguf import GGUFFile
+from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.machine import MOST_THREADS, usable_threads
-from linnet.engine.roofline import read_bandwidth, weights_read
-from linnet.engine.sampling_params import METADATA, SamplingParams
-from linnet.engine.session import (
+from linnet.engine.measure.roofline import read_bandwidth, weights_read
+from linnet.engine.running.generation import Chunk, Generation, Output, finite, generate
+from linnet.engine.running.session import (
     MOST_PROMPT_TOKENS,
     OUTPUTS,
     PROMPT_TOKENS,
@@ -30,11 +29,12 @@ from linnet.engine.session import (
     Session,
     slots_that_fit,
 )
-from linnet.engine.tokenizer import Tokenizer, TokenizerError
+from linnet.engine.sampling.params import METADATA, SamplingParams
+from linnet.engine.text.tokenizer import Tokenizer, TokenizerError
+from linnet.kernels.compiler.jit import Library
 from linnet.kernels.isa import choose_isa
-from linnet.kernels.jit import Library
 from linnet.models import load_model
-from linnet.models.config import MAX_CONTEXT
+from linnet.models.parts.config import MAX_CONTEXT
 
 DEFAULT_CONTEXT = 8192
 BYTES_A_THREAD = 1 << 20  # of weights; with fewer, threads meet more than they work
@@ -118,7 +118,7 @@ class LLM:
 
         Raises HubError, ValueError for what is no name, and what LLM raises.
         """
-        from linnet.engine.hub import download  # imports what few need
+        from linnet.engine.gguf.hub import download  # imports what few need
 
         return cls(download(name), **options)
 

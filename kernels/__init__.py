@@ -1,0 +1,1 @@
+"""The compiler: from operations to native code, and the threads that run it."""

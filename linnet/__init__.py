@@ -12,39 +12,39 @@ import importlib
 TYPE_CHECKING = False  # as typing's, whose import takes as long as Python's start
 
 if TYPE_CHECKING:
-    from linnet.engine.generation import Chunk as Chunk
-    from linnet.engine.generation import Output as Output
-    from linnet.engine.generation import Stats as Stats
-    from linnet.engine.gguf import GGUFError as GGUFError
-    from linnet.engine.hub import HubError as HubError
+    from linnet.engine.chat.sandbox import TemplateError as TemplateError
+    from linnet.engine.gguf.hub import HubError as HubError
+    from linnet.engine.gguf.reader import GGUFError as GGUFError
     from linnet.engine.llm import LLM as LLM
-    from linnet.engine.sampling import NonFiniteLogits as NonFiniteLogits
-    from linnet.engine.sampling_params import SamplingParams as SamplingParams
-    from linnet.engine.sequence import ContextOverflow as ContextOverflow
-    from linnet.engine.template_sandbox import TemplateError as TemplateError
-    from linnet.engine.tokenizer import Tokenizer as Tokenizer
-    from linnet.engine.tokenizer import TokenizerError as TokenizerError
+    from linnet.engine.running.generation import Chunk as Chunk
+    from linnet.engine.running.generation import Output as Output
+    from linnet.engine.running.generation import Stats as Stats
+    from linnet.engine.running.sequence import ContextOverflow as ContextOverflow
+    from linnet.engine.sampling.params import SamplingParams as SamplingParams
+    from linnet.engine.sampling.samplers import NonFiniteLogits as NonFiniteLogits
+    from linnet.engine.text.tokenizer import Tokenizer as Tokenizer
+    from linnet.engine.text.tokenizer import TokenizerError as TokenizerError
     from linnet.kernels.isa import ISAError as ISAError
-    from linnet.kernels.team import Interrupted as Interrupted
-    from linnet.models.errors import ModelError as ModelError
+    from linnet.kernels.runtime.team import Interrupted as Interrupted
+    from linnet.models.parts.errors import ModelError as ModelError
 
 __version__ = "0.1.0"
 _HOMES = {
     "LLM": "engine.llm",
-    "Chunk": "engine.generation",
-    "ContextOverflow": "engine.sequence",
-    "GGUFError": "engine.gguf",
-    "HubError": "engine.hub",
+    "Chunk": "engine.running.generation",
+    "ContextOverflow": "engine.running.sequence",
+    "GGUFError": "engine.gguf.reader",
+    "HubError": "engine.gguf.hub",
     "ISAError": "kernels.isa",
-    "Interrupted": "kernels.team",
-    "ModelError": "models.errors",
-    "NonFiniteLogits": "engine.sampling",
-    "Output": "engine.generation",
-    "SamplingParams": "engine.sampling_params",
-    "Stats": "engine.generation",
-    "TemplateError": "engine.template_sandbox",
-    "Tokenizer": "engine.tokenizer",
-    "TokenizerError": "engine.tokenizer",
+    "Interrupted": "kernels.runtime.team",
+    "ModelError": "models.parts.errors",
+    "NonFiniteLogits": "engine.sampling.samplers",
+    "Output": "engine.running.generation",
+    "SamplingParams": "engine.sampling.params",
+    "Stats": "engine.running.generation",
+    "TemplateError": "engine.chat.sandbox",
+    "Tokenizer": "engine.text.tokenizer",
+    "TokenizerError": "engine.text.tokenizer",
 }
 __all__ = list(_HOMES)
 

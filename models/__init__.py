@@ -10,13 +10,11 @@ from typing import Protocol
 
 import numpy as np
 
-from linnet.kernels.program import Buffer
+from linnet.kernels.runtime.program import Buffer
 from linnet.models.cohere2 import Cohere2
 from linnet.models.command_r import CommandR
-from linnet.models.config import Config
 from linnet.models.deepseek2 import DeepSeek2
 from linnet.models.ernie4_5 import Ernie45
-from linnet.models.errors import ModelError
 from linnet.models.exaone4 import Exaone4
 from linnet.models.gemma2 import Gemma2
 from linnet.models.gemma3 import Gemma3
@@ -25,13 +23,17 @@ from linnet.models.glm4 import Glm4
 from linnet.models.gpt_oss import GptOss
 from linnet.models.granite import Granite
 from linnet.models.granitemoe import GraniteMoe
-from linnet.models.graph import Graph
 from linnet.models.hunyuan_dense import HunyuanDense
 from linnet.models.lfm2 import Lfm2
 from linnet.models.lfm2moe import Lfm2Moe
 from linnet.models.llama import Llama
 from linnet.models.mistral3 import Mistral3
 from linnet.models.olmo2 import Olmo2
+from linnet.models.parts.config import Config
+from linnet.models.parts.errors import ModelError
+from linnet.models.parts.graph import Graph
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Tensor
 from linnet.models.phi3 import Phi3
 from linnet.models.qwen2 import Qwen2
 from linnet.models.qwen3 import Qwen3
@@ -42,8 +44,6 @@ from linnet.models.seed_oss import SeedOss
 from linnet.models.smollm3 import SmolLM3
 from linnet.models.stablelm import StableLM
 from linnet.models.starcoder2 import StarCoder2
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Tensor
 
 __all__ = ["ARCHITECTURES", "Model", "ModelError", "load_model"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from linnet.models.blocks import Block, FeedForward, RmsNorm
-from linnet.models.config import MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH
-from linnet.models.experts import Experts, gating, with_shared
-from linnet.models.latent_attention import LatentAttention
-from linnet.models.rope import Rope, attention_factor
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Weights
+from linnet.models.parts.blocks import Block, FeedForward, RmsNorm
+from linnet.models.parts.config import MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH
+from linnet.models.parts.experts import Experts, gating, with_shared
+from linnet.models.parts.latent_attention import LatentAttention
+from linnet.models.parts.rope import Rope, attention_factor
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Weights
 
 
 class DeepSeek2(Transformer):

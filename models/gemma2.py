@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from linnet.kernels.elementwise import GeluMultiply
-from linnet.models.attention import Attention
-from linnet.models.blocks import Block, FeedForward
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Weights
+from linnet.kernels.ops.elementwise import GeluMultiply
+from linnet.models.parts.attention import Attention
+from linnet.models.parts.blocks import Block, FeedForward
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Weights
 
 
 class Gemma2(Transformer):

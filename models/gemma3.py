@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from linnet.models.attention import Attention
-from linnet.models.blocks import Block
 from linnet.models.gemma2 import Gemma2
-from linnet.models.rope import Rope, frequencies
-from linnet.models.weights import Weights
+from linnet.models.parts.attention import Attention
+from linnet.models.parts.blocks import Block
+from linnet.models.parts.rope import Rope, frequencies
+from linnet.models.parts.weights import Weights
 
 
 class Gemma3(Gemma2):

@@ -8,17 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from linnet.kernels.elementwise import GeluMultiply
-from linnet.kernels.program import Buffer
-from linnet.models.attention import Attention
-from linnet.models.blocks import Block, Chain, FeedForward, Parallel, Residual, RmsNorm, Scaled
-from linnet.models.config import MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH
-from linnet.models.errors import ModelError
-from linnet.models.experts import Experts
+from linnet.kernels.ops.elementwise import GeluMultiply
+from linnet.kernels.runtime.program import Buffer
 from linnet.models.gemma3 import Gemma3
-from linnet.models.graph import Graph
-from linnet.models.rope import Rope, frequencies
-from linnet.models.weights import Matrix, Weights
+from linnet.models.parts.attention import Attention
+from linnet.models.parts.blocks import (
+    Block,
+    Chain,
+    FeedForward,
+    Parallel,
+    Residual,
+    RmsNorm,
+    Scaled,
+)
+from linnet.models.parts.config import MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH
+from linnet.models.parts.errors import ModelError
+from linnet.models.parts.experts import Experts
+from linnet.models.parts.graph import Graph
+from linnet.models.parts.rope import Rope, frequencies
+from linnet.models.parts.weights import Matrix, Weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from linnet.kernels.elementwise import ClampedSwiGlu
-from linnet.models.attention import Attention
-from linnet.models.blocks import Block
-from linnet.models.experts import Experts
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Weights
+from linnet.kernels.ops.elementwise import ClampedSwiGlu
+from linnet.models.parts.attention import Attention
+from linnet.models.parts.blocks import Block
+from linnet.models.parts.experts import Experts
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Weights
 
 
 class GptOss(Transformer):

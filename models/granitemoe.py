@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from linnet.models.blocks import Block
-from linnet.models.experts import Experts, with_shared
 from linnet.models.granite import Granite
-from linnet.models.weights import Weights
+from linnet.models.parts.blocks import Block
+from linnet.models.parts.experts import Experts, with_shared
+from linnet.models.parts.weights import Weights
 
 
 class GraniteMoe(Granite):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from linnet.models.attention import Attention
-from linnet.models.blocks import Block
-from linnet.models.config import MAX_CONTEXT, MAX_HEADS
-from linnet.models.recurrent import ShortConv
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Weights
+from linnet.models.parts.attention import Attention
+from linnet.models.parts.blocks import Block
+from linnet.models.parts.config import MAX_CONTEXT, MAX_HEADS
+from linnet.models.parts.recurrent import ShortConv
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Weights
 
 
 class Lfm2(Transformer):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from linnet.models.blocks import Block
-from linnet.models.config import MAX_LAYERS
-from linnet.models.experts import Experts, gating
 from linnet.models.lfm2 import Lfm2
-from linnet.models.weights import Weights
+from linnet.models.parts.blocks import Block
+from linnet.models.parts.config import MAX_LAYERS
+from linnet.models.parts.experts import Experts, gating
+from linnet.models.parts.weights import Weights
 
 
 class Lfm2Moe(Lfm2):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from linnet.models.attention import Attention
-from linnet.models.blocks import Block
-from linnet.models.config import MAX_CONTEXT
 from linnet.models.llama import Llama
-from linnet.models.positions import Temperature
-from linnet.models.weights import Weights
+from linnet.models.parts.attention import Attention
+from linnet.models.parts.blocks import Block
+from linnet.models.parts.config import MAX_CONTEXT
+from linnet.models.parts.positions import Temperature
+from linnet.models.parts.weights import Weights
 
 
 class Mistral3(Llama):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from linnet.models.blocks import Block, FeedForward
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Weights
+from linnet.models.parts.blocks import Block, FeedForward
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Weights
 
 
 class Phi3(Transformer):

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from linnet.models.attention import Attention
-from linnet.models.blocks import Block, FeedForward
-from linnet.models.config import MAX_LAYERS, MAX_WIDTH
-from linnet.models.recurrent import GatedDeltaNet
-from linnet.models.rope import Rope
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Weights
+from linnet.models.parts.attention import Attention
+from linnet.models.parts.blocks import Block, FeedForward
+from linnet.models.parts.config import MAX_LAYERS, MAX_WIDTH
+from linnet.models.parts.recurrent import GatedDeltaNet
+from linnet.models.parts.rope import Rope
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Weights
 
 
 class Qwen35(Transformer):

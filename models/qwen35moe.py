@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from linnet.models.blocks import Block
-from linnet.models.experts import Experts, with_shared
+from linnet.models.parts.blocks import Block
+from linnet.models.parts.experts import Experts, with_shared
+from linnet.models.parts.weights import Weights
 from linnet.models.qwen35 import Qwen35
-from linnet.models.weights import Weights
 
 
 class Qwen35Moe(Qwen35):

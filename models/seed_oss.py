@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from linnet.models.transformer import Transformer
+from linnet.models.parts.transformer import Transformer
 
 
 class SeedOss(Transformer):

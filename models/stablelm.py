@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from linnet.models.attention import Attention
-from linnet.models.blocks import Block, LayerNorm, Parallel
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Weights
+from linnet.models.parts.attention import Attention
+from linnet.models.parts.blocks import Block, LayerNorm, Parallel
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Weights
 
 
 class StableLM(Transformer):

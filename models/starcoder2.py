@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from linnet.kernels.elementwise import Gelu
-from linnet.models.blocks import Block, LayerNorm, Perceptron
-from linnet.models.transformer import Transformer
-from linnet.models.weights import Weights
+from linnet.kernels.ops.elementwise import Gelu
+from linnet.models.parts.blocks import Block, LayerNorm, Perceptron
+from linnet.models.parts.transformer import Transformer
+from linnet.models.parts.weights import Weights
 
 
 class StarCoder2(Transformer):

@@ -21,7 +21,7 @@ from comparing import require_llamacpp
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from tiny_architectures import N_CTX, N_VOCAB, TINY  # noqa: E402
+from support.tiny_architectures import N_CTX, N_VOCAB, TINY  # noqa: E402
 
 from linnet import LLM  # noqa: E402
 

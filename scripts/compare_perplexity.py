@@ -21,10 +21,18 @@ import numpy as np
 from comparing import line, require_llamacpp, table
 
 from linnet import LLM
-from linnet.engine.gguf import GGUFFile
-from linnet.engine.gguf_writer import TensorEntry, Value, pack_header, padding
-from linnet.engine.perplexity import Mean, Window, losses, n_windows, rows_a_pass, scored, windows
-from linnet.engine.quantize import quantize_file
+from linnet.engine.gguf.reader import GGUFFile
+from linnet.engine.gguf.writer import TensorEntry, Value, pack_header, padding
+from linnet.engine.measure.perplexity import (
+    Mean,
+    Window,
+    losses,
+    n_windows,
+    rows_a_pass,
+    scored,
+    windows,
+)
+from linnet.engine.quantize.quantize import quantize_file
 from linnet.kernels.quants import WEIGHT_TYPES
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import gguf
 from comparing import require_llamacpp
 
-from linnet.engine.bpe import byte_letters
-from linnet.engine.pretokenizers import PRE_TOKENIZERS
-from linnet.engine.tokenizer import Tokenizer
+from linnet.engine.text.bpe import byte_letters
+from linnet.engine.text.pretokenizers import PRE_TOKENIZERS
+from linnet.engine.text.tokenizer import Tokenizer
 
 WORDS = (
     *("the", "Hello", "WORLD", "camelCase", "HTTPServer", "I'm", "we'LL", "it's", "x'RE", "naïve"),

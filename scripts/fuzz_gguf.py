@@ -36,17 +36,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from fuzz_seeds import TEMPLATE, seeds  # noqa: E402
 from mutate_gguf import Seeds, mutate  # noqa: E402
+from support.fuzz_seeds import TEMPLATE, seeds  # noqa: E402
 
-import linnet.engine.chat  # noqa: E402
+import linnet.engine.chat.template  # noqa: E402
 from linnet import LLM, SamplingParams  # noqa: E402
-from linnet.engine.chat import KEY, ChatTemplate  # noqa: E402
-from linnet.engine.gguf import GGUFError, GGUFFile  # noqa: E402
-from linnet.engine.sampling import NonFiniteLogits  # noqa: E402
-from linnet.engine.sequence import ContextOverflow  # noqa: E402
-from linnet.engine.template_sandbox import TemplateError  # noqa: E402
-from linnet.engine.tokenizer import Tokenizer, TokenizerError  # noqa: E402
+from linnet.engine.chat.sandbox import TemplateError  # noqa: E402
+from linnet.engine.chat.template import KEY, ChatTemplate  # noqa: E402
+from linnet.engine.gguf.reader import GGUFError, GGUFFile  # noqa: E402
+from linnet.engine.running.sequence import ContextOverflow  # noqa: E402
+from linnet.engine.sampling.samplers import NonFiniteLogits  # noqa: E402
+from linnet.engine.text.tokenizer import Tokenizer, TokenizerError  # noqa: E402
 from linnet.models import ModelError, load_model  # noqa: E402
 
 TYPED = (GGUFError, ModelError, TokenizerError, TemplateError, NonFiniteLogits, ContextOverflow)
@@ -138,7 +138,7 @@ def generate(path: Path, counts: Counts, rng: random.Random) -> None:
 def work(options: argparse.Namespace) -> None:
     """Cases `start`, `start + jobs`, ...; writes into the file `progress` which it is at, and tells
     of the rest on stdout, in lines of JSON."""
-    linnet.engine.chat.SECONDS = 0.5
+    linnet.engine.chat.template.SECONDS = 0.5
     strict_warnings()
     files, parent = Seeds(seeds()), os.getppid()
     limit = _kilobytes("VmSize") * 1024 + ADDRESS_SPACE

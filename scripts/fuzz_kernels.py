@@ -5,10 +5,10 @@
 
 Arrays lie against pages that no one may touch, those that are read in memory that kernels may not
 write. Cases run in processes of their own, on every instruction set of this CPU but matrix
-registers. A find is a result further from numpy's than rounding explains (`tests/random_cases.py`
-says how far that is), a byte written beside an array, bits that depend on where arrays lie or on
-how items are shared out, a signal, or a case that does not end. Each is printed with its seed and
-number; the exit code is 1 if there was one.
+registers. A find is a result further from numpy's than rounding explains
+(`tests/support/random_cases.py` says how far that is), a byte written beside an array, bits
+that depend on where arrays lie or on how items are shared out, a signal, or a case that does not
+end. Each is printed with its seed and number; the exit code is 1 if there was one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "tests"):
     sys.path.insert(0, str(folder))
 
-from random_calls import Caller, make_case  # noqa: E402
+from support.random_calls import Caller, make_case  # noqa: E402
 
 from linnet.kernels.isa import available_isas, choose_isa  # noqa: E402
 from linnet.kernels.quants import WEIGHT_TYPES  # noqa: E402

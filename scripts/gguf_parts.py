@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from linnet.engine.gguf_metadata import ARRAY, NUMBERS, STRING
-from linnet.engine.gguf_types import GGML_TYPES
+from linnet.engine.gguf.metadata import ARRAY, NUMBERS, STRING
+from linnet.engine.gguf.types import GGML_TYPES
 
 
 @dataclass(frozen=True)

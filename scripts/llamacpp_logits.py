@@ -12,7 +12,7 @@ import numpy as np
 from llama_cpp import llama_cpp as c
 from llamacpp_engine import loaded, no_log
 
-from linnet.engine.perplexity import Mean, Window, losses
+from linnet.engine.measure.perplexity import Mean, Window, losses
 
 
 def perplexity(path: str, cut: Sequence[Window], *, n_ctx: int, n_threads: int) -> Mean:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 
 from gguf_parts import Entry, File, TensorInfo
 
-from linnet.engine.gguf_metadata import NUMBERS, STRING
-from linnet.engine.gguf_types import GGML_TYPES, REMOVED_TYPES
-from linnet.engine.pretokenizers import PRE_TOKENIZERS
+from linnet.engine.gguf.metadata import NUMBERS, STRING
+from linnet.engine.gguf.types import GGML_TYPES, REMOVED_TYPES
+from linnet.engine.text.pretokenizers import PRE_TOKENIZERS
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.models import ARCHITECTURES
 

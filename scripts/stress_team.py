@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parent.parent
 for folder in (ROOT, ROOT / "tests"):
     sys.path.insert(0, str(folder))
 
-from team_programs import WaitForFlag, chain, lowered  # noqa: E402
+from support.team_programs import WaitForFlag, chain, lowered  # noqa: E402
 
+from linnet.kernels.compiler.jit import Library  # noqa: E402
 from linnet.kernels.isa import choose_isa  # noqa: E402
-from linnet.kernels.jit import Library  # noqa: E402
-from linnet.kernels.team import Team  # noqa: E402
+from linnet.kernels.runtime.team import Team  # noqa: E402
 
 STEPS, ITEMS = 1000, 16  # of a pass, of a step
 PATIENCE = 600  # seconds after which a pass that is under way has hung

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import gguf
 
-from linnet.engine.synthetic import SHAPES, SyntheticModel, synthetic_model
+from linnet.engine.measure.synthetic import SHAPES, SyntheticModel, synthetic_model
 from linnet.kernels.quants import WEIGHT_TYPES
 
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from model_runner import Runner
+from support.model_runner import Runner
 
+from linnet.kernels.compiler.jit import Library
 from linnet.kernels.isa import ISA, available_isas
-from linnet.kernels.jit import Library
 from linnet.models import Model
 
 settings.register_profile("linnet", deadline=None)

@@ -10,18 +10,18 @@ from typing import Any
 from tqdm import tqdm
 
 from linnet import __version__
-from linnet.engine import hub
-from linnet.engine.bench import plot, report
-from linnet.engine.bench.layers import layers
-from linnet.engine.bench.measure import BenchTest, Source, all_tests, measure, roofs
-from linnet.engine.bench.ops import names, ops
 from linnet.engine.cli.counts import count, count_list, counts
 from linnet.engine.cli.machine import add_machine
+from linnet.engine.gguf import hub
 from linnet.engine.llm import DEMO_MODEL
 from linnet.engine.machine import MOST_THREADS, usable_threads
-from linnet.engine.session import PROMPT_TOKENS
-from linnet.engine.synthetic import SHAPES
-from linnet.models.config import MAX_CONTEXT
+from linnet.engine.measure.bench import plot, report
+from linnet.engine.measure.bench.layers import layers
+from linnet.engine.measure.bench.measure import BenchTest, Source, all_tests, measure, roofs
+from linnet.engine.measure.bench.ops import names, ops
+from linnet.engine.measure.synthetic import SHAPES
+from linnet.engine.running.session import PROMPT_TOKENS
+from linnet.models.parts.config import MAX_CONTEXT
 
 MOST_PARALLEL = 512
 

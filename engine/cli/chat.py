@@ -25,9 +25,9 @@ from linnet.engine.cli.options import (
     sampling_fields,
 )
 from linnet.engine.cli.terminal import one_line, write
-from linnet.engine.generation import Chunk
-from linnet.engine.sequence import ContextOverflow
-from linnet.engine.session import Progress
+from linnet.engine.running.generation import Chunk
+from linnet.engine.running.sequence import ContextOverflow
+from linnet.engine.running.session import Progress
 
 MOST_BYTES = 1 << 24  # of a line from a pipe
 

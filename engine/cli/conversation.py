@@ -7,10 +7,10 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
-from linnet.engine.generation import Chunk
 from linnet.engine.llm import LLM
-from linnet.engine.sampling_params import SamplingParams
-from linnet.engine.session import Progress
+from linnet.engine.running.generation import Chunk
+from linnet.engine.running.session import Progress
+from linnet.engine.sampling.params import SamplingParams
 
 
 class Conversation:

@@ -21,10 +21,10 @@ from linnet.engine.cli.options import (
 )
 from linnet.engine.cli.reading import read_prompt, unescaped
 from linnet.engine.cli.terminal import write
-from linnet.engine.generation import Chunk, Output, Stats
 from linnet.engine.llm import LLM
 from linnet.engine.machine import peak_memory
-from linnet.engine.sampling_params import SamplingParams
+from linnet.engine.running.generation import Chunk, Output, Stats
+from linnet.engine.sampling.params import SamplingParams
 
 NEGLIGIBLE = 0.005  # seconds, which show as 0.00
 Stream = Callable[..., Iterator[Chunk]]  # takes `progress`, as LLM.stream does

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from linnet.engine.gguf import GGUFFile, Tensor
+from linnet.engine.gguf.reader import GGUFFile, Tensor
 from linnet.kernels.quants import WEIGHT_TYPES
 
 SHOWN_CHARACTERS = 60

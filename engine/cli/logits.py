@@ -15,11 +15,11 @@ from linnet.engine.cli.counts import count
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import add_running, open_model
 from linnet.engine.cli.reading import read_prompt
-from linnet.engine.generation import finite
-from linnet.engine.perplexity import log_sum_exp
-from linnet.engine.session import Floats
-from linnet.engine.tokenizer import Tokenizer, TokenizerError
-from linnet.models.config import MAX_CONTEXT
+from linnet.engine.measure.perplexity import log_sum_exp
+from linnet.engine.running.generation import finite
+from linnet.engine.running.session import Floats
+from linnet.engine.text.tokenizer import Tokenizer, TokenizerError
+from linnet.models.parts.config import MAX_CONTEXT
 
 DEFAULT_TOP = 10
 

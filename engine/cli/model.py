@@ -20,6 +20,6 @@ def model_path(arguments: argparse.Namespace) -> str | None:
     """The file, downloaded if need be; None for the model linnet ships. Raises HubError."""
     if arguments.hf_repo is None:
         return str(arguments.model) if arguments.model is not None else None
-    from linnet.engine.hub import download  # imports what few commands need
+    from linnet.engine.gguf.hub import download  # imports what few commands need
 
     return str(download(arguments.hf_repo))

@@ -6,16 +6,16 @@ import argparse
 import json
 from typing import Any
 
-from linnet.engine.chat import RESERVED, ChatTemplate
+from linnet.engine.chat.template import RESERVED, ChatTemplate
 from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.counts import count
 from linnet.engine.cli.machine import add_machine
 from linnet.engine.cli.model import model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM
-from linnet.engine.sampling_params import PARAMETERS, SamplingParams
-from linnet.engine.session import MOST_PROMPT_TOKENS, PROMPT_TOKENS
-from linnet.models.config import MAX_CONTEXT
+from linnet.engine.running.session import MOST_PROMPT_TOKENS, PROMPT_TOKENS
+from linnet.engine.sampling.params import PARAMETERS, SamplingParams
+from linnet.models.parts.config import MAX_CONTEXT
 
 DEFAULTS = SamplingParams()
 OURS = RESERVED | {"add_generation_prompt"}

@@ -15,11 +15,11 @@ from linnet.engine.cli.counts import count
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import add_running, open_model
 from linnet.engine.cli.reading import read_text
-from linnet.engine.divergence import Base, Rows, diverge, new_base
 from linnet.engine.llm import LLM
-from linnet.engine.perplexity import Mean, losses, n_windows, rows_a_pass, scored, windows
-from linnet.engine.session import Floats
-from linnet.models.config import MAX_CONTEXT
+from linnet.engine.measure.divergence import Base, Rows, diverge, new_base
+from linnet.engine.measure.perplexity import Mean, losses, n_windows, rows_a_pass, scored, windows
+from linnet.engine.running.session import Floats
+from linnet.models.parts.config import MAX_CONTEXT
 
 N_CTX = 512
 

@@ -7,8 +7,8 @@ import sys
 
 from linnet.engine.cli.counts import count
 from linnet.engine.machine import MOST_THREADS
-from linnet.engine.mixes import MIXES
-from linnet.engine.quantize import Quantized, quantize_file
+from linnet.engine.quantize.quantize import Quantized, quantize_file
+from linnet.engine.quantize.recipes import MIXES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 
 from linnet.engine.cli.model import add_model, model_path
 from linnet.engine.cli.reading import read_text
-from linnet.engine.tokenizer import Tokenizer
+from linnet.engine.text.tokenizer import Tokenizer
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

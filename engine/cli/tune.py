@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from linnet.engine.cli.machine import add_machine
 from linnet.engine.machine import usable_threads
-from linnet.engine.tune import Measured, Passes, parameters, tune
-from linnet.kernels import tuning as tunings
+from linnet.engine.measure.tune import Measured, Passes, parameters, tune
 from linnet.kernels.isa import choose_isa
+from linnet.kernels.isa import tuning as tunings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

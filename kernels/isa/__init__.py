@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from functools import cache
 
+from linnet.kernels.compiler.jit import host_features
 from linnet.kernels.isa.amx import AMX
 from linnet.kernels.isa.avx2 import AVX2, AVXVNNI
 from linnet.kernels.isa.avx512 import AVX512, AVX512VNNI
 from linnet.kernels.isa.base import ISA, ISAError
 from linnet.kernels.isa.generic import Generic
-from linnet.kernels.jit import host_features
-from linnet.kernels.tuning import stored
+from linnet.kernels.isa.tuning import stored
 
 __all__ = ["ISA", "ISAS", "ISAError", "available_isas", "choose_isa"]
 

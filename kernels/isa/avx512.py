@@ -5,7 +5,7 @@ from __future__ import annotations
 from linnet.kernels.ir import Value
 from linnet.kernels.isa.avx2 import AVX2, vpdpbusd
 from linnet.kernels.isa.base import dot_in_registers
-from linnet.kernels.tuning import Tuning
+from linnet.kernels.isa.tuning import Tuning
 
 
 class AVX512(AVX2):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from linnet.kernels.ir import Value, f16, f32, i16, i32, u16, u32
-from linnet.kernels.tuning import Tuning
+from linnet.kernels.isa.tuning import Tuning
 
 if TYPE_CHECKING:
     from linnet.kernels.isa.amx import Tiles

@@ -1,0 +1,1 @@
+"""GGUF files: read with every byte checked, written, and fetched from the hub."""

@@ -1,0 +1,1 @@
+"""Figures: perplexity, divergence, speed, and what this machine could do at most."""

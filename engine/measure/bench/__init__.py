@@ -1,0 +1,1 @@
+"""`linnet bench`: tokens a second, and where they go."""

@@ -1,0 +1,270 @@
+"""Tokens a second of a model: tests as llama-bench runs and names them, and their statistics."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gguf import LlamaFileType
+
+from linnet import __version__
+from linnet.engine.gguf.reader import GGUFFile
+from linnet.engine.machine import cpu_name
+from linnet.engine.measure.bench.runner import Runner
+from linnet.engine.measure.roofline import peak_rate
+from linnet.engine.measure.synthetic import SyntheticModel, synthetic_model
+from linnet.kernels.compiler.jit import Library
+from linnet.kernels.isa import choose_isa
+from linnet.kernels.ops.peak import Peak, PeakDot, PeakFMA
+from linnet.kernels.quants import QuantType
+from linnet.models import load_model
+from linnet.models.parts.weights import Tensor
+
+Row = dict[str, Any]
+QUALITIES = {"S": "Small", "M": "Medium", "L": "Large"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchTest:
+    """One line of the report: a prompt, a generation, or one after the other, on a filled cache.
+
+    `n_parallel` sequences do it: prompts in turn, generation at once.
+    """
+
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0
+    n_batch: int = 512  # tokens in a pass of the prompt
+    n_threads: int = 1
+    n_parallel: int = 1
+
+    @property
+    def name(self) -> str:
+        parts = [f"pp{self.n_prompt}"] * bool(self.n_prompt) + [f"tg{self.n_gen}"] * bool(
+            self.n_gen
+        )
+        times = f" x{self.n_parallel}" if self.n_parallel > 1 else ""
+        depth = f" @ d{self.n_depth}" if self.n_depth else ""
+        return "+".join(parts) + times + depth
+
+    @property
+    def n_tokens(self) -> int:
+        """Of all sequences, without those that fill the cache before."""
+        return self.n_parallel * (self.n_prompt + self.n_gen)
+
+
+def all_tests(
+    *, prompts: Sequence[int], gens: Sequence[int], both: Sequence[tuple[int, int]],
+    depths: Sequence[int], batches: Sequence[int], threads: Sequence[int], parallel: Sequence[int],
+) -> list[BenchTest]:  # fmt: skip
+    """Every combination, in llama-bench's order; tests of no tokens are left out."""
+    pairs = [*((n, 0) for n in prompts), *((0, n) for n in gens), *both]
+    return [
+        BenchTest(
+            n_prompt=n_prompt, n_gen=n_gen, n_depth=depth, n_batch=batch, n_threads=n_threads,
+            n_parallel=n_parallel,
+        )
+        for batch, n_threads, depth, n_parallel in itertools.product(
+            batches, threads, depths, parallel
+        )
+        for n_prompt, n_gen in pairs
+        if n_prompt or n_gen
+    ]  # fmt: skip
+
+
+class Source:
+    """A model to be measured: a GGUF file, or real shapes with random weights."""
+
+    def __init__(self, name: str, *, synthetic: bool = False) -> None:
+        """Raises ValueError for an unknown shape. Files are opened later."""
+        self.name = name
+        self._model: SyntheticModel | None = synthetic_model(name) if synthetic else None
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[Mapping[str, object], Mapping[str, Tensor]]]:
+        """Metadata and tensors. Raises GGUFError and OSError."""
+        if self._model is not None:
+            yield self._model.metadata, self._model.tensors
+            return
+        with GGUFFile(self.name) as file:
+            yield file.metadata, file.tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready for a test."""
+
+    runner: Runner
+    facts: Row  # about the model
+    load_seconds: float  # until passes could be compiled and run
+    first_token_seconds: float  # load and compilation included, until a first prompt's logits
+
+    @property
+    def compile_seconds(self) -> float:
+        return self.runner.library.compile_seconds
+
+
+@contextmanager
+def load(source: Source, test: BenchTest, *, isa: str | None, exact: bool) -> Iterator[Loaded]:
+    """Load anew, as if a process began. Raises what opening, `load_model` and compiling raise."""
+    started = time.perf_counter()
+    with source.open() as (metadata, tensors):
+        runner = Runner(
+            load_model(metadata, tensors),
+            Library(choose_isa(isa)),
+            n_threads=test.n_threads,
+            n_ctx=max(1, test.n_depth + test.n_prompt + test.n_gen),
+            n_batch=test.n_batch,
+            n_parallel=test.n_parallel,
+            exact=exact,
+        )
+        try:
+            loaded = time.perf_counter()
+            runner.prompt(1)
+            first = time.perf_counter()
+            facts = model_facts(source.name, metadata, tensors)
+            yield Loaded(runner, facts, loaded - started, first - started)
+        finally:
+            runner.close()
+
+
+def measure(
+    source: Source, test: BenchTest, *, repetitions: int = 5, warmup: bool = True,
+    isa: str | None = None, exact: bool = False, tick: Callable[[], None] = lambda: None,
+) -> Row:  # fmt: skip
+    """Run a test; `tick` is called after each repetition. Raises what `load` raises."""
+    with load(source, test, isa=isa, exact=exact) as loaded:
+        runner = loaded.runner
+        fill(runner, test.n_depth)
+        if warmup:
+            _run(runner, test, n_gen=min(test.n_gen, 1))
+        samples_ns = []
+        for _ in range(repetitions):
+            samples_ns.append(_run(runner, test, n_gen=test.n_gen))
+            tick()
+        runner.n_filled = test.n_depth
+        n_bytes = runner.bytes_read(test.n_prompt, test.n_gen)
+        cache_type = "f32" if exact else "f16"
+        return {
+            "build_commit": f"linnet {__version__}",
+            "build_number": 0,
+            "cpu_info": cpu_name(),
+            "gpu_info": "",
+            "backends": "CPU",
+            "isa": runner.library.isa.name,
+            **loaded.facts,
+            "n_batch": test.n_batch,
+            "n_ubatch": test.n_batch,
+            "n_threads": test.n_threads,
+            "type_k": cache_type,
+            "type_v": cache_type,
+            "n_prompt": test.n_prompt,
+            "n_gen": test.n_gen,
+            "n_depth": test.n_depth,
+            "n_parallel": test.n_parallel,
+            "test": test.name,
+            "test_time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            **statistics_of(samples_ns, test.n_tokens, n_bytes, runner.read_bandwidth()),
+            "load_s": loaded.load_seconds,
+            "compile_s": loaded.compile_seconds,
+            "first_token_s": loaded.first_token_seconds,
+        }
+
+
+def roofs(
+    source: Source, test: BenchTest, *, isa: str | None = None, exact: bool = False
+) -> tuple[float, dict[str, float]]:
+    """Bytes a second that can be read of the weights, and arithmetic operations a second by the
+    name of the instruction that the weights' types need, where `peak_rate` knows them. Raises what
+    `load` raises."""
+    with load(source, test, isa=isa, exact=exact) as loaded:
+        runner = loaded.runner
+        ops: dict[str, Peak] = {"f32 multiply-add": PeakFMA()}
+        for type in runner.types() if not exact else ():
+            # Where a product's sum could overflow, some CPUs need more instructions.
+            if isinstance(type, QuantType):
+                ops |= {
+                    f"int8 dot{', 8-bit weights' if type.largest > 127 else ''}": PeakDot(
+                        type.largest
+                    )
+                }
+        rates = {name: peak_rate(runner.team, runner.library, op) for name, op in ops.items()}
+        return runner.read_bandwidth(), {name: rate for name, rate in rates.items() if rate}
+
+
+def statistics_of(samples_ns: Sequence[int], n_tokens: int, n_bytes: int, bandwidth: float) -> Row:
+    """What follows from the samples: each took `n_tokens` and had to read `n_bytes`.
+
+    `bandwidth`: bytes a second that the machine can read.
+    """
+    samples_ts = [1e9 * n_tokens / ns for ns in samples_ns]
+    gb_s = statistics.fmean(n_bytes / ns for ns in samples_ns)
+    return {
+        "avg_ns": round(statistics.fmean(samples_ns)),
+        "stddev_ns": round(_deviation(samples_ns)),
+        "avg_ts": statistics.fmean(samples_ts),
+        "stddev_ts": _deviation(samples_ts),
+        "gb_s": gb_s,
+        "read_gb_s": bandwidth / 1e9,
+        "roofline": gb_s / (bandwidth / 1e9),
+        "samples_ns": list(samples_ns),
+        "samples_ts": samples_ts,
+    }
+
+
+def fill(runner: Runner, n_positions: int) -> None:
+    """Have so many positions of every sequence cached, and no more."""
+    runner.n_filled = 0
+    if n_positions:
+        runner.prompt(n_positions)
+
+
+def model_facts(name: str, metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Row:
+    """The model's keys of llama-bench: file name, type, bytes and number of weights."""
+    n_params = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    scale, unit = (1e9, "B") if n_params >= 1e9 else (1e6, "M")
+    size = f"{n_params / scale:.{1 if n_params / scale < 10 else 0}f}{unit}"
+    return {
+        "model_filename": name,
+        "model_type": f"{metadata['general.architecture']} {size} {_type_name(metadata, tensors)}",
+        "model_size": sum(tensor.data.nbytes for tensor in tensors.values()),
+        "model_n_params": n_params,
+    }
+
+
+def _run(runner: Runner, test: BenchTest, *, n_gen: int) -> int:
+    """Nanoseconds of the test's prompt and `n_gen` tokens after it, from its depth on."""
+    runner.n_filled = test.n_depth
+    started = time.perf_counter_ns()
+    if test.n_prompt:
+        runner.prompt(test.n_prompt)
+    for _ in range(n_gen):
+        runner.generate()
+    return time.perf_counter_ns() - started
+
+
+def _deviation(samples: Iterable[float]) -> float:
+    """Of a sample, as llama-bench: 0 for a single one."""
+    values = list(samples)
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _type_name(metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    """How llama.cpp calls the file's types, as "Q4_K - Medium"; else the type of most bytes."""
+    number = metadata.get("general.file_type")
+    known = {member.value: member.name for member in LlamaFileType}
+    if number in known:
+        name = known[number].removeprefix("MOSTLY_").removeprefix("ALL_")
+        base, _, quality = name.rpartition("_")
+        return f"{base} - {QUALITIES[quality]}" if quality in QUALITIES else name
+    sizes: dict[str, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.data.nbytes
+    return max(sizes, key=lambda name: sizes[name], default="no tensors")

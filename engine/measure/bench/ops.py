@@ -1,0 +1,244 @@
+"""Kernels one by one: a row for each type of weights, shape and number of rows.
+
+Shapes are those of a Llama of 1B. Products are measured with weights from memory (matrices in
+turn, four times what the last cache holds) and from a core's own cache (one matrix of half its
+size, again and again). The roofline is the longer of what reading takes, at the bandwidth measured
+on the same arrays, and what computing takes, at the measured peak of the instruction.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.engine.machine import cache_size
+from linnet.engine.measure.bench.work import work
+from linnet.engine.measure.roofline import peak_rate, read_bandwidth
+from linnet.engine.measure.synthetic import random_weights
+from linnet.kernels.compiler.jit import Library
+from linnet.kernels.isa import choose_isa
+from linnet.kernels.ops.elementwise import SiluMultiply
+from linnet.kernels.ops.peak import Peak, PeakDot, PeakFMA
+from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
+from linnet.kernels.runtime.program import Buffer, Program
+from linnet.kernels.runtime.team import Team
+from linnet.models.parts.graph import Graph
+from linnet.models.parts.rope import Rope
+from linnet.models.parts.weights import Matrix
+
+Row = dict[str, Any]
+Bytes = npt.NDArray[np.uint8]
+
+FEW, MANY = (1, 2, 4, 8), 512
+N_EMBD, N_FF, N_HEADS, N_KV_HEADS, HEAD_DIM = 2048, 8192, 32, 8, 64
+DEPTH = 8192
+OUT_BYTES = 128 << 10  # of results in a pass from cache, so that they leave it to the weights
+MOST_STEPS = 64  # in a pass
+LEAST_SECONDS = 0.05  # of passes measured
+L2_BYTES, L3_BYTES = 1 << 20, 32 << 20  # where the system does not tell
+OTHERS = ("attend", "norm", "rope", "pack", "silu")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kernel: `record` writes a step called `step` into a graph, anew for each of `copies`."""
+
+    op: str
+    shape: str
+    n_rows: int
+    step: str
+    record: Callable[[Graph, int], None]  # and the number of the copy
+    type: str = ""
+    source: str = ""  # memory or cache
+    copies: int = 1
+    arrays: Sequence[Bytes] = ()  # what is read; the roofline is measured with it
+    peak: Peak | None = None
+    depth: int = MANY
+
+    @property
+    def is_prompt(self) -> bool:
+        return self.n_rows == MANY
+
+
+def names() -> tuple[str, ...]:
+    """What can be asked for: types of weights, and the other kernels."""
+    return (*WEIGHT_TYPES, *OTHERS)
+
+
+def ops(
+    wanted: Sequence[str] = (), *, n_threads: int = 1, isa: str | None = None, exact: bool = False,
+    repetitions: int = 5,
+) -> Iterator[Row]:  # fmt: skip
+    """A row for each kernel of `wanted`, by default of all.
+
+    Raises ValueError for a name that is not among `names`, and ISAError.
+    """
+    for name in wanted:
+        if name not in names():
+            raise ValueError(f"kernel {name!r} is unknown; known: {', '.join(names())}")
+    library = Library(choose_isa(isa))
+    team = Team(library, n_threads)
+    try:
+        for name in wanted or names():
+            cases = _products(WEIGHT_TYPES[name], exact) if name in WEIGHT_TYPES else _others(name)
+            for case in cases:
+                yield _measure(case, library, team, exact=exact, repetitions=repetitions)
+    finally:
+        team.close()
+
+
+def _products(type: WeightType, exact: bool) -> Iterator[Case]:
+    """From memory with few rows and many, then from cache with few."""
+    quantised = isinstance(type, QuantType) and not exact
+    peak = PeakDot(type.largest) if isinstance(type, QuantType) and not exact else PeakFMA()
+    op = "linear" if quantised else "linear f32"
+    row_bytes, random = type.row_bytes(N_EMBD), np.random.default_rng(0)
+
+    def case(n_rows: int, n_out: int, source: str, n_matrices: int, copies: int) -> Case:
+        packed = weights[: n_matrices * n_out].reshape(n_matrices, n_out, row_bytes)
+        matrices = [Matrix("weights", type, n_out, N_EMBD, matrix) for matrix in packed]
+
+        def record(graph: Graph, copy: int) -> None:
+            x = inputs.setdefault(id(graph), graph.program.buffer("x", N_EMBD))
+            graph.linear(x, matrices[copy % n_matrices])
+
+        inputs: dict[int, Buffer] = {}
+        arrays = [matrices[copy % n_matrices].packed for copy in range(copies)]
+        shape = f"{n_out} x {N_EMBD}"
+        return Case(op, shape, n_rows, "weights", record, type.name, source, copies, arrays, peak)
+
+    n_matrices = max(2, -(-4 * (cache_size(3) or L3_BYTES) // (N_FF * row_bytes)))
+    weights = random_weights(random, type, n_matrices * N_FF, N_EMBD)
+    for n_rows in FEW:
+        yield case(n_rows, N_FF, "memory", n_matrices, n_matrices)
+    yield case(MANY, N_FF, "memory", 1, 1)
+    n_out = max(32, (cache_size(2) or L2_BYTES) // 2 // row_bytes // 32 * 32)
+    for n_rows in FEW:
+        copies = min(MOST_STEPS, max(4, OUT_BYTES // (4 * n_rows * n_out)))
+        yield case(n_rows, n_out, "cache", 1, copies)
+
+
+def _others(name: str) -> Iterator[Case]:
+    """Kernels without packed weights."""
+    if name == "attend":
+        for n_rows in FEW:
+            yield _attention(n_rows, DEPTH)
+        yield _attention(MANY, MANY)
+        return
+    weight = np.ones(N_EMBD, np.float32)
+    rope = Rope(np.ones(HEAD_DIM // 2), adjacent=True)
+
+    def record(graph: Graph, _: int) -> None:
+        x, y = (graph.program.buffer(n, N_FF if name == "silu" else N_EMBD) for n in "xy")
+        if name == "norm":
+            graph.rms_norm(x, weight, 1e-5)
+        elif name == "rope":
+            graph.rope(x, rope, head_dim=HEAD_DIM)
+        elif name == "silu":
+            graph.combine(SiluMultiply(), x, y)
+        else:
+            graph.linear(x, nothing)
+
+    type = WEIGHT_TYPES["Q8_0"]
+    packed = np.zeros((1, type.row_bytes(N_EMBD)), np.uint8)
+    nothing = Matrix("nothing", type, 1, N_EMBD, packed)  # what is quantised must have a use
+    for n_rows in (*FEW, MANY):
+        copies = 1 if n_rows == MANY else MOST_STEPS
+        shape = str(N_FF if name == "silu" else N_EMBD)
+        step = "SiluMultiply" if name == "silu" else name
+        yield Case(name, shape, n_rows, step, record, copies=copies)
+
+
+def _attention(n_rows: int, depth: int) -> Case:
+    n_slots = 1 if n_rows == MANY else n_rows
+    n_bytes = 2 * n_slots * N_KV_HEADS * depth * HEAD_DIM * 2
+    copies = 1 if n_rows == MANY else max(2, -(-4 * (cache_size(3) or L3_BYTES) // n_bytes))
+    caches: list[Bytes] = []
+
+    def record(graph: Graph, _: int) -> None:
+        widths = (N_HEADS * HEAD_DIM, *[N_KV_HEADS * HEAD_DIM] * 2)
+        q, k, v = (graph.program.buffer(n, w) for n, w in zip("qkv", widths, strict=True))
+        cache = graph.cache(N_KV_HEADS, HEAD_DIM)
+        for array in (cache.keys, cache.values):
+            array[...] = 0.5
+            caches.append(array.reshape(-1).view(np.uint8))
+        graph.attend(q, k, v, cache, scale=HEAD_DIM**-0.5)
+
+    source = "cache" if n_rows == MANY else "memory"
+    return Case(
+        "attend", f"d{depth}", n_rows, "attend", record, "F16", source, copies, caches, PeakFMA(),
+        depth,
+    )  # fmt: skip
+
+
+def _measure(case: Case, library: Library, team: Team, *, exact: bool, repetitions: int) -> Row:
+    program = Program(case.n_rows, 1)
+    n_slots = 1 if case.is_prompt else case.n_rows
+    graph = Graph(program, n_ctx=case.depth, n_slots=n_slots, exact=exact)
+    for copy in range(case.copies):
+        case.record(graph, copy)
+    program.steps = [step for step in program.steps if step.name == case.step]
+    _lay_out(program)
+    n = case.n_rows
+    program.state[:2] = n, 0
+    program.positions.data[:n] = range(n) if case.is_prompt else case.depth - 1
+    program.slots.data[:n] = 0 if case.is_prompt else range(n)
+    lowered = program.lower(library, n_tokens=None if case.is_prompt else n)
+    samples = _seconds(lambda: team.run(lowered), repetitions)
+    seconds = statistics.median(samples) / case.copies
+    done = work(program.steps[0], program)
+    row: Row = {
+        "op": case.op,
+        "type": case.type,
+        "shape": case.shape,
+        "n_rows": n,
+        "from": case.source,
+        "isa": library.isa.name,
+        "n_threads": team.n_threads,
+        "n_bytes": done.n_bytes,
+        "n_operations": done.n_operations,
+        "us": seconds * 1e6,
+        "gb_s": done.n_bytes / seconds / 1e9,
+        "gflop_s": done.n_operations / seconds / 1e9,
+        "read_gb_s": None,
+        "peak_gflop_s": None,
+        "roofline": None,
+    }
+    if case.arrays and case.peak:
+        bandwidth = read_bandwidth(team, library, case.arrays)
+        row["read_gb_s"] = bandwidth / 1e9
+        if peak := peak_rate(team, library, case.peak):
+            least = max(done.n_bytes / bandwidth, done.n_operations / peak)
+            row |= {"peak_gflop_s": peak / 1e9, "roofline": least / seconds}
+    return row
+
+
+def _lay_out(program: Program) -> None:
+    """Give every buffer memory of its own, full of ones, or zeros where it is packed: so steps need
+    not wait for each other."""
+    buffers = {
+        argument
+        for step in program.steps
+        for argument in step.arguments.values()
+        if isinstance(argument, Buffer) and argument.array is None
+    }
+    program.lay_out(keep=list(buffers))
+    for buffer in buffers:
+        buffer.data[...] = buffer.dtype.kind == "f"
+
+
+def _seconds(run: Callable[[], None], repetitions: int) -> list[float]:
+    """Of each run, after one to warm up."""
+    run()
+    samples: list[float] = []
+    while len(samples) < repetitions or sum(samples) < LEAST_SECONDS:
+        started = time.perf_counter()
+        run()
+        samples.append(time.perf_counter() - started)
+    return samples

@@ -1,0 +1,1 @@
+"""From a file of wide weights to one of packed weights."""

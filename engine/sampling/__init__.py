@@ -1,0 +1,1 @@
+"""From logits to a token: parameters, samplers and their order."""

@@ -1,0 +1,183 @@
+"""How to choose tokens and when to stop, with every value checked as it comes in."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+
+from linnet.models.parts.errors import ModelError
+
+MAX_STOP_CHARACTERS: Final = 1_000_000  # in all stop strings together
+
+_MAX_INT: Final = 2**31 - 1
+_MAX_BIAS: Final = 1000
+_KINDS: Final[dict[type, Any]] = {  # what one is called, which types are taken for it
+    int: ("an integer", int | np.integer),
+    float: ("a number", int | float | np.integer | np.floating),
+}
+_T = TypeVar("_T", int, float)
+
+
+class Parameter(NamedTuple):
+    """What there is to know of a field of `SamplingParams` beside its name and default."""
+
+    check: Callable[[str, object], Any]  # what to keep of a value by that name; raises ValueError
+    flags: Sequence[str] = ()  # of commands; none where only programs can say it
+    argument: Mapping[str, Any] = {}  # what argparse is told of the flags
+    key: str | None = None  # what a GGUF file calls it
+
+
+def _ranged(
+    kind: type[_T], default: float | None, low: float, high: float, usage: str, note: str,
+    key: str | None = None,
+) -> Any:  # fmt: skip
+    """A field for a number from `low` to `high`; if the default is None, for which flags have -1,
+    for None as well.
+
+    `usage`: the flags, and what stands for a value in their help; `key`: what follows
+    `general.sampling.` in files.
+    """
+
+    def check(name: str, value: object) -> _T | None:
+        if default is None and value is None:
+            return None
+        return _number(kind, name, value, low, high, "" if default is not None else ", or None")
+
+    *flags, metavar = usage.split()
+    if default is not None:
+        models = "the model's, or " if key else ""
+        note = f"by default {models}{default:g}; {note}"
+    argument = {"type": kind, "metavar": metavar, "help": note}
+    about = Parameter(check, flags, argument, key and f"general.sampling.{key}")
+    return field(default=default, metadata=about._asdict())
+
+
+def _number(
+    kind: type[_T], name: str, value: Any, low: float, high: float, or_else: str = ""
+) -> _T:
+    noun, types = _KINDS[kind]
+    if isinstance(value, types) and not isinstance(value, bool) and low <= value <= high:
+        return kind(value)  # which was not NaN
+    raise _error(name, value, f"{noun} from {low} to {high}{or_else}")
+
+
+def _error(name: str, value: object, limits: str) -> ValueError:
+    return ValueError(f"{name} is {reprlib.repr(value)}; it must be {limits}")
+
+
+def _bias(name: str, bias: object) -> dict[int, float]:
+    if not isinstance(bias, Mapping):
+        raise _error(name, bias, "a mapping from token ids to numbers")
+    return {
+        _number(int, f"a token id in {name}", token_id, 0, _MAX_INT): _number(
+            float, f"{name}[{token_id}]", value, -math.inf, _MAX_BIAS
+        )
+        for token_id, value in bias.items()
+    }
+
+
+def _boolean(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _error(name, value, "True or False")
+
+
+def _strings(name: str, stop: object) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(strings, list | tuple):
+        raise _error(name, stop, "a string, or a list of strings")
+    for i, string in enumerate(strings):
+        if not isinstance(string, str) or not string:
+            raise _error(f"{name}[{i}]", string, "a string of at least 1 character")
+    if sum(map(len, strings)) > MAX_STOP_CHARACTERS:
+        raise ValueError(
+            f"{name} has {sum(map(len, strings))} characters; it must be at most "
+            f"{MAX_STOP_CHARACTERS} in all strings together"
+        )
+    return tuple(strings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to choose tokens, and when to stop; the defaults are those of llama-cli.
+
+    `max_tokens`: the most to generate; None for as many as fit the context.
+    `temperature`: divides logits; at 0 the likeliest token is always taken.
+    `top_k`: keep the so many likeliest; 0 is off.
+    `top_p`: keep the fewest that together are this probable; 1 is off.
+    `min_p`: keep those at least this many times as likely as the likeliest; 0 is off.
+    `repeat_penalty`: divides logits above 0 of recent tokens, and multiplies others; 1 is off.
+    `repeat_last_n`: how many tokens are recent, those of the prompt included; 0 for none, -1 all.
+    `presence_penalty`: is taken from the logits of recent tokens; 0 is off.
+    `frequency_penalty`: is taken from them as often as the token is there; 0 is off.
+    `logit_bias`: what is added to logits, by token id; -inf rules a token out.
+    `seed`: the same one draws the same tokens; None for another every time.
+    `stop`: a string, or several, before which the text ends; kept as a tuple.
+    `ignore_eos`: go on where the model would end.
+
+    Raises `ValueError` naming the field, its value and the limits. For what the samplers do, see
+    `linnet.engine.sampling.samplers`.
+    """
+
+    # A field says all there is to know: checks, commands' flags and files' keys follow from it.
+    max_tokens: int | None = _ranged(
+        int, None, 0, _MAX_INT, "-n --n-predict --predict N", "tokens at most; -1: no limit"
+    )
+    temperature: float = _ranged(
+        float, 0.8, 0, 100, "--temp --temperature T", "0 is greedy", key="temp"
+    )
+    top_k: int = _ranged(int, 40, 0, _MAX_INT, "--top-k K", "0 is off", key="top_k")
+    top_p: float = _ranged(float, 0.95, 0, 1, "--top-p P", "1 is off", key="top_p")
+    min_p: float = _ranged(float, 0.05, 0, 1, "--min-p P", "0 is off", key="min_p")
+    repeat_penalty: float = _ranged(
+        float, 1.0, 0.01, 100, "--repeat-penalty X", "1 is off", key="penalty_repeat"
+    )
+    repeat_last_n: int = _ranged(
+        int, 64, -1, _MAX_INT, "--repeat-last-n N", "-1: all tokens", key="penalty_last_n"
+    )
+    presence_penalty: float = _ranged(float, 0.0, -100, 100, "--presence-penalty X", "0 is off")
+    frequency_penalty: float = _ranged(float, 0.0, -100, 100, "--frequency-penalty X", "0 is off")
+    logit_bias: Mapping[int, float] = field(  # by token id
+        default_factory=dict, hash=False, metadata={"check": _bias}
+    )
+    seed: int | None = _ranged(int, None, 0, 2**64 - 1, "-s --seed SEED", "-1: another each time")
+    stop: Sequence[str] = field(default=(), metadata={  # one string, or several; kept as a tuple
+        "check": _strings, "flags": ["--stop"],
+        "argument": {"action": "append", "metavar": "TEXT", "help": "end there; may be repeated"},
+    })  # fmt: skip
+    ignore_eos: bool = field(default=False, metadata={
+        "check": _boolean, "flags": ["--ignore-eos"],
+        "argument": {"action": "store_true", "help": "go on where the model would end"},
+    })  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, parameter in PARAMETERS.items():
+            object.__setattr__(self, name, parameter.check(name, getattr(self, name)))
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, object], **given: Any) -> SamplingParams:
+        """The fields given; for others what a file's metadata says, as `general.sampling.top_k`
+        does, or the defaults.
+
+        Keys of samplers we do not have (`sequence`, `xtc_*`, `mirostat*`) change nothing. Raises
+        `ModelError` naming the key, its value and the limits; `ValueError` for a given field, and
+        TypeError for one there is not.
+        """
+        found: dict[str, Any] = {}
+        for name, key in METADATA.items():
+            if name in given or key not in metadata:
+                continue
+            try:
+                found[name] = PARAMETERS[name].check(key, metadata[key])
+            except ValueError as error:
+                raise ModelError(str(error)) from None
+        return cls(**found, **given)
+
+
+PARAMETERS: Final = {field.name: Parameter(**field.metadata) for field in fields(SamplingParams)}
+METADATA: Final = {name: about.key for name, about in PARAMETERS.items() if about.key is not None}

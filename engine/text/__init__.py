@@ -1,0 +1,1 @@
+"""Between text and token ids: vocabularies, tokenizers, stop strings."""

@@ -1,0 +1,1 @@
+"""From LLVM IR to machine code, kept on disk; the only wing that knows LLVM's binding."""

@@ -1,0 +1,250 @@
+"""IR text to native functions: optimise, compile, cache, look up; the only llvmlite.binding file.
+
+Object code is kept on disk under a key of everything it depends on: the kernel's name, the sources
+of this package, LLVM's version, the target and its features. An entry is a SHA-256 digest, of
+key and object, and the object; one whose digest does not match is compiled anew.
+
+Environment: LINNET_CACHE_DIR moves the cache, LINNET_CACHE=0 turns it off, and
+LINNET_DUMP=ir,opt,asm writes each kernel compiled, as text, into ./linnet-dump/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import os
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from linnet.kernels.compiler.files import read_own, write_own
+from linnet.kernels.runtime.memory import check_room
+
+if TYPE_CHECKING:
+    from linnet.kernels.isa import ISA
+
+ROOM = 64 << 20  # more bytes than LLVM takes for a kernel
+STAGES = ("ir", "opt", "asm")
+ALLOWED_SYMBOLS = frozenset({"memset", "memcpy", "memmove"})
+
+
+class CompileError(RuntimeError):
+    """A kernel could not be compiled, or a function is not there: its own or one that it calls."""
+
+
+class Source(Protocol):
+    """Something that compiles to one native function called `symbol`."""
+
+    @property
+    def symbol(self) -> str: ...
+
+    def ir(self, isa: ISA) -> str: ...
+
+
+@cache
+def host_features() -> frozenset[str]:
+    """LLVM's names for what this CPU and its operating system support."""
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+class Library:
+    """Compiled functions for one ISA, alive as long as this object.
+
+    `compile_seconds` and `n_compiled` say what the cache did not save.
+    """
+
+    def __init__(self, isa: ISA) -> None:
+        """Raises MemoryError, and ValueError for a LINNET_DUMP with an unknown word."""
+        self.isa = isa
+        self._dumped = _dumped_stages()
+        self.compile_seconds = 0.0
+        self.n_compiled = 0
+        self._addresses: dict[str, int] = {}
+        self._lock = threading.Lock()
+        check_room(ROOM)
+        self._objects = ObjectCache.from_environment()
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self._target = llvm.Target.from_triple(_triple())
+        self._machine = self._target_machine()
+        self._engine = llvm.create_mcjit_compiler(self._parse(""), self._target_machine())
+
+    def address(self, source: Source) -> int:
+        """Where the compiled function lies; from any thread. Raises CompileError and
+        MemoryError."""
+        symbol = source.symbol
+        with self._lock:
+            if symbol not in self._addresses:
+                check_room(ROOM)
+                key = self._key(symbol)
+                code = self._objects.read(key)
+                if code is None:
+                    code = self._compile(source)
+                    self._objects.write(key, code)
+                self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+                self._engine.finalize_object()
+                address = self._engine.get_function_address(symbol)
+                if not address:
+                    raise CompileError(f"{symbol}: its code has no function of that name")
+                self._addresses[symbol] = address
+            return self._addresses[symbol]
+
+    def _target_machine(self) -> Any:
+        return self._target.create_target_machine(
+            features=self.isa.target_attributes, opt=3, jit=True
+        )
+
+    def _key(self, symbol: str) -> str:
+        target = (llvm.llvm_version_info, llvmlite.__version__, _triple())
+        code = (self.isa.target_attributes, self.isa.tuning.in_code)
+        parts = (symbol, _sources_digest(), *target, *code)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def _parse(self, ir: str) -> Any:
+        return llvm.parse_assembly(f'target triple = "{_triple()}"\n{ir}')
+
+    def _compile(self, source: Source) -> bytes:
+        started = time.perf_counter()
+        with _uncollected():
+            ir = source.ir(self.isa)
+        text = "\n".join(line for line in ir.splitlines() if not line.startswith("target "))
+        self._dump(source.symbol, "ir", text)
+        try:
+            module = self._parse(text)
+            module.verify()
+        except RuntimeError as error:
+            raise CompileError(f"{source.symbol}: {error}") from error
+        passes = llvm.create_pass_builder(self._machine, _pipeline())
+        passes.getModulePassManager().run(module, passes)
+        self._dump(source.symbol, "opt", module)
+        self._dump(source.symbol, "asm", module, self._machine)
+        code: bytes = self._machine.emit_object(module)
+        missing = undefined_symbols(code) - ALLOWED_SYMBOLS
+        if missing:
+            raise CompileError(f"{source.symbol} calls {', '.join(sorted(missing))}")
+        self.compile_seconds += time.perf_counter() - started
+        self.n_compiled += 1
+        return code
+
+    def _dump(self, symbol: str, stage: str, module: Any, machine: Any = None) -> None:
+        if stage in self._dumped:
+            folder = Path("linnet-dump")
+            folder.mkdir(exist_ok=True)
+            text = machine.emit_assembly(module) if machine else str(module)
+            (folder / f"{symbol}.{stage}").write_text(text)
+
+
+class ObjectCache:
+    """Object code on disk: owner-only, checked by digest, replaced by atomic rename.
+
+    Any trouble with the disk means compiling again, never an error.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    @classmethod
+    def from_environment(cls) -> ObjectCache:
+        if os.environ.get("LINNET_CACHE") == "0":
+            return cls(None)
+        folder = os.environ.get("LINNET_CACHE_DIR")
+        if folder:
+            return cls(Path(folder))
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return cls(Path(root) / "linnet" / "kernels")
+
+    def read(self, key: str) -> bytes | None:
+        entry = None if self.folder is None else read_own(self.folder / key, ROOM)
+        if entry is None:
+            return None
+        digest, code = entry[:32], entry[32:]
+        return code if _digest(key, code) == digest else None
+
+    def write(self, key: str, code: bytes) -> None:
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                write_own(self.folder / key, _digest(key, code) + code)
+
+
+def _digest(key: str, code: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + code).digest()
+
+
+def undefined_symbols(code: bytes) -> set[str]:
+    """Names that an ELF64 little-endian object wants from elsewhere (empty for other formats)."""
+    if code[:6] != b"\x7fELF\x02\x01":
+        return set()
+    (sections_at,) = struct.unpack_from("<Q", code, 0x28)
+    entry_size, n_sections = struct.unpack_from("<HH", code, 0x3A)
+    sections = [
+        struct.unpack_from("<IIQQQQIIQQ", code, sections_at + i * entry_size)
+        for i in range(n_sections)
+    ]
+    missing = set()
+    for _, kind, _, _, offset, size, link, _, _, symbol_size in sections:
+        if kind != 2:  # SHT_SYMTAB
+            continue
+        names_at = sections[link][4]
+        for at in range(offset + symbol_size, offset + size, symbol_size):
+            name, _, _, section = struct.unpack_from("<IBBH", code, at)
+            if section == 0 and name:  # SHN_UNDEF
+                end = code.index(b"\0", names_at + name)
+                missing.add(code[names_at + name : end].decode())
+    return missing
+
+
+def _pipeline() -> Any:
+    """LLVM's, without what kernels have done for themselves: vectors and unrolled loops."""
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_interleaving = options.loop_unrolling = False
+    return options
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep Python from looking for garbage meanwhile: a tree of IR that only grows has none, and
+    the looking took a third of the time that building one did."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@cache
+def _triple() -> str:
+    """This process's target; as ELF on Windows too, whose own object format MCJIT does not load."""
+    triple: str = llvm.get_process_triple()
+    return triple + "-elf" if sys.platform == "win32" else triple
+
+
+@cache
+def _sources_digest() -> str:
+    """A digest of this package's source files: any change of theirs makes new kernels."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parents[1]
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _dumped_stages() -> frozenset[str]:
+    """What LINNET_DUMP asks for. Raises ValueError for what there is not."""
+    asked = os.environ.get("LINNET_DUMP", "")
+    stages = frozenset(asked.split(",")) - {""}
+    if not stages <= frozenset(STAGES):
+        raise ValueError(f"LINNET_DUMP is {asked!r}; it must be one or more of {','.join(STAGES)}")
+    return stages

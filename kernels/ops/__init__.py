@@ -1,0 +1,1 @@
+"""Operations on rows of numbers, each as native code and as its numpy reference."""

@@ -1,0 +1,122 @@
+"""How fast this machine can multiply: the roofline that products of many rows are held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from linnet.kernels.ir import Value, f32, i8, i32, i64, pointer, u8
+from linnet.kernels.isa import ISA
+from linnet.kernels.ops.base import ALL_ROWS, Op, OpKernel
+
+ROUNDS = 1000  # in an item
+N_WEIGHTS, MOST_X = 3, 4  # registers; their 12 sums keep two units of five cycles' latency busy
+
+
+@dataclass(frozen=True)
+class Peak(Op):
+    """Multiply and add in registers, at full tilt; an item is 1000 rounds of a tile of sums.
+
+    data: factors to begin with, `n_data` bytes; out: (n_items * lanes,) numbers of 4 bytes
+
+        for item in items:
+            for round in 1000:
+                for weights in 3 registers, for x in 3 or 4:  sums[weights][x] += weights * x
+    """
+
+    parameters = {"data": pointer, "out": pointer, "n_items": i64}
+    per_lane: ClassVar[int]  # arithmetic operations of a round, for each of a register's sums
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return sizes["n_items"], ALL_ROWS
+
+    def n_factors(self, isa: ISA) -> int:
+        """How many registers of weights and of x: as many as fit beside their sums."""
+        return N_WEIGHTS + min(MOST_X, (isa.registers - N_WEIGHTS) // (N_WEIGHTS + 1))
+
+    def operations(self, isa: ISA) -> int:
+        """Multiplications and additions in an item."""
+        n_sums = N_WEIGHTS * (self.n_factors(isa) - N_WEIGHTS)
+        return ROUNDS * n_sums * isa.lanes * self.per_lane
+
+    def n_data(self, isa: ISA) -> int:
+        return self.n_factors(isa) * isa.bits // 8
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        n_bytes = k.isa.bits // 8
+        for item in k.items():
+            starts = [a["data"].at(i * n_bytes) for i in range(self.n_factors(k.isa))]
+            factors = [k.cell(value) for value in self.factors(k, starts)]
+            weights, xs = factors[:N_WEIGHTS], factors[N_WEIGHTS:]
+            kind = self.zero(k).type
+            sums = [[k.cell(kind, "sum") for _ in weights] for _ in xs]
+            for _ in k.range(ROUNDS, name="round"):
+                for factor in factors:
+                    # As if they were new ones each round: products must not be taken out of it.
+                    factor.set(k.opaque(factor.get()))
+                for x, row in zip(xs, sums, strict=True):
+                    for w, total in zip(weights, row, strict=True):
+                        total.set(self.multiply_add(k, total.get(), w.get(), x.get()))
+            cells = [cell.get() for row in sums for cell in row]
+            a["out"].store(sum(cells[1:], cells[0]), item * n_bytes)
+
+    def zero(self, k: OpKernel) -> Value:
+        raise NotImplementedError
+
+    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
+        raise NotImplementedError
+
+    def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PeakDot(Peak):
+    """The dot product of bytes that products with quantised activations are made of."""
+
+    largest: int  # no weight is above it
+
+    per_lane = 8
+
+    def zero(self, k: OpKernel) -> Value:
+        return k.constant(i32[k.isa.lanes], 0)
+
+    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
+        n = k.isa.bits // 8
+        weights = [start.load(u8[n]) & self.largest for start in starts[:N_WEIGHTS]]
+        return [*weights, *(start.load(i8[n]) for start in starts[N_WEIGHTS:])]
+
+    def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
+        return k.isa.dot(total, w, x, self.largest)
+
+    def reference(self, **a: Any) -> None:
+        """For a vector of `out.size / n_items` lanes, whatever the ISA."""
+        lanes = a["out"].size // a["n_items"]
+        vectors = a["data"].reshape(-1, lanes, 4).astype(np.int64)
+        weights = vectors[:N_WEIGHTS] & 0xFF & self.largest
+        products = np.einsum("wlb,xlb->l", weights, vectors[N_WEIGHTS:])
+        a["out"].reshape(-1, lanes)[...] = products * ROUNDS
+
+
+@dataclass(frozen=True)
+class PeakFMA(Peak):
+    """The multiply-add of f32 that products with f32 activations are made of."""
+
+    per_lane = 2
+
+    def zero(self, k: OpKernel) -> Value:
+        return k.constant(f32[k.isa.lanes], 0)
+
+    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
+        return [start.load(f32[k.isa.lanes]) for start in starts]
+
+    def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
+        return k.fma(w, x, total)
+
+    def reference(self, **a: Any) -> None:
+        lanes = a["out"].size // a["n_items"]
+        vectors = a["data"].reshape(-1, lanes).astype(np.float64)
+        products = vectors[:N_WEIGHTS].sum(axis=0) * vectors[N_WEIGHTS:].sum(axis=0)
+        a["out"].reshape(-1, lanes)[...] = products * ROUNDS

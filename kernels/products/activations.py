@@ -1,0 +1,216 @@
+"""Activations as products take them: int8 in groups of 32, under one scale each.
+
+A row is packed span by span: 256 columns while they last, then single groups of 32. A span holds
+its lanes in the order of products (`linnet.kernels.products.interleave`), then, for every 16
+columns, the f32 scale of their group, the f32 sum of what they stand for, and the i32 sum of their
+lanes:
+
+    256 columns: i8[256], f32[16], f32[16], i32[16];      32 columns: i8[32], f32[2], f32[2], i32[2]
+
+That is 7n/4 bytes; a row has room for 2n, which its columns take as bf16 for CPUs with matrix
+registers, and for 64 more: rows of a power of two would all lie on the same lines of a cache.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.ir import Pointer, Value, f32, i8, i32, i64, pointer, u32
+from linnet.kernels.isa import ISA
+from linnet.kernels.ops.base import Op, OpKernel
+from linnet.kernels.products.interleave import GROUP, GROUPS, RUN, RUNS, place
+
+# Adding 1.5 * 2^23 and taking it away leaves a small number's nearest integer, ties to even.
+ROUNDING = 12582912.0
+
+STEPS = 127, 126  # from 0 to the largest of a group: the better of two
+OTHER_AREA = (127 / 126) ** 2  # of a square of one step of 126, where one of 127 is 1
+MOST = float(np.finfo(np.float32).max)  # steps per unit: more would be needed for subnormal numbers
+
+
+def packed_bytes(n_columns: Any) -> Any:
+    """What a row of so many columns (a multiple of 32; an int or a Value) takes when packed."""
+    return n_columns * 2 + 64
+
+
+def span_bytes(n_columns: Any) -> Any:
+    """What the spans of so many columns take."""
+    return n_columns * 7 // 4
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A packed span of so many groups (8 or 1) in memory."""
+
+    address: Pointer
+    n_groups: int | Value
+
+    @classmethod
+    def of(cls, rows: Pointer, row: Value | int, n_columns: Value, column: Value, n: int) -> Span:
+        """The span of `n` columns (256 or 32) from `column` on, in one of several rows."""
+        at = packed_bytes(n_columns) * row + span_bytes(column)
+        return cls(rows.at(at), n // GROUP)
+
+    def lanes(self, run: int, group: int | Value) -> Pointer:
+        """i8: a run of a group; on from there the same run of the groups that follow."""
+        return self.address.at(place(run, group, self.n_groups))
+
+    def scales(self, group: int | Value) -> Pointer:
+        """f32: two for every group."""
+        return self.address.at(self.n_groups * GROUP + group * 8)
+
+    def sums(self, group: int | Value) -> Pointer:
+        """f32: two for every group."""
+        return self.address.at(self.n_groups * (GROUP + 8) + group * 8)
+
+    def lane_sums(self, group: int | Value) -> Pointer:
+        """i32: two for every group."""
+        return self.address.at(self.n_groups * (GROUP + 16) + group * 8)
+
+
+@dataclass(frozen=True)
+class Quantize(Op):
+    """x f32 (n_rows, width) -> out u8 (n_rows, packed_bytes(width)); an item is a group of 32.
+
+    A token may have several rows.
+
+        for group in items:
+            for largest in 127, 126:
+                lanes = round(x * largest / max |x|)     # to nearest, ties to even
+            lanes = those that rounding moved less, once scaled back
+            scale = sum(x * lanes) / sum(lanes * lanes)  # least squares: a little off max |x| / 127
+            sums  = scale * (sum of each 16 lanes)       # what a type's offset is multiplied by
+            lane_sums = sum of each 16 lanes
+
+    A NaN or infinity in a group leaves no product with that group finite.
+    """
+
+    parameters = {"x": pointer, "out": pointer, "width": i64}
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return sizes["x"] // GROUP, 1
+
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 16, 16
+
+    def emit(self, k: OpKernel, **a: Any) -> None:
+        for n, done in k.strips(k.last - k.first, (4, 1)):
+            self._groups(k, a, k.first + done, n)
+
+    def _groups(self, k: OpKernel, a: dict[str, Any], first: Value, n: int) -> None:
+        """n groups at a time: what is summed across lanes is summed for all of them together."""
+        x = [a["x"].load(f32[GROUP], (first + i) * (GROUP * 4)) for i in range(n)]
+        # As integers, magnitudes order like the floats, and NaN is above them all.
+        sizes = [(group.bits(u32[GROUP]) & 0x7FFFFFFF).bits(i32[GROUP]) for group in x]
+        halves = [k.maximum(size[:16], size[16:]) for size in sizes]
+        largest = k.reduce(halves, k.maximum).bits(f32[n])
+        (lanes, errors), (other_lanes, other_errors) = (
+            self._round(k, x, (largest > 0.0).select(k.minimum(steps / largest, MOST), 0.0))
+            for steps in STEPS
+        )
+        better = other_errors * OTHER_AREA < errors  # not where a number is not finite
+        lanes = [better[i].select(other_lanes[i], lanes[i]) for i in range(n)]
+        parts = []
+        for group, rounded in zip(x, lanes, strict=True):
+            products, squares = group * rounded, rounded * rounded
+            parts += [products[:16] + products[16:], squares[:16] + squares[16:]]
+            parts += [rounded[:16], rounded[16:]]
+        sums = k.reduce(parts, operator.add)
+        scales = sums.shuffle(range(0, 4 * n, 4)) / k.maximum(sums.shuffle(range(1, 4 * n, 4)), 1.0)
+        for i in range(n):
+            scale, packed = scales[i].splat(2), lanes[i].to(i32).to(i8)
+            span, group = self._place(k, a, first + i)
+            for run in range(RUNS):
+                span.lanes(run, group).store(packed[RUN * run : RUN * (run + 1)])
+            span.scales(group).store(scale)
+            span.sums(group).store(sums[4 * i + 2 : 4 * i + 4] * scale)
+            span.lane_sums(group).store(sums[4 * i + 2 : 4 * i + 4].to(i32))
+
+    def _round(self, k: OpKernel, x: list[Value], inverse: Value) -> tuple[list[Value], Value]:
+        """Each group's lanes as f32[32], and the sums of what rounding moved, squared: f32[n]."""
+        lanes, parts = [], []
+        for i, group in enumerate(x):
+            scaled = group * inverse[i]
+            rounded = (scaled + ROUNDING) - ROUNDING
+            moved = scaled - rounded
+            squares = moved * moved
+            lanes.append(rounded)
+            parts.append(squares[:16] + squares[16:])
+        return lanes, k.reduce(parts, operator.add)
+
+    def _place(self, k: OpKernel, a: dict[str, Any], item: Value) -> tuple[Span, Value]:
+        """The span that an item's group belongs to, and the group's number in it."""
+        in_row = a["width"] // GROUP
+        row = (item.to(u32) // in_row.to(u32)).to(i64)
+        group = item - row * in_row
+        n_groups = (group < (in_row & -GROUPS)).select(k.constant(i64, GROUPS), 1)
+        start = group & -n_groups
+        at = packed_bytes(a["width"]) * row + span_bytes(start * GROUP)
+        return Span(a["out"].at(at), n_groups), group - start
+
+    def reference(self, **a: Any) -> None:
+        groups = a["x"].reshape(-1, a["width"] // GROUP, GROUP)
+        largest = np.abs(groups).max(axis=-1)
+        (lanes, errors), (other_lanes, other_errors) = (
+            self._rounded(groups, largest, np.float32(steps)) for steps in STEPS
+        )
+        better = other_errors * np.float32(OTHER_AREA) < errors
+        lanes = np.where(better[..., None], other_lanes, lanes)
+        scales = _sum(groups * lanes) / np.maximum(_sum(lanes * lanes), 1)
+        done = 0
+        for span in spans(a["out"].reshape(len(groups), -1)):
+            n_rows, n_spans, n_groups = span["scales"].shape[:3]
+            here = slice(done, done + n_spans * n_groups)
+            each = lanes[:, here].reshape(n_rows, n_spans, n_groups, RUNS, RUN)
+            span["lanes"] = each.swapaxes(2, 3)
+            span["scales"] = scales[:, here].reshape(n_rows, n_spans, n_groups, 1)
+            span["lane_sums"] = each.reshape(*span["sums"].shape, 16).sum(axis=-1)
+            span["sums"] = span["lane_sums"] * span["scales"]
+            done += n_spans * n_groups
+
+    def _rounded(self, groups: Any, largest: Any, steps: np.float32) -> tuple[Any, Any]:
+        """What `_round` does, to the same bits."""
+        inverse = np.zeros_like(largest)
+        with np.errstate(over="ignore"):
+            np.divide(steps, largest, out=inverse, where=largest > 0)
+        np.minimum(inverse, np.float32(MOST), out=inverse)
+        scaled = groups * inverse[..., None]
+        lanes = np.rint(scaled)
+        return lanes, _sum((scaled - lanes) ** 2)
+
+
+def _sum(terms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Sums along the last axis, half added to half as `Kernel.reduce` does: to the same bits."""
+    while terms.shape[-1] > 1:
+        half = terms.shape[-1] // 2
+        terms = terms[..., :half] + terms[..., half:]
+    return terms[..., 0]
+
+
+def spans(packed: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[Any]]:
+    """Packed rows as records (n_rows, n_spans): those of 8 groups, then those of 1.
+
+    Fields: `lanes` (4, n_groups, 8), `scales`, `sums` and `lane_sums` (n_groups, 2).
+    """
+    end = span_bytes((packed.shape[1] - 64) // 2)
+    whole = end // span_bytes(GROUPS * GROUP) * span_bytes(GROUPS * GROUP)
+    for n_groups, part in ((GROUPS, packed[:, :whole]), (1, packed[:, whole:end])):
+        pairs = "<f4", (n_groups, 2)
+        fields: Any = [("lanes", "i1", (RUNS, n_groups, RUN)), ("scales", *pairs), ("sums", *pairs)]
+        fields += [("lane_sums", "<i4", (n_groups, 2))]
+        yield part.view(np.dtype(fields)) if part.size else np.empty((len(part), 0), fields)
+
+
+def dequantized(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The activations (n_rows, n_columns) that `Quantize`'s bytes stand for."""
+    parts = [
+        (span["lanes"].swapaxes(2, 3) * span["scales"][..., :1].astype(np.float64)[..., None])
+        for span in spans(packed)
+    ]
+    return np.concatenate([part.reshape(len(packed), -1) for part in parts], axis=1)

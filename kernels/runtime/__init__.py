@@ -1,0 +1,1 @@
+"""Programs of native steps, and the team of threads that runs them."""

@@ -1,0 +1,1 @@
+"""What architectures are made of; nothing here knows one of them."""

@@ -1,0 +1,287 @@
+"""The words that architectures are written in; each records a step of a program."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from linnet.kernels.ir import Type, f16, f32
+from linnet.kernels.ops.attention import Attend
+from linnet.kernels.ops.base import Op
+from linnet.kernels.ops.elementwise import (
+    Add,
+    AddRow,
+    Elementwise,
+    Scale,
+    ScaleByPosition,
+    ScaleRows,
+    SoftCap,
+    Unary,
+)
+from linnet.kernels.ops.kv_cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
+from linnet.kernels.ops.norm import LayerNorm, RmsNorm
+from linnet.kernels.ops.rope import Rope
+from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
+from linnet.kernels.products.activations import packed_bytes
+from linnet.kernels.products.linear import Linear, Product
+from linnet.kernels.quants import WEIGHT_TYPES
+from linnet.kernels.runtime.memory import aligned
+from linnet.kernels.runtime.program import Argument, Buffer, Program, Rows
+from linnet.models.parts.cache import STATE, Cache, Ring
+from linnet.models.parts.positions import PositionTable, Temperature
+from linnet.models.parts.rope import Rope as Rotation
+from linnet.models.parts.weights import Floats, Matrix
+
+
+class Graph:
+    """A program under recording, for `n_slots` sequences of up to `n_ctx` positions each.
+
+    `exact`: multiply packed weights by f32 activations and keep keys and values in f32, instead of
+    int8 activations and an f16 cache. `rings`: how much of a sequence its layers keep.
+    `cache_bytes`: what keys, values and states take, of all sequences.
+    """
+
+    def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
+        self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
+        self._packed: dict[tuple[Buffer, Op, int], Buffer] = {}
+        self._tables: dict[Rotation | Temperature, PositionTable] = {}
+        self._caches: dict[object, Cache] = {}
+        self.rings: set[Ring] = set()
+        self.cache_bytes = 0  # that keys, values and states take once they are full
+        self.shared: dict[object, Any] = {}  # what blocks far apart take, by who made it
+
+    # -- rows in, rows out ----------------------------------------------------------------------
+    def embed(self, table: Matrix) -> Buffer:
+        """The embeddings of this pass's tokens (n_tokens, n_embd)."""
+        out = self.buffer("embedding", table.n_columns)
+        self.program.step(
+            "embed", PickRows(table.type),
+            table=table.packed, rows=self.program.tokens, out=out, width=table.n_columns,
+        )  # fmt: skip
+        return out
+
+    def outputs(self, x: Buffer) -> Buffer:
+        """The rows of x whose logits are wanted (n_outputs, width)."""
+        out = self.buffer("outputs", x.width, Rows.OUTPUTS)
+        self.program.step(
+            "outputs", PickRows(WEIGHT_TYPES["F32"]),
+            table=x, rows=self.program.outputs, out=out, width=x.width,
+        )  # fmt: skip
+        return out
+
+    # -- layers ---------------------------------------------------------------------------------
+    def linear(self, x: Buffer, *matrices: Matrix) -> tuple[Buffer, ...]:
+        """x @ matrix.T for each matrix; x is quantised once for all of them."""
+        return tuple(self._linear(x, matrix) for matrix in matrices)
+
+    def rms_norm(self, x: Buffer, weight: Floats, eps: float) -> Buffer:
+        """Over runs of as many columns as `weight` has: a whole row, or each head."""
+        out = self.buffer("norm", x.width, x.rows)
+        self.program.step(
+            "norm", RmsNorm(), x=x, weight=weight, out=out, width=weight.size, eps=eps
+        )
+        return out
+
+    def layer_norm(self, x: Buffer, weight: Floats, bias: Floats, eps: float) -> Buffer:
+        """Over runs of weight.shape[-1] columns, which take the rows of weight and bias in turn."""
+        out = self.buffer("norm", x.width, x.rows)
+        width = weight.shape[-1]
+        self.program.step(
+            "norm", LayerNorm(),
+            x=x, weight=weight, bias=bias, out=out,
+            width=width, n_weights=weight.size // width, eps=eps,
+        )  # fmt: skip
+        return out
+
+    def rope(self, x: Buffer, rope: Rotation, *, head_dim: int) -> Buffer:
+        """Rotate the first 2 * n_pairs columns of every head by position, in place."""
+        table = self._table(rope)
+        self.program.step(
+            "rope", Rope(rope.adjacent),
+            x=x, positions=self.program.positions, table=table,
+            n_heads=x.width // head_dim, head_dim=head_dim, n_pairs=table.shape[2],
+        )  # fmt: skip
+        return x
+
+    @property
+    def n_bytes(self) -> int:
+        """What caches, states and tables take once they are full."""
+        return self.cache_bytes + sum(table.data.nbytes for table in self._tables.values())
+
+    def reach(self, n_positions: int) -> None:
+        """Have what depends on positions ready for those below; before each pass of a program."""
+        for table in self._tables.values():
+            table.reach(n_positions)
+
+    def state(self, *shape: int) -> Floats:
+        """Numbers (n_slots, *shape) that stay from pass to pass; zero at first."""
+        self.rings.add(STATE)
+        state: Floats = self._memory((self.n_slots, *shape), f32)
+        return state
+
+    def cache(
+        self, n_kv_heads: int, head_dim: int, *, window: int | None = None, owner: object = None
+    ) -> Cache:
+        """Room for the keys and values of one layer, in which a token sees `window` positions, or
+        all before it; pages are taken as positions are filled.
+
+        The same for the same owner, if there is one.
+        """
+        owner = owner or object()
+        if owner not in self._caches:
+            ring = Ring.of(window, n_ctx=self.n_ctx, n_batch=self.program.max_tokens)
+            self._caches[owner] = self._new_cache(n_kv_heads, head_dim, ring)
+        return self._caches[owner]
+
+    def _new_cache(self, n_kv_heads: int, head_dim: int, ring: Ring) -> Cache:
+        type = f32 if self.exact else f16
+        shape = self.n_slots, n_kv_heads, ring.capacity, head_dim
+        self.rings.add(ring)
+        return Cache(type, ring, self._memory(keys_shape(*shape), type), self._memory(shape, type))
+
+    def _memory(self, shape: tuple[int, ...], type: Type) -> Any:
+        """Zeros that stay from pass to pass."""
+        self.cache_bytes += math.prod(shape) * type.bytes
+        return self._zeros(shape, type)
+
+    def _table(self, of: Rotation | Temperature) -> Floats:
+        """A row of numbers for each position; once for all that are equal."""
+        if of not in self._tables:
+            self._tables[of] = of.table(self._zeros((self.n_ctx, *of.shape), f32))
+        return self._tables[of].data
+
+    def _zeros(self, shape: tuple[int, ...], type: Type) -> Any:
+        return aligned(math.prod(shape) * type.bytes).view(NUMPY_TYPES[type]).reshape(shape)
+
+    def attend(
+        self, q: Buffer, k: Buffer | None, v: Buffer | None, cache: Cache, *, scale: float,
+        softcap: float = 0.0, sinks: Floats | None = None,
+    ) -> Buffer:  # fmt: skip
+        """Store k and v, if given, then softmax(scale * q @ keys) @ values for a token's own past.
+
+        `softcap`: scores stay within it, if not 0; `sinks`: (n_heads,) scores of nothing. See
+        `Attend`.
+        """
+        _, n_kv_heads, capacity, head_dim = cache.values.shape
+        place = {"slots": self.program.slots, "positions": self.program.positions}
+        stores = (StoreKeys(cache.type), k, cache.keys), (StoreValues(cache.type), v, cache.values)
+        for op, x, array in stores:
+            if x is None:
+                continue
+            self.program.step(
+                "store", op,
+                x=x, cache=array, n_heads=n_kv_heads, capacity=capacity, head_dim=head_dim, **place,
+            )  # fmt: skip
+        out = self.buffer("attention", q.width)
+        group = q.width // head_dim // n_kv_heads
+        self.program.step(
+            "attend", Attend(cache.type, head_dim, group, capped=softcap != 0),
+            q=q, keys=cache.keys, values=cache.values, out=out,
+            n_kv_heads=n_kv_heads, capacity=capacity, scale=scale, softcap=softcap,
+            sinks=np.full(n_kv_heads * group, -np.inf, np.float32) if sinks is None else sinks,
+            window=cache.ring.window, **place,
+        )  # fmt: skip
+        return out
+
+    # -- numbers one by one ---------------------------------------------------------------------
+    def combine(self, op: Elementwise, x: Buffer, y: Buffer) -> Buffer:
+        """op(x, y): a gate and what it lets through, for example."""
+        return self._elementwise(type(op).__name__, op, x, y)
+
+    def apply(self, op: Unary, x: Buffer) -> Buffer:
+        """op(x)"""
+        out = self.buffer(type(op).__name__, x.width, x.rows)
+        self.program.step(type(op).__name__, op, x=x, out=out, width=x.width)
+        return out
+
+    def columns(self, x: Buffer, start: int, width: int, *, every: int) -> Buffer:
+        """`width` columns of every so many, from the one of number `start` on."""
+        n_parts = x.width // every
+        out = self.buffer("columns", n_parts * width, x.rows)
+        self.program.step(
+            "columns", PickColumns(),
+            x=x, out=out, start=start, width=width, stride=every, n_parts=n_parts,
+        )  # fmt: skip
+        return out
+
+    def join(self, x: Buffer, y: Buffer, *, n_parts: int) -> Buffer:
+        """x and y (rows, n_parts, ...) side by side in every part."""
+        out = self.buffer("joined", x.width + y.width, x.rows)
+        self.program.step(
+            "join", JoinColumns(),
+            x=x, y=y, out=out, n_x=x.width // n_parts, n_y=y.width // n_parts, n_parts=n_parts,
+        )  # fmt: skip
+        return out
+
+    def add(self, x: Buffer, y: Buffer) -> Buffer:
+        return self._elementwise("add", Add(), x, y)
+
+    def scale(self, x: Buffer, factor: float) -> Buffer:
+        return x if factor == 1.0 else self._elementwise("scale", Scale(), x, factor)
+
+    def scale_rows(self, x: Buffer, factors: Buffer) -> Buffer:
+        """Each row of x times its factor; factors: (rows, 1)."""
+        out = self.buffer("scale", x.width, x.rows)
+        self.program.step("scale", ScaleRows(), x=x, y=factors, out=out, width=x.width)
+        return out
+
+    def sharpen(self, x: Buffer, temperature: Temperature) -> Buffer:
+        """x of a token times the factor of its position."""
+        out = self.buffer("scale", x.width, x.rows)
+        self.program.step(
+            "scale", ScaleByPosition(),
+            x=x, y=self._table(temperature), positions=self.program.positions, out=out,
+            width=x.width,
+        )  # fmt: skip
+        return out
+
+    def softcap(self, x: Buffer, cap: float) -> Buffer:
+        """cap * tanh(x / cap), or x where cap is 0."""
+        return self._elementwise("softcap", SoftCap(), x, cap) if cap else x
+
+    # -- how ------------------------------------------------------------------------------------
+    def buffer(self, name: str, width: int, rows: Rows = Rows.TOKENS) -> Buffer:
+        return self.program.buffer(name, width, rows=rows)
+
+    def _elementwise(
+        self, name: str, op: Elementwise, x: Buffer, y: Buffer | Floats | float
+    ) -> Buffer:
+        out = self.buffer(name, x.width, x.rows)
+        self.program.step(name, op, x=x, y=y, out=out, width=x.width)
+        return out
+
+    def _linear(self, x: Buffer, matrix: Matrix) -> Buffer:
+        out = self.buffer(matrix.name, matrix.n_out, x.rows)
+        self.product(
+            matrix.name, Linear.of(matrix.type, exact=self.exact), x, weights=matrix.packed,
+            out=out, n_columns=matrix.n_columns, n_out=matrix.n_out,
+        )  # fmt: skip
+        out = self.scale(out, matrix.scale)
+        if matrix.bias is not None:
+            out = self._elementwise("bias", AddRow(), out, matrix.bias)
+        return out
+
+    def product(self, name: str, op: Product, x: Buffer, **arguments: Argument) -> None:
+        """A step with packed weights and what it takes of x: x itself, or x packed."""
+        if op.packing is not None:
+            x = self._pack(x, op.packing, int(arguments["n_columns"]))  # type: ignore[arg-type]
+        self.program.step(name, op, x=x, **arguments)
+
+    def _pack(self, x: Buffer, packing: Op, n_columns: int) -> Buffer:
+        """x packed in rows of so many columns; once for every product that takes it."""
+        key = x, packing, n_columns
+        if key not in self._packed:
+            n_bytes = x.width // n_columns * packed_bytes(n_columns)
+            packed = self.program.buffer("packed", n_bytes, rows=x.rows, dtype=np.uint8)
+            self.program.step("pack", packing, x=x, out=packed, width=n_columns)
+            self._packed[key] = packed
+        return self._packed[key]
+
+
+class Measure(Graph):
+    """A recording that takes no memory, to know beforehand what one will take."""
+
+    def _zeros(self, shape: tuple[int, ...], type: Type) -> Any:
+        return np.broadcast_to(np.zeros((), NUMPY_TYPES[type]), shape)

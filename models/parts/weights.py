@@ -1,0 +1,197 @@
+"""A model's tensors, taken by name and checked against the role they play."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from linnet.kernels.quants import WEIGHT_TYPES, WeightType
+from linnet.models.parts.errors import ModelError
+
+Floats = npt.NDArray[np.float32]
+
+
+class NamedType(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Tensor(Protocol):
+    """What a file reader gives: shape slowest first, data as flat bytes."""
+
+    @property
+    def type(self) -> NamedType: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> npt.NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matrix:
+    """A packed matrix (n_out, n_columns) where it lies in the file, with what may go with it.
+
+    `packed`: uint8 (n_out, row_bytes). The product is `scale` * packed @ x + `bias`.
+    """
+
+    name: str
+    type: WeightType
+    n_out: int
+    n_columns: int
+    packed: npt.NDArray[np.uint8]
+    bias: Floats | None = None
+    scale: float = 1.0
+
+    def split(self, *n_rows: int) -> tuple[Matrix, ...]:
+        """So many rows each, one part after the other, all where they lie."""
+        ends = list(itertools.accumulate(n_rows))
+        return tuple(
+            replace(
+                self,
+                n_out=n,
+                packed=self.packed[end - n : end],
+                bias=None if self.bias is None else self.bias[end - n : end],
+            )
+            for n, end in zip(n_rows, ends, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """Packed matrices (n_out, n_columns), one for each expert, where they lie in the file.
+
+    `packed`: uint8 (n_experts, n_out, row_bytes); `biases`: (n_experts, n_out), `scales`:
+    (n_experts,). A product is scales[e] * packed[e] @ x + biases[e].
+    """
+
+    name: str
+    type: WeightType
+    n_out: int
+    n_columns: int
+    packed: npt.NDArray[np.uint8]
+    biases: Floats | None = None
+    scales: Floats | None = None
+
+    @property
+    def n_experts(self) -> int:
+        return len(self.packed)
+
+    def split(self, *n_rows: int) -> tuple[Stack, ...]:
+        """So many rows of every matrix, one part after the other, all where they lie."""
+        ends = list(itertools.accumulate(n_rows))
+        parts = [slice(end - n, end) for n, end in zip(n_rows, ends, strict=True)]
+        return tuple(
+            replace(
+                self,
+                n_out=part.stop - part.start,
+                packed=self.packed[:, part],
+                biases=None if self.biases is None else self.biases[:, part].copy(),
+            )
+            for part in parts
+        )
+
+
+class Weights:
+    """A file's tensors by role, under names that begin with `prefix`.
+
+    Every method raises ModelError naming the tensor.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
+        self._tensors, self._prefix = tensors, prefix
+
+    def layer(self, i: int) -> Weights:
+        """The tensors of one block."""
+        return Weights(self._tensors, f"blk.{i}.")
+
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._tensors
+
+    def n_rows(self, name: str) -> int:
+        """Rows of a matrix, before anything else about it is known."""
+        shape = self._tensor(name).shape
+        if len(shape) != 2:
+            raise ModelError(f"{self._prefix}{name}: shape {shape} is not that of a matrix")
+        return shape[0]
+
+    def vector(self, name: str, *shape: int) -> Floats:
+        """F32 numbers of this shape, used where they lie."""
+        tensor = self._tensor(name)
+        if tensor.type.name != "F32" or tensor.shape != shape:
+            found = f"{tensor.type.name} of shape {tensor.shape}"
+            raise ModelError(f"{self._prefix}{name}: {found} should be F32 of shape {shape}")
+        return np.frombuffer(tensor.data, np.float32).reshape(shape)
+
+    def optional(self, name: str, *shape: int) -> Floats | None:
+        """The same, or None where the file has no such tensor."""
+        return self.vector(name, *shape) if name in self else None
+
+    def linear(
+        self, name: str, n_out: int, n_columns: int, *,
+        scaled: bool = True, scale_after_bias: bool = False,
+    ) -> Matrix:  # fmt: skip
+        """`name`.weight (n_out, n_columns) of any type we compute with; `.bias`, `.scale` if there.
+
+        `scaled`: whether the architecture knows of a scale here; `scale_after_bias`: the file's
+        scale multiplies its bias, too.
+        """
+        weight = f"{name}.weight"
+        type, packed = self._packed(weight, n_out, n_columns)
+        bias = self.optional(f"{name}.bias", n_out)
+        scales = self.optional(f"{name}.scale", 1) if scaled else None
+        scale = float(scales[0]) if scales is not None else 1.0
+        if bias is not None and scale_after_bias:
+            bias = bias * np.float32(scale)
+        return Matrix(
+            name=self._prefix + weight,
+            type=type,
+            n_out=n_out,
+            n_columns=n_columns,
+            packed=packed,
+            bias=bias,
+            scale=scale,
+        )
+
+    def row(self, name: str, n_columns: int) -> Matrix:
+        """`name`.weight (n_columns,): a matrix of one row."""
+        type, packed = self._packed(f"{name}.weight", n_columns)
+        return Matrix(f"{self._prefix}{name}.weight", type, 1, n_columns, packed.reshape(1, -1))
+
+    def stack(
+        self, name: str, n_experts: int, n_out: int, n_columns: int, *, scaled: bool = False
+    ) -> Stack:
+        """`name`.weight (n_experts, n_out, n_columns), and `.bias` and `.scale` if there."""
+        type, packed = self._packed(f"{name}.weight", n_experts, n_out, n_columns)
+        return Stack(
+            name=f"{self._prefix}{name}.weight",
+            type=type,
+            n_out=n_out,
+            n_columns=n_columns,
+            packed=packed,
+            biases=self.optional(f"{name}.bias", n_experts, n_out),
+            scales=self.optional(f"{name}.scale", n_experts) if scaled else None,
+        )
+
+    def _packed(self, name: str, *shape: int) -> tuple[WeightType, npt.NDArray[np.uint8]]:
+        """A tensor of this shape and of a type we compute with: packed rows (..., row_bytes)."""
+        tensor = self._tensor(name)
+        if tensor.shape != shape:
+            raise ModelError(f"{self._prefix}{name}: shape {tensor.shape} should be {shape}")
+        if 0 in shape:
+            raise ModelError(f"{self._prefix}{name}: shape {shape} holds no weights")
+        type = WEIGHT_TYPES.get(tensor.type.name)
+        if type is None:
+            found = f"no kernels for type {tensor.type.name}; known: {', '.join(WEIGHT_TYPES)}"
+            raise ModelError(f"{self._prefix}{name}: {found}")
+        return type, tensor.data.reshape(*shape[:-1], type.row_bytes(shape[-1]))
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor = self._tensors.get(self._prefix + name)
+        if tensor is None:
+            raise ModelError(f"{self._prefix}{name} is missing")
+        return tensor

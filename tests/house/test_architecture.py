@@ -1,0 +1,165 @@
+"""The house: which room may know of which, and what no file may hold."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+import linnet
+
+ROOMS = ("kernels", "models", "engine")  # from the ground up
+MOST_LINES = 350
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full name of every module, and of every name taken from one, that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(module: str) -> set[str]:
+    """The files of the package that import a module, or anything from it."""
+    return {
+        str(path.relative_to(ROOT))
+        for path in sources(*ROOMS)
+        if any(f"{name}.".startswith(f"{module}.") for name in imports(path))
+    }
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert all(len(sources(room)) > 5 for room in ROOMS)
+    assert "kernels/compiler/jit.py" in importers("llvmlite")
+
+
+@pytest.mark.parametrize(("room", "above"), [("kernels", ROOMS[1:]), ("models", ROOMS[2:])])
+def test_imports_go_down_only(room: str, above: tuple[str, ...]) -> None:
+    for higher in above:
+        climbers = importers(f"linnet.{higher}") & {str(p.relative_to(ROOT)) for p in sources(room)}
+        assert not climbers
+
+
+def test_no_room_imports_the_public_face() -> None:
+    """`linnet` itself holds names for users; the rooms import each other."""
+    names = [name for path in sources(*ROOMS) for name in imports(path)]
+    allowed = {f"linnet.{room}" for room in ROOMS} | {"linnet.__version__"}
+    used = {".".join(name.split(".")[:2]) for name in names if name.split(".")[0] == "linnet"}
+    assert used <= allowed
+    assert not {name.split(".")[0] for name in names} & set(ROOMS)
+
+
+def test_only_the_language_spells_llvm_ir() -> None:
+    assert {Path(path).parts[:2] for path in importers("llvmlite.ir")} == {("kernels", "ir")}
+
+
+def test_only_the_compiler_spells_llvms_binding() -> None:
+    assert importers("llvmlite.binding") == {"kernels/compiler/jit.py"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_nothing_is_checked_by_assert(room: str) -> None:
+    """Python drops assertions where it is told to optimise."""
+    for path in sources(room):
+        lines = [
+            node.lineno
+            for node in ast.walk(ast.parse(path.read_text()))
+            if type(node) is ast.Assert
+        ]
+        assert not lines, f"{path}: {lines}"
+
+
+def test_no_file_is_too_long_to_read_at_once() -> None:
+    paths = sources(*ROOMS) + sorted((ROOT / "linnet").glob("*.py"))
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in paths}
+    assert {path: n for path, n in lengths.items() if n >= MOST_LINES} == {}
+
+
+def test_the_package_holds_the_rooms_and_little_else() -> None:
+    folder = ROOT / "linnet"
+    assert Path(linnet.__file__).parent.resolve() == folder
+    links = {path.name: path.readlink() for path in folder.iterdir() if path.is_symlink()}
+    assert links == {room: Path("..") / room for room in ROOMS}
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    assert files == {"__init__.py", "__main__.py", "py.typed"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_is_found_by_its_full_name_and_typed(room: str) -> None:
+    module = importlib.import_module(f"linnet.{room}")
+    assert Path(str(module.__file__)).resolve().parent == ROOT / room
+    assert (ROOT / room / "py.typed").is_file()
+    assert (ROOT / room / "__init__.py").is_file()
+
+
+def imported_by(code: str) -> set[str]:
+    """The modules that a new process has imported once it has run `code`."""
+    code += "\nimport sys\nprint(*sys.modules)"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return set(subprocess.check_output([sys.executable, "-c", code], env=env, text=True).split())
+
+
+def imported_by_command(imports: str, *argv: str, runs: bool) -> set[str]:
+    """The same of these imports alone or, where it `runs`, of a command."""
+    command = f"from linnet.engine.cli.main import main; main({list(argv)})"
+    return imported_by(command if runs else imports)
+
+
+def test_the_public_face_imports_nothing_before_it_is_asked_for() -> None:
+    heavy = {"numpy", "llvmlite", "linnet.engine", "linnet.kernels", "linnet.models"}
+    assert not imported_by("import linnet; linnet.__version__; dir(linnet)") & heavy
+    assert "linnet.engine.llm" in imported_by("import linnet; linnet.LLM")
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["imported", "run"])
+def test_generating_imports_no_more_than_it_uses(runs: bool) -> None:
+    """The packages that only `quantize` takes cost as much time as all the rest."""
+    imports = "from linnet.engine.cli import generate"
+    imported = imported_by_command(imports, "generate", "-q", "-n1", "x", runs=runs)
+    assert "linnet.engine.llm" in imported
+    assert not imported & {"gguf", "tqdm", "linnet.engine.quantize.quantize", "concurrent.futures"}
+    assert ("sentencepiece" in imported) == runs
+
+
+@pytest.mark.parametrize("runs", [False, True], ids=["imported", "run"])
+def test_tokenizing_takes_no_compiler(runs: bool) -> None:
+    """Its import would take a quarter of the time."""
+    model = str(ROOT / "models/demo/demo-Q4_K_M.gguf")
+    imports = "from linnet import Tokenizer"
+    imported = imported_by_command(imports, "tokenize", "-m", model, "-p", "x", runs=runs)
+    assert ("sentencepiece" in imported) == runs
+    assert "linnet.engine.text.bpe" in imported
+    assert "llvmlite" not in imported
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(linnet, name).__name__ == name for name in linnet.__all__)
+    assert set(linnet.__all__) <= set(dir(linnet))
+    with pytest.raises(AttributeError, match="nonsense"):
+        linnet.nonsense  # noqa: B018
+    assert linnet.__version__.count(".") == 2
+    assert len(linnet.__all__) == len(set(linnet.__all__))
+    for name in linnet.__all__:
+        assert getattr(linnet, name) is not None
+
+
+@pytest.mark.parametrize("name", ["LLM", "SamplingParams", "Output", "Chunk", "Stats"])
+def test_help_says_what_every_argument_is(name: str) -> None:
+    public = getattr(linnet, name)
+    for argument in inspect.signature(public).parameters:
+        assert f"`{argument}`" in public.__doc__

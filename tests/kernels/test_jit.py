@@ -1,0 +1,449 @@
+"""Compiling and caching: what is kept, what is not trusted, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import gc
+import hashlib
+import io
+import multiprocessing
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from support.kernel_harness import run
+
+from linnet.kernels.compiler.jit import (
+    ALLOWED_SYMBOLS,
+    CompileError,
+    Library,
+    ObjectCache,
+    undefined_symbols,
+)
+from linnet.kernels.isa import ISA, available_isas, choose_isa
+from linnet.kernels.ops.elementwise import Add
+
+PATIENCE = 120  # seconds that a process may take to start and to compile
+
+
+class Answer:
+    """A native function that stores 42."""
+
+    symbol = "answer"
+
+    def ir(self, isa: ISA) -> str:
+        return "define void @answer(ptr %out) {\n store i32 42, ptr %out\n ret void\n}"
+
+
+class Broken:
+    """A kernel of the given IR."""
+
+    symbol = "broken"
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def ir(self, isa: ISA) -> str:
+        return self.text
+
+
+CALLS_NOWHERE = """
+declare void @nowhere(ptr)
+define void @broken(ptr %p) {
+ call void @nowhere(ptr %p)
+ ret void
+}"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache that new libraries use."""
+    monkeypatch.setenv("LINNET_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def answer_of(library: Library) -> int:
+    out = np.zeros(1, np.int32)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address(Answer()))(out.ctypes.data)
+    return int(out[0])
+
+
+def compile_anew() -> tuple[int, Library]:
+    """The answer of a new library, and the library."""
+    library = Library(choose_isa())
+    return answer_of(library), library
+
+
+# ---- the cache -----------------------------------------------------------------------------------
+
+
+def test_a_kernel_is_compiled_once_and_then_read_back(folder: Path) -> None:
+    answer, first = compile_anew()
+    assert (answer, first.n_compiled) == (42, 1)
+    assert first.compile_seconds > 0
+    assert first.address(Answer()) == first.address(Answer())
+    assert first.n_compiled == 1
+    answer, second = compile_anew()
+    assert (answer, second.n_compiled, second.compile_seconds) == (42, 0, 0)
+
+
+def test_each_isa_has_its_own_entries(folder: Path) -> None:
+    for isa in available_isas():
+        assert answer_of(Library(isa)) == 42
+    assert len(list(folder.iterdir())) == len(available_isas())
+
+
+def test_the_cache_is_for_its_owner_alone_and_holds_nothing_half_written(folder: Path) -> None:
+    compile_anew()
+    (entry,) = folder.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(entry.stat().st_mode) & 0o077 == 0
+    assert len(entry.name) == 64
+
+
+def corrupt(entry: bytes) -> bytes:
+    return entry[:-1] + bytes([entry[-1] ^ 1])
+
+
+def of_another_kernel(_: bytes) -> bytes:
+    """An entry that is whole, and would lie under another name."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LINNET_CACHE_DIR", folder)
+        Library(choose_isa()).address(Add())
+        (path,) = Path(folder).iterdir()
+        return path.read_bytes()
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a bit flipped": corrupt,
+    "no code": lambda entry: entry[:32],
+    "half of it": lambda entry: entry[: len(entry) // 2],
+    "half a digest": lambda entry: entry[:7],
+    "empty": lambda entry: b"",
+    "another digest": lambda entry: bytes(32) + entry[32:],
+    "another kernel": of_another_kernel,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_entry_is_compiled_anew_and_replaced(
+    folder: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    good = path.read_bytes()
+    path.write_bytes(damage(good))
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 1)
+    assert path.read_bytes() == good
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_an_entry_that_others_may_write_is_not_run(folder: Path, mode: int) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    path.chmod(mode)
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 1)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_zero_turns_the_cache_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    for _ in range(2):
+        answer, library = compile_anew()
+        assert (answer, library.n_compiled) == (42, 1)
+    assert not folder.exists()
+
+
+def test_without_a_folder_of_its_own_the_cache_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LINNET_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compile_anew()
+    assert len(list((tmp_path / "linnet" / "kernels").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LINNET_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    for _ in range(2):
+        answer, library = compile_anew()
+        assert (answer, library.n_compiled) == (42, 1)
+
+
+def test_a_folder_in_place_of_an_entry_costs_only_time(folder: Path) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    path.unlink()
+    path.mkdir()
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 1)
+    assert list(folder.iterdir()) == [path]
+
+
+def fill(barrier: Any, results: Any) -> None:
+    """A process of its own: the kernels of all instruction sets, as soon as the others begin."""
+    barrier.wait(PATIENCE)
+    library = Library(choose_isa())
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        answers = [sum_of(library, width) for width in range(1, 9)]
+        answers += [answer_of(Library(isa)) for isa in available_isas()]
+    results.put((answers, said.getvalue()))
+
+
+def sum_of(library: Library, width: int) -> float:
+    """1 + 2 by a kernel; `width` times, and as so many columns."""
+    x, y, out = np.ones(width, "f4"), np.full(width, 2, "f4"), np.zeros(width, "f4")
+    run(library, Add(), 1, x=x, y=y, out=out, width=width)
+    return float(out.sum())
+
+
+def test_several_processes_may_fill_it_at_once(folder: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    n, results = 4, context.Queue()
+    barrier = context.Barrier(n)
+    processes = [context.Process(target=fill, args=(barrier, results)) for _ in range(n)]
+    for process in processes:
+        process.start()
+    expected = [3.0 * width for width in range(1, 9)] + [42.0] * len(available_isas())
+    for _ in processes:
+        assert results.get(timeout=PATIENCE) == (expected, "")
+    for process in processes:
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    assert all(len(path.name) == 64 for path in folder.iterdir())  # nothing half written
+    assert len(list(folder.iterdir())) == 1 + len(available_isas())
+    for path in folder.iterdir():
+        entry = path.read_bytes()
+        assert hashlib.sha256(path.name.encode() + entry[32:]).digest() == entry[:32]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_process_that_ends_while_it_writes_leaves_what_was_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """Ctrl-C is heard; a full disk costs only time."""
+    compile_anew()
+    (path,) = folder.iterdir()
+    good = path.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    heard = pytest.raises(error) if error is KeyboardInterrupt else contextlib.nullcontext()
+    with heard:
+        ObjectCache(folder).write(path.name, b"other code")
+    assert list(folder.iterdir()) == [path]
+    assert path.read_bytes() == good
+
+
+def test_a_folder_that_may_only_be_read_costs_only_time(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds is used; what it lacks is compiled, and nothing is said. (Root may write
+    anywhere, so the system's refusal is feigned.)"""
+    compile_anew()
+
+    open_anyhow = os.open
+
+    def refuse(path: str, flags: int, *arguments: Any) -> int:
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EROFS, "read-only file system")
+        return open_anyhow(path, flags, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 0)
+    for _ in range(2):
+        library = Library(choose_isa())
+        assert sum_of(library, 3) == 9.0
+        assert library.n_compiled == 1
+    assert len(list(folder.iterdir())) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_entry_of_another_cpu_is_not_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one of another LLVM: what an entry depends on is its name."""
+    compile_anew()
+    isa = available_isas()[-1]
+    for attributes in ("+sse4.2", "+sse4.2,+avx"):
+        monkeypatch.setattr(type(isa), "target_attributes", attributes)
+        library = Library(isa)
+        assert answer_of(library) == 42
+        assert library.n_compiled == 1
+    monkeypatch.setattr(llvm, "llvm_version_info", (99, 0, 0))
+    library = Library(isa)
+    assert answer_of(library) == 42
+    assert library.n_compiled == 1
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_damaged_entry_is_not_spoken_of(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    compile_anew()
+    (path,) = folder.iterdir()
+    path.write_bytes(b"#!" + path.read_bytes())
+    assert compile_anew()[0] == 42
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners are of POSIX")
+def test_an_entry_of_someone_else_is_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_anew()
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    answer, library = compile_anew()
+    assert (answer, library.n_compiled) == (42, 1)
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+def test_a_call_to_a_function_that_is_not_there_is_an_error(folder: Path) -> None:
+    with pytest.raises(CompileError, match="broken calls nowhere"):
+        Library(choose_isa()).address(Broken(CALLS_NOWHERE))
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_a_library_call_of_the_generic_cpu_is_an_error(folder: Path) -> None:
+    """Without F16C, LLVM converts halves by a function that compiled code cannot find."""
+    text = "define void @broken(ptr %p) {\n %h = load half, ptr %p\n %f = fpext half %h to float\n"
+    text += " store float %f, ptr %p\n ret void\n}"
+    with pytest.raises(CompileError, match="broken calls __"):
+        Library(choose_isa("generic")).address(Broken(text))
+
+
+def test_code_without_the_kernel_is_an_error(folder: Path) -> None:
+    source = Broken("define void @other() {\n ret void\n}")
+    with pytest.raises(CompileError, match="broken: its code has no function of that name"):
+        Library(choose_isa()).address(source)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["define void @broken() {\n ret i32\n}", "nonsense", "define void @broken() {\n}"],
+    ids=["wrong type", "no IR", "no end"],
+)
+def test_bad_ir_is_an_error_that_names_the_kernel(folder: Path, text: str) -> None:
+    with pytest.raises(CompileError, match=r"^broken: "):
+        Library(choose_isa()).address(Broken(text))
+
+
+class Watched(Broken):
+    """Says whether garbage was collected while its IR was made."""
+
+    def ir(self, isa: ISA) -> str:
+        self.collected = gc.isenabled()
+        return super().ir(isa)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("text", ["define void @broken() {\n ret void\n}", "nonsense"])
+def test_garbage_is_not_collected_while_ir_is_made_and_as_before_afterwards(
+    folder: Path, collects: bool, text: str
+) -> None:
+    source = Watched(text)
+    if not collects:
+        gc.disable()
+    try:
+        with contextlib.suppress(CompileError):
+            Library(choose_isa()).address(source)
+        assert not source.collected
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
+
+
+def test_memory_functions_of_the_c_library_are_found(folder: Path) -> None:
+    """LLVM calls memset for itself, where a loop clears memory."""
+    text = """
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+define void @broken(ptr %p, i64 %n) {
+ call void @llvm.memset.p0.i64(ptr %p, i8 7, i64 %n, i1 false)
+ ret void
+}"""
+    library = Library(choose_isa())
+    clear = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(library.address(Broken(text)))
+    out = np.zeros(1000, np.uint8)
+    clear(out.ctypes.data, 999)
+    assert (out[:999] == 7).all()
+    assert out[999] == 0
+
+
+def test_undefined_symbols_are_read_from_an_object() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    module = llvm.parse_assembly(
+        """
+        declare void @first(ptr)
+        declare void @a_second_one(ptr)
+        declare void @never_called()
+        define void @known(ptr %p) {
+         call void @first(ptr %p)
+         call void @a_second_one(ptr %p)
+         ret void
+        }"""
+    )
+    code = machine.emit_object(module)
+    wanted = {"first", "a_second_one"} if code.startswith(b"\x7fELF") else set()
+    assert undefined_symbols(code) == wanted
+
+
+def test_objects_of_other_formats_have_no_symbols_to_miss() -> None:
+    assert undefined_symbols(b"") == set()
+    assert undefined_symbols(b"MZ" + bytes(100)) == set()
+    assert {"memset", "memcpy"} <= ALLOWED_SYMBOLS
+
+
+# ---- dumps ---------------------------------------------------------------------------------------
+
+
+def test_dumps_show_a_kernel_at_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    monkeypatch.setenv("LINNET_DUMP", "ir,opt,asm")
+    op = Add()
+    Library(choose_isa()).address(op)
+    dumped = {path.name: path.read_text() for path in (tmp_path / "linnet-dump").iterdir()}
+    assert dumped.keys() == {f"{op.symbol}.{stage}" for stage in ("ir", "opt", "asm")}
+    assert f'define void @"{op.symbol}"' in dumped[f"{op.symbol}.ir"]
+    assert f"define void @{op.symbol}" in dumped[f"{op.symbol}.opt"]
+    assert f"{op.symbol}:" in dumped[f"{op.symbol}.asm"]
+
+
+def test_nothing_is_dumped_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    monkeypatch.setenv("LINNET_DUMP", "opt")
+    Library(choose_isa()).address(Add())
+    monkeypatch.delenv("LINNET_DUMP")
+    Library(choose_isa()).address(Add())
+    assert [path.suffix for path in (tmp_path / "linnet-dump").iterdir()] == [".opt"]
+
+
+@pytest.mark.parametrize("asked", ["foo", "ir,foo", "ir opt", "1"])
+def test_an_unknown_stage_is_refused_whatever_is_cached(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINNET_DUMP", asked)
+    with pytest.raises(ValueError, match=f"LINNET_DUMP is '{asked}'; .* ir,opt,asm"):
+        Library(choose_isa())
+    for harmless in ("", "ir,"):
+        monkeypatch.setenv("LINNET_DUMP", harmless)
+        Library(choose_isa())

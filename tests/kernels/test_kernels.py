@@ -1,0 +1,1020 @@
+"""Kernels on every instruction set, next to their references in float64.
+
+Matrices, activations and expected products are made once for all instruction sets; so are kernels,
+of which the session's libraries hold one for each op.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import cycle, pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from support.kernel_harness import (
+    IN_TURN,
+    QUANT_TYPES,
+    TYPES,
+    Array,
+    by_name,
+    few_row_ops,
+    many_row_ops,
+    map_vectors,
+    nmse,
+    random_weights,
+    run,
+    unaligned,
+    unwritten,
+)
+
+from linnet.kernels.compiler.jit import Library
+from linnet.kernels.ir import Type, f16, f32
+from linnet.kernels.ir.functions import exp, log, softplus, tanh
+from linnet.kernels.isa import ISA, ISAS, available_isas
+from linnet.kernels.ops.attention import NO_WINDOW, Attend, AttendInBlocks
+from linnet.kernels.ops.bandwidth import BLOCK, ReadBytes
+from linnet.kernels.ops.base import Op
+from linnet.kernels.ops.elementwise import (
+    Add,
+    AddRow,
+    ClampedSwiGlu,
+    Gelu,
+    GeluMultiply,
+    Multiply,
+    Scale,
+    ScaleByPosition,
+    ScaleRows,
+    Sigmoid,
+    SigmoidMultiply,
+    Silu,
+    SiluMultiply,
+    SoftCap,
+)  # fmt: skip
+from linnet.kernels.ops.kv_cache import LANES, NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
+from linnet.kernels.ops.norm import LayerNorm, RmsNorm
+from linnet.kernels.ops.rope import Rope, rope_table
+from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
+from linnet.kernels.products.activations import Quantize, dequantized, packed_bytes
+from linnet.kernels.products.linear import FloatLinear, Linear, Pack
+from linnet.kernels.products.matmul import FloatMatMul, MatMul, panel_rows
+from linnet.kernels.products.matvec import FloatMatVec, MatVec
+from linnet.kernels.products.tilemul import RoundToBF16, TileMatMul
+from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
+from linnet.kernels.quants.q4_k import Q4_K
+
+EXACT = 1e-10  # NMSE of products from what they are given
+QUANTIZED = 5e-5  # of int8 products from the product of what was quantised
+
+each_type = pytest.mark.parametrize("type", TYPES, ids=by_name)
+each_quant_type = pytest.mark.parametrize("type", QUANT_TYPES, ids=by_name)
+types_in_turn = pytest.mark.parametrize(
+    ("library", "type"), IN_TURN, ids=by_name, indirect=["library"]
+)
+
+
+def columns_for(type: WeightType) -> tuple[int, ...]:
+    """Widths of matrices: whole blocks, and all that is left of a row behind whole chunks."""
+    odd = {1: (1, 8, 64, 172, 257), 32: (32, 96, 288, 2400), 256: (512,)}[type.block]
+    return (256, 2304, 11008, *odd)
+
+
+# ---- products ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A packed matrix at an odd address, activations for it, and their product in float64."""
+
+    type: WeightType
+    weights: Array
+    x: Array
+    truth: Array
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "weights": self.weights,
+            "n_columns": self.x.shape[1],
+            "n_out": self.weights.shape[0],
+        }
+
+    @property
+    def quantized(self) -> Array:
+        return quantized_product(self)[0]
+
+    @property
+    def quantized_truth(self) -> Array:
+        return quantized_product(self)[1]
+
+    def few_rows(self, library: Library, op: type[Op], tokens: slice = slice(None)) -> Array:
+        """The product for some of the tokens by the kernel for so many rows."""
+        x = np.ascontiguousarray((self.quantized if op is MatVec else self.x)[tokens])
+        out = unwritten(len(x), len(self.weights))
+        run(library, op(self.type, len(out)), x=x, **self.sizes, out=out)  # type: ignore[call-arg]
+        return out
+
+    def many_rows(self, library: Library, op: type[Op], tokens: slice = slice(None)) -> Array:
+        """The product for some of the tokens by the kernel for any number of rows."""
+        x = np.ascontiguousarray((self.quantized if op is MatMul else self.x)[tokens])
+        out = unwritten(len(x), len(self.weights))
+        run(library, op(self.type), len(out), x=x, **self.sizes, out=out)  # type: ignore[call-arg]
+        return out
+
+
+@cache
+def product(type: WeightType, n_tokens: int, n_columns: int, n_out: int) -> Product:
+    rng = np.random.default_rng([n_tokens, n_columns, n_out])
+    weights = random_weights(type, n_out, n_columns, rng)
+    x = rng.standard_normal((n_tokens, n_columns)).astype(np.float32)
+    truth = x.astype(np.float64) @ type.dequantize(weights).astype(np.float64).T
+    return Product(type, unaligned(weights), x, truth)
+
+
+@cache
+def quantized_product(p: Product) -> tuple[Array, Array]:
+    """The activations quantised, and their product in float64."""
+    x, out = quantized(p.x), np.zeros(p.truth.shape)
+    MatVec(p.type, 1).reference(x=x, **p.sizes, out=out)  # type: ignore[arg-type]
+    return x, out
+
+
+def quantized(x: Array) -> Array:
+    """What `Quantize` makes of activations, by its reference."""
+    out = np.zeros((len(x), packed_bytes(x.shape[1])), np.uint8)
+    Quantize().reference(x=x, out=out, width=x.shape[1])
+    return out
+
+
+def shapes(type: WeightType, token_counts: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(tokens, columns, rows): every width, with numbers of tokens and rows in turn."""
+    columns = columns_for(type)
+    # One row short of whole panels, whole panels, and one row more.
+    row_counts = (33, 63, 1, 64, 5)
+    return list(zip(cycle(token_counts), columns, cycle(row_counts), strict=False))
+
+
+def some_rows(type: WeightType, isa: ISA) -> int:
+    """A number of rows that a kernel is compiled for, in turn."""
+    turn = TYPES.index(type) + available_isas().index(isa)
+    return (2, 3, 7, 8)[turn % 4]
+
+
+@types_in_turn
+def test_float_products_with_few_rows_are_those_of_float64(
+    library: Library, type: WeightType
+) -> None:
+    for shape in shapes(type, (1, some_rows(type, library.isa))):
+        p = product(type, *shape)
+        assert nmse(p.few_rows(library, FloatMatVec), p.truth) <= EXACT, shape
+
+
+@types_in_turn
+def test_float_products_with_many_rows_are_those_of_float64(
+    library: Library, type: WeightType
+) -> None:
+    for shape in shapes(type, (1, 33, 2, 7, 8, 3)):
+        p = product(type, *shape)
+        assert nmse(p.many_rows(library, FloatMatMul), p.truth) <= EXACT, shape
+
+
+@each_quant_type
+def test_int8_products_with_few_rows_are_those_of_the_quantised_activations(
+    library: Library, type: QuantType
+) -> None:
+    for shape in shapes(type, (1,)):
+        p = product(type, *shape)
+        out = p.few_rows(library, MatVec)
+        assert nmse(out, p.quantized_truth) <= EXACT, shape
+
+
+@each_quant_type
+def test_int8_products_with_many_rows_are_those_of_the_quantised_activations(
+    library: Library, type: QuantType
+) -> None:
+    for shape in shapes(type, (1, 33, 2, 7, 8, 3)):
+        p = product(type, *shape)
+        out = p.many_rows(library, MatMul)
+        assert nmse(out, p.quantized_truth) <= EXACT, shape
+
+
+@each_quant_type
+def test_int8_products_are_close_to_the_products_of_what_was_quantised(
+    best_library: Library, type: QuantType
+) -> None:
+    p = product(type, 33, 2304, 64)
+    assert nmse(p.many_rows(best_library, MatMul), p.truth) <= QUANTIZED
+
+
+@each_type
+def test_instruction_sets_agree(library_for: Callable[[ISA], Library], type: WeightType) -> None:
+    p = product(type, 1, 2304, 33)
+    few, many = few_row_ops(type)[-1], many_row_ops(type)[-1]
+    libraries = [library_for(isa) for isa, other in IN_TURN if other is type]
+    results = [p.few_rows(library, few) for library in libraries]
+    results += [p.many_rows(library, many) for library in libraries]
+    for result in results[1:]:
+        assert nmse(result, results[0]) <= 1e-11
+
+
+# ---- products, bit by bit ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q5_1"])
+def test_integers_are_summed_exactly_so_instruction_sets_give_the_same_bits(
+    library_for: Callable[[ISA], Library], name: str
+) -> None:
+    """Few rows where vectors are as wide, so that floats are added in the same order; many rows,
+    whose sums are lanes of their own, wherever multiply-adds are fused."""
+    p = product(WEIGHT_TYPES[name], 3, 512, 33)
+    few, many = defaultdict[Any, set[bytes]](set), defaultdict[bool, set[bytes]](set)
+    for isa in available_isas():
+        fused = "fma" in isa.needs
+        few[fused, isa.bits].add(p.few_rows(library_for(isa), MatVec).tobytes())
+        many[fused].add(p.many_rows(library_for(isa), MatMul).tobytes())
+    assert all(len(results) == 1 for results in (*few.values(), *many.values()))
+
+
+@types_in_turn
+def test_few_rows_are_each_computed_as_if_alone(library: Library, type: WeightType) -> None:
+    """Whatever else is in the batch changes no bit."""
+    n_tokens = some_rows(type, library.isa)
+    for op in few_row_ops(type):
+        for n_columns in columns_for(type)[1::2]:
+            p = product(type, n_tokens, n_columns, 5)
+            together = p.few_rows(library, op)
+            alone = [p.few_rows(library, op, slice(t, t + 1)) for t in range(n_tokens)]
+            assert together.tobytes() == np.concatenate(alone).tobytes()
+
+
+def test_few_rows_are_each_computed_as_if_alone_in_every_number(best_library: Library) -> None:
+    p = product(WEIGHT_TYPES["Q4_K"], 8, 2304, 5)
+    together = p.few_rows(best_library, MatVec)
+    for n in range(1, 8):
+        assert p.few_rows(best_library, MatVec, slice(n)).tobytes() == together[:n].tobytes()
+
+
+@types_in_turn
+def test_many_rows_are_each_computed_as_if_alone(library: Library, type: WeightType) -> None:
+    parts = [slice(1), slice(5, 7), slice(3), slice(9, 16), slice(25, 33), slice(32, 33)]
+    for op in many_row_ops(type):
+        for n_columns in columns_for(type)[1::2]:
+            p = product(type, 33, n_columns, 5)
+            together = p.many_rows(library, op)
+            for part in parts:
+                assert p.many_rows(library, op, part).tobytes() == together[part].tobytes()
+
+
+@types_in_turn
+def test_items_may_be_done_in_any_pieces_and_order(library: Library, type: WeightType) -> None:
+    """A call writes what belongs to its items, and nothing else."""
+    width = panel_rows(library.isa)
+    for op, n_tokens, rows in ((FloatMatVec(type, 1), 1, 1), (FloatMatMul(type), 7, width)):
+        p = product(type, n_tokens, 512, 133)
+        whole, pieces = (unwritten(n_tokens, 133) for _ in range(2))
+        run(library, op, n_tokens, x=p.x, **p.sizes, out=whole)
+        n_items = -(-133 // rows)
+        cuts = sorted({0, 1, n_items // 3, n_items // 2, n_items})
+        for items in reversed(list(pairwise(cuts))):
+            run(library, op, n_tokens, items=items, x=p.x, **p.sizes, out=pieces)
+            assert np.isnan(pieces[:, : items[0] * rows]).all()
+        assert pieces.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("n_rows", [1, 8, 9, None])
+@pytest.mark.parametrize("isa", ISAS, ids=by_name)
+def test_a_linear_layer_takes_the_kernel_for_its_rows(isa: ISA, n_rows: int | None) -> None:
+    """And its activations are packed for that kernel."""
+    type = Q4_K()
+    lowered = [op.lowered(n_rows, isa) for op in (Pack(), Linear(type), FloatLinear(type))]
+    if n_rows is not None and n_rows <= 8:
+        assert lowered == [Quantize(), MatVec(type, n_rows), FloatMatVec(type, n_rows)]
+    elif isa.name == "amx":
+        assert lowered == [RoundToBF16(), TileMatMul(type), FloatMatMul(type)]
+    else:
+        assert lowered == [Quantize(), MatMul(type), FloatMatMul(type)]
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+@each_type
+def test_picked_rows_are_dequantised_bit_by_bit(library: Library, type: WeightType) -> None:
+    rows = np.int32([3, 0, 6, 6, 1])
+    for n_columns in columns_for(type):
+        table = random_weights(type, 7, n_columns, np.random.default_rng(n_columns))
+        out = unwritten(len(rows), n_columns)
+        arguments = {"table": unaligned(table), "rows": rows, "width": n_columns}
+        run(library, PickRows(type), len(rows), **arguments, out=out)
+        assert out.view(np.uint32).tolist() == type.dequantize(table[rows]).view(np.uint32).tolist()
+
+
+# ---- activations ---------------------------------------------------------------------------------
+
+
+def quantize(library: Library, x: Array) -> Array:
+    """What `Quantize` makes of activations, natively."""
+    out = np.full((len(x), packed_bytes(x.shape[1])), 99, np.uint8)
+    run(library, Quantize(), len(x), x=x, out=out, width=x.shape[1])
+    return out
+
+
+def groups_of(packed: Array) -> tuple[Array, Array, Array]:
+    """Packed activations as lanes (n, n_groups, 32), scales (n, n_groups), sums (n, n_groups, 2).
+
+    Read byte by byte, as the format says.
+    """
+    n_groups = (packed.shape[1] - 64) // 64
+    lanes = np.empty((len(packed), n_groups, 32), np.int8)
+    scales, sums = (
+        np.empty(lanes.shape[:2], np.float32),
+        np.empty((*lanes.shape[:2], 2), np.float32),
+    )
+    for group in range(n_groups):
+        in_span = 8 if group < n_groups // 8 * 8 else 1
+        first = group // in_span * in_span
+        span, place = packed[:, 56 * first :], group - first
+        for i in range(32):
+            lanes[:, group, i] = span[:, i // 8 * 8 * in_span + 8 * place + i % 8].view(np.int8)
+        for array, start in ((scales, 32 * in_span), (sums, 40 * in_span)):
+            pair = np.ascontiguousarray(span[:, start + 8 * place :][:, :8]).view(np.float32)
+            array[:, group] = pair if array is sums else pair[:, 0]
+            assert array is sums or (pair[:, :1].view(np.uint32) == pair.view(np.uint32)).all()
+        lane_sums = np.ascontiguousarray(span[:, 48 * in_span + 8 * place :][:, :8]).view(np.int32)
+        counts = np.isfinite(scales[:, group]) & (scales[:, group] != 0)
+        assert (lane_sums == lanes[:, group].reshape(-1, 2, 16).sum(axis=2))[counts].all()
+    return lanes, scales, sums
+
+
+def activations() -> Array:
+    """Groups of all sizes: zeros, ties between two integers, one large number among small ones."""
+    x = np.random.default_rng(5).standard_normal((3, 32 * 20)).astype(np.float32)  # 2 spans, 4 left
+    groups = x.reshape(-1, 32)
+    groups[0] = 0
+    groups[1] = -0.0
+    groups[2] = np.arange(32) + 0.5
+    groups[2, 0] = 127
+    groups[3] = np.arange(-16, 16) - 0.5
+    groups[3, 31] = -127
+    groups[4, 7] = 1e6
+    groups[5] *= np.float32(1e30)
+    groups[6] *= np.float32(1e-30)
+    groups[7] = 0
+    groups[7, 31] = -3
+    return x
+
+
+def test_activations_are_quantised_as_the_reference_says(library: Library) -> None:
+    x = activations()
+    actual, expected = groups_of(quantize(library, x)), groups_of(quantized(x))
+    assert np.array_equal(actual[0], expected[0])
+    for ours, theirs in zip(actual[1:], expected[1:], strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-6, atol=0)
+
+
+def test_activations_are_packed_in_the_order_of_columns_where_they_are_unpacked() -> None:
+    """What one number of a group of zeros becomes, wherever it stands."""
+    x = np.diag(np.arange(1, 353, dtype=np.float32))  # a span, and three groups left
+    assert np.array_equal(dequantized(quantized(x)).round(3), x)
+
+
+def test_quantised_activations_stay_within_a_step(library: Library) -> None:
+    x = activations()
+    lanes, scales, _ = groups_of(quantize(library, x))
+    groups = x.reshape(lanes.shape).astype(np.float64)
+    error = np.abs(groups - scales[..., None].astype(np.float64) * lanes).max(axis=-1)
+    largest = np.abs(groups).max(axis=-1)
+    # Half a step, and what the scale differs by: most where all lie between two integers.
+    assert (error <= largest / 127 * 0.8).all()
+    assert lanes.min() == -127
+    assert lanes.max() == 127
+
+
+def test_quantised_activations_are_nearer_than_by_rounding_to_127_steps(library: Library) -> None:
+    x = np.random.default_rng(8).standard_normal((64, 32 * 16)).astype(np.float32)
+    lanes, scales, _ = groups_of(quantize(library, x))
+    groups = x.reshape(lanes.shape).astype(np.float64)
+    step = np.abs(groups).max(axis=-1, keepdims=True) / 127
+    ours = ((groups - scales[..., None].astype(np.float64) * lanes) ** 2).sum(axis=-1)
+    plain = ((groups - step * np.rint(groups / step)) ** 2).sum(axis=-1)
+    assert (ours <= plain * (1 + 1e-6)).all()
+    assert ours.sum() < 0.91 * plain.sum()  # 0.97 if 126 steps are never tried
+
+
+def test_all_instruction_sets_quantise_to_the_same_bits(
+    library_for: Callable[[ISA], Library],
+) -> None:
+    x = activations()
+    assert len({quantize(library_for(isa), x).tobytes() for isa in available_isas()}) == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_spoils_its_group_and_no_other(
+    library: Library, bad: float
+) -> None:
+    x = np.random.default_rng(6).standard_normal((1, 256)).astype(np.float32)
+    x[0, 70] = bad
+    _, scales, sums = groups_of(quantize(library, x))
+    spoiled = np.arange(8) == 2
+    assert (~np.isfinite(scales[0]) == spoiled).all()
+    assert (~np.isfinite(sums[0]).all(axis=1) == spoiled).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@each_quant_type
+def test_products_of_what_is_not_finite_are_not_finite(
+    best_library: Library, type: QuantType, bad: float
+) -> None:
+    p = product(type, 2, 256, 33)
+    x = p.x.copy()
+    x[1, 255] = bad
+    x = quantize(best_library, x)
+    few, many = unwritten(2, 33), unwritten(2, 33)
+    run(best_library, MatVec(type, 2), x=x, **p.sizes, out=few)
+    run(best_library, MatMul(type), 2, x=x, **p.sizes, out=many)
+    for out in (few, many):
+        assert np.isfinite(out[0]).all()
+        assert not np.isfinite(out[1]).any()
+
+
+@pytest.mark.parametrize("size", [3e-37, 1e-38, 1e-40, 1e-45])
+def test_the_smallest_activations_come_out_small(library: Library, size: float) -> None:
+    """Not as infinity, though 127 divided by them is."""
+    x = np.random.default_rng(7).standard_normal((1, 64)).astype(np.float32) * np.float32(size)
+    x[0, 3] = size
+    x[0, 40] = 0
+    packed = quantize(library, x)
+    assert (np.abs(dequantized(packed)) <= 1e-36).all()
+    assert (np.abs(groups_of(packed)[2]) <= 1e-35).all()
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_bytes", [64, 63, BLOCK, BLOCK + 128, 3 * BLOCK - 1])
+def test_reading_bytes_reads_every_whole_line(library: Library, n_bytes: int) -> None:
+    data = np.random.default_rng(n_bytes).integers(0, 256, n_bytes, dtype=np.uint8)
+    n_blocks = -(-n_bytes // BLOCK)
+    out, expected = np.full(n_blocks, 99, np.uint64), np.zeros(n_blocks, np.uint64)
+    run(library, ReadBytes(), data=data, out=out, n_bytes=n_bytes)
+    ReadBytes().reference(data=data, out=expected, n_bytes=n_bytes)
+    words = data[: n_bytes // 64 * 64].view(np.uint64)
+    assert out.tolist() == expected.tolist()
+    assert out.sum() == words.sum()
+
+
+# ---- norm and rope -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 5, 64, 172, 256, 4099])
+def test_rms_norm(library: Library, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x = (
+        rng.standard_normal((7, width)).astype(np.float32)
+        * np.float32([[1e-3, 1, 1e3, 7, 0, 1, 2]]).T
+    )
+    weight = rng.standard_normal(width).astype(np.float32)
+    arguments = {"x": x, "weight": weight, "width": width, "eps": 1e-5}
+    out, expected = unwritten(7, width), np.zeros((7, width))
+    run(library, RmsNorm(), 7, **arguments, out=out)
+    RmsNorm().reference(**arguments, out=expected)
+    assert np.allclose(out, expected, rtol=2e-6, atol=0)
+    assert not out[4].any()
+
+
+def test_rms_norm_of_heads(library: Library) -> None:
+    """Where the weight is shorter than the row, each run of so many columns is a row of its own."""
+    rng = np.random.default_rng(8)
+    x, weight = rng.standard_normal((3, 4 * 64)).astype(np.float32), np.ones(64, np.float32)
+    arguments = {"x": x, "weight": weight, "width": 64, "eps": 1e-6}
+    out = unwritten(3, 4 * 64)
+    run(library, RmsNorm(), 3, **arguments, out=out)
+    squares = (out.reshape(-1, 64).astype(np.float64) ** 2).mean(axis=1)
+    assert np.allclose(squares, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("op", [RmsNorm(), LayerNorm()], ids=["rms", "layer"])
+def test_squares_beyond_the_range_of_f32_are_no_zeros(library: Library, op: Op) -> None:
+    x, out = np.float32([[1, -1] * 40, [1e20, -1e20] * 40, [np.inf, 1] * 40]), unwritten(3, 80)
+    arguments: dict[str, Any] = {"x": x, "weight": np.ones(80, np.float32), "width": 80, "eps": 0.0}
+    if op == LayerNorm():
+        arguments |= {"bias": np.zeros(80, np.float32), "n_weights": 1}
+    run(library, op, 3, **arguments, out=out)
+    assert np.array_equal(out[0], x[0])
+    assert np.isnan(out[1:]).all()
+
+
+@pytest.mark.parametrize("adjacent", [True, False], ids=["adjacent", "halves"])
+@pytest.mark.parametrize(
+    ("head_dim", "n_pairs"), [(64, 32), (128, 64), (80, 40), (80, 16), (64, 10), (6, 1), (13, 5)]
+)
+def test_rope(library: Library, adjacent: bool, head_dim: int, n_pairs: int) -> None:
+    rng = np.random.default_rng(n_pairs)
+    before = rng.standard_normal((4, 3 * head_dim)).astype(np.float32)
+    frequencies = 10000.0 ** (-np.arange(n_pairs) / n_pairs)
+    arguments = {
+        "positions": np.int32([5, 0, 99, 5]),
+        "table": rope_table(100, frequencies),
+        "n_heads": 3,
+        "head_dim": head_dim,
+        "n_pairs": n_pairs,
+    }
+    x, expected = before.copy(), before.astype(np.float64)
+    run(library, Rope(adjacent), 4, x=x, **arguments)
+    Rope(adjacent).reference(x=expected, **arguments)
+    assert np.allclose(x, expected, rtol=0, atol=2e-6)
+    heads, old = x.reshape(4, 3, head_dim), before.reshape(4, 3, head_dim)
+    assert np.array_equal(heads[..., 2 * n_pairs :], old[..., 2 * n_pairs :])
+    assert np.array_equal(x[1], before[1])  # position 0 turns nothing
+    assert not np.array_equal(x[0], before[0])
+
+
+def test_rope_keeps_lengths_and_turns_by_the_difference_of_positions() -> None:
+    """What it is for, of its reference: q @ k depends on how far apart they are."""
+    table = rope_table(64, 10000.0 ** (-np.arange(16) / 16))
+    q, k = np.random.default_rng(9).standard_normal((2, 1, 32))
+    for adjacent in (True, False):
+        products = []
+        for positions in ([3, 7], [33, 37], [59, 63]):
+            x = np.concatenate([q, k])
+            Rope(adjacent).reference(
+                x=x, positions=np.int32(positions), table=table, n_heads=1, head_dim=32, n_pairs=16
+            )
+            assert np.allclose(np.linalg.norm(x, axis=1), np.linalg.norm([q[0], k[0]], axis=1))
+            products.append(x[0] @ x[1])
+        assert np.allclose(products, products[0], rtol=1e-5)
+
+
+# ---- one by one ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 15, 64, 255, 256, 257, 1100])
+def test_sums_and_scaled_numbers_are_those_of_numpy(library: Library, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x, y = rng.standard_normal((2, 3, width)).astype(np.float32)
+    cases: list[tuple[Op, Any, Array]] = [
+        (Add(), y, x + y),
+        (AddRow(), y[0].copy(), x + y[0]),
+        (Scale(), 0.3, x * np.float32(0.3)),
+    ]
+    for op, second, expected in cases:
+        out = unwritten(3, width)
+        run(library, op, 3, x=x, y=second, out=out, width=width)
+        assert np.array_equal(out, expected)
+        op.reference(x=x, y=second, out=out, width=width)
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("width", [1, 172, 256, 1100])
+def test_silu_multiply(library: Library, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x, y = rng.standard_normal((2, 3, width)).astype(np.float32) * 5
+    out, expected = unwritten(3, width), np.zeros((3, width))
+    run(library, SiluMultiply(), 3, x=x, y=y, out=out, width=width)
+    SiluMultiply().reference(x=x, y=y, out=expected, width=width)
+    assert np.allclose(out, expected, rtol=1e-6, atol=0)
+
+
+def test_silu_multiply_of_extremes(library: Library) -> None:
+    x = np.float32(
+        [[0, -0.0, 20, 87, 89, 1e4, -20, -87, -89, -104, -1e4, -1e30, -3e38, 1e-30, -1e-30]]
+    )
+    for factor in (1.0, -1e4, 0.0):
+        y, out = np.full_like(x, factor), unwritten(*x.shape)
+        run(library, SiluMultiply(), 1, x=x, y=y, out=out, width=x.size)
+        with np.errstate(over="ignore"):
+            sigmoid = 1 / (1 + np.exp(-x.astype(np.float64)))
+        assert np.allclose(out, x * sigmoid * factor, rtol=1e-6, atol=1e-29)
+
+
+def test_silu_multiply_of_nan_is_nan(library: Library) -> None:
+    x = np.zeros((1, 40), np.float32)
+    y = np.ones((1, 40), np.float32)
+    x[0, [3, 39]] = np.nan
+    y[0, [7, 36]] = np.nan
+    out = np.zeros((1, 40), np.float32)
+    run(library, SiluMultiply(), 1, x=x, y=y, out=out, width=40)
+    assert np.flatnonzero(np.isnan(out)).tolist() == [3, 7, 36, 39]
+
+
+UNARY = [Gelu(), Silu(), Sigmoid()]
+BINARY = [GeluMultiply(), SigmoidMultiply(), ClampedSwiGlu(), Multiply()]
+EXTREMES = [0, -0.0, 20, 87, 89, 1e4, -20, -87, -89, -104, -1e4, 1e-30, -1e-30, 6.9, 7.1, -7.1]
+
+
+@pytest.mark.parametrize("op", [*UNARY, *BINARY], ids=lambda op: type(op).__name__)
+@pytest.mark.parametrize("width", [1, 172, 1100])
+def test_gates_and_activations(library: Library, op: Op, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x, y = (rng.standard_normal((3, width)).astype(np.float32) * 5 for _ in range(2))
+    x[0, : len(EXTREMES)] = EXTREMES[:width]
+    operands = {"x": x, "y": y} if op in BINARY else {"x": x}
+    out, expected = unwritten(3, width), np.zeros((3, width))
+    run(library, op, 3, **operands, out=out, width=width)
+    op.reference(**operands, out=expected, width=width)
+    assert np.allclose(out, expected, rtol=3e-6, atol=1e-7)
+    x[1, width // 2] = np.nan
+    run(library, op, 3, **operands, out=out, width=width)
+    assert np.flatnonzero(np.isnan(out)).tolist() == [width + width // 2]
+
+
+def test_numbers_are_capped(library: Library) -> None:
+    x = np.float32([[0, 1e-3, 0.5, 3, -3, 30, -1e30, 1e30]])
+    out = unwritten(*x.shape)
+    run(library, SoftCap(), 1, x=x, y=2.0, out=out, width=8)
+    assert np.allclose(out, 2 * np.tanh(x.astype(np.float64) / 2), rtol=1e-6, atol=0)
+
+
+def test_rows_are_scaled_by_factors_of_their_own_and_of_their_positions(library: Library) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 40)).astype(np.float32)
+    factors, positions = np.float32([2, 3, 5, 7]), np.int32([3, 0, 3])
+    arguments = {"x": x, "width": 40}
+    for op, more, expected in (
+        (ScaleRows(), {"y": factors[:3].copy()}, x * factors[:3, None]),
+        (ScaleByPosition(), {"y": factors, "positions": positions}, x * factors[[3, 0, 3], None]),
+    ):
+        for result in (unwritten(3, 40), np.zeros((3, 40), np.float32)):
+            if np.isnan(result).any():
+                run(library, op, 3, **arguments, **more, out=result)
+            else:
+                op.reference(**arguments, **more, out=result)
+            assert np.array_equal(result, expected)
+
+
+def test_columns_are_picked(library: Library) -> None:
+    """Two heads of a query and a gate each: both of a token's gates."""
+    x = np.arange(3 * 2 * 20, dtype=np.float32).reshape(3, 40)
+    sizes = {"start": 7, "width": 13, "stride": 20, "n_parts": 2}
+    for native in (True, False):
+        out = unwritten(3, 26)
+        if native:
+            run(library, PickColumns(), 3, x=x, out=out, **sizes)
+        else:
+            PickColumns().reference(x=x, out=out, **sizes)
+        assert np.array_equal(out, np.hstack([x[:, 7:20], x[:, 27:40]]))
+
+
+def test_columns_are_joined(library: Library) -> None:
+    """Two heads of each token, of 3 and 17 numbers."""
+    x, y = np.arange(12, dtype=np.float32).reshape(2, 6), -np.arange(68, dtype="f4").reshape(2, 34)
+    expected = np.hstack([x[:, :3], y[:, :17], x[:, 3:], y[:, 17:]])
+    sizes = {"n_x": 3, "n_y": 17, "n_parts": 2}
+    for native in (True, False):
+        out = unwritten(2, 40)
+        if native:
+            run(library, JoinColumns(), 2, x=x, y=y, out=out, **sizes)
+        else:
+            JoinColumns().reference(x=x, y=y, out=out, **sizes)
+        assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize(("width", "n_weights"), [(8, 1), (13, 3), (64, 2), (300, 1)])
+def test_layer_norm(library: Library, width: int, n_weights: int) -> None:
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((4, 2 * n_weights * width)).astype(np.float32) + 5
+    weight, bias = rng.standard_normal((2, n_weights, width)).astype(np.float32)
+    arguments = {"x": x, "weight": weight, "bias": bias, "width": width, "n_weights": n_weights}
+    out, expected = unwritten(*x.shape), np.zeros(x.shape)
+    run(library, LayerNorm(), 4, **arguments, eps=1e-3, out=out)
+    LayerNorm().reference(**arguments, eps=1e-3, out=expected)
+    assert nmse(out, expected) <= 1e-11
+    heads = x.astype(np.float64).reshape(4, 2, n_weights, width)
+    normal = (heads - heads.mean(-1)[..., None]) / np.sqrt(heads.var(-1)[..., None] + 1e-3)
+    assert nmse(expected, (normal * weight + bias).reshape(x.shape)) <= 1e-12
+
+
+def test_logarithms_and_softplus_are_accurate(library: Library) -> None:
+    x = np.geomspace(1e-30, 1e30, 80_000).astype(np.float32)
+    x[:40_000] = np.linspace(0.4, 2.5, 40_000)
+    result, truth = map_vectors(library, log, x, np.float32, 8), np.log(x.astype(np.float64))
+    assert np.allclose(result, truth, rtol=3e-7, atol=1e-7)
+    x = np.linspace(-86, 100, 80_000).astype(np.float32)
+    result = map_vectors(library, softplus, x, np.float32, 8)
+    assert np.allclose(result, np.logaddexp(0, x.astype(np.float64)), rtol=1e-6, atol=0)
+
+
+def test_exp_is_accurate_to_two_units_in_the_last_place(library: Library) -> None:
+    near_zero = np.geomspace(1e-30, 1, 5000)
+    x = np.concatenate([np.linspace(-87, 88, 200_000), near_zero, -near_zero, [0.0] * 8])
+    x = x.astype(np.float32)
+    result = map_vectors(library, exp, x, np.float32, 8)
+    truth = np.exp(x.astype(np.float64))
+    assert (np.abs(result - truth) / np.spacing(truth.astype(np.float32))).max() <= 2
+    assert (result[-8:] == 1).all()
+
+
+def test_tanh_is_accurate(library: Library) -> None:
+    near_zero = np.geomspace(1e-30, 2, 5000)
+    x = np.concatenate([np.linspace(-90, 90, 100_000), near_zero, -near_zero]).astype(np.float32)
+    result = map_vectors(library, tanh, x, np.float32, 8)
+    assert np.allclose(result, np.tanh(x.astype(np.float64)), rtol=3e-7, atol=0)
+    x = np.float32([-1e30, -np.inf, 1e30, np.inf, 0, -0.0, np.nan, np.nan])
+    result = map_vectors(library, tanh, x, np.float32, 8)
+    assert result[:6].tolist() == [-1, -1, 1, 1, 0, 0]
+    assert np.isnan(result[6:]).all()
+
+
+def test_exp_stays_within_its_bounds(library: Library) -> None:
+    x = np.float32([-1e30, -np.inf, -88, -87, 88, 89, np.inf, np.nan])
+    result = map_vectors(library, exp, x, np.float32, 8)
+    assert (result[:4] == result[3]).all()
+    assert (result[4:7] == result[4]).all()
+    assert np.isnan(result[7])
+
+
+# ---- attention -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", [f16, f32], ids=str)
+@pytest.mark.parametrize("head_dim", [8, 13, 64])
+@pytest.mark.parametrize("turns", [(0, 0, 0, 0), (2, 1, 2, 5)])
+def test_keys_and_values_are_stored_at_their_slots_and_positions(
+    library: Library, type: Type, head_dim: int, turns: tuple[int, ...]
+) -> None:
+    """`turns`: how often the positions have come around."""
+    x = np.random.default_rng(head_dim).standard_normal((4, 2 * head_dim)).astype(np.float32)
+    x[0, :6] = 65519, 65520, -7e4, 6e-8, 2.9e-8, 3e-5  # the ends of halves, and subnormals
+    x[3, -1] = np.inf
+    dtype = NUMPY_TYPES[type]
+    slots, positions = np.int32([2, 0, 2, 0]), np.int32([18, 0, 17, 18])
+    shape = 3, 2, 19, head_dim
+    arguments = {"x": x, "slots": slots, "positions": positions}
+    arguments |= {"n_heads": 2, "capacity": 19, "head_dim": head_dim}
+    expected = np.full(shape, -5, dtype)
+    with np.errstate(over="ignore"):
+        for i in range(4):
+            expected[slots[i], :, positions[i]] = x[i].reshape(2, head_dim).astype(dtype)
+    arguments["positions"] = positions + 19 * np.int32(turns)
+    for op, laid in ((StoreValues(type), expected), (StoreKeys(type), by_lanes(expected, -5))):
+        cache = np.full(laid.shape, -5, dtype)
+        run(library, op, 4, cache=cache, **arguments)
+        assert cache.tobytes() == laid.tobytes()
+        cache = np.full(laid.shape, -5, dtype)
+        with np.errstate(over="ignore"):
+            op.reference(cache=cache, **arguments)
+        assert cache.tobytes() == laid.tobytes()
+
+
+def by_lanes(keys: Array, unwritten: float) -> Array:
+    """Keys (n_slots, n_heads, capacity, head_dim) as a cache holds them."""
+    laid = np.full(keys_shape(*keys.shape), unwritten, keys.dtype)
+    for position in range(keys.shape[2]):
+        laid[:, :, position // LANES, :, position % LANES] = keys[:, :, position]
+    return laid
+
+
+def in_a_ring(arguments: dict[str, Any], capacity: int) -> dict[str, Any]:
+    """The same, with caches that hold the last positions alone, up to each slot's last token."""
+    n_slots, n_heads, _, head_dim = arguments["values"].shape
+    keys = arguments["keys"].swapaxes(3, 4).reshape(n_slots, n_heads, -1, head_dim)
+    shape = 2, n_slots, n_heads, capacity, head_dim
+    rings = np.full(shape, np.nan, arguments["values"].dtype)
+    for slot in set(arguments["slots"].tolist()):
+        last = int(arguments["positions"][arguments["slots"] == slot].max())
+        for position in range(max(0, last + 1 - capacity), last + 1):
+            place = slot, slice(None), position % capacity
+            rings[0][place] = keys[slot, :, position]
+            rings[1][place] = arguments["values"][slot, :, position]
+    caches = {"keys": by_lanes(rings[0], np.nan), "values": rings[1], "capacity": capacity}
+    return arguments | caches
+
+
+HEADS = [(f16, 64, 4), (f32, 80, 1), (f16, 8, 7)]
+MORE_HEADS = [(f16, 32, 1), (f32, 32, 4), (f16, 128, 1), (f32, 128, 7), (f16, 80, 4), (f32, 8, 1)]
+
+
+def attention(
+    type: Type, head_dim: int, group: int, *, q_size: float = 1.0, window: int = NO_WINDOW
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Arguments of `Attend` but `out`, whose shape comes second.
+
+    Whatever a token may not see is NaN: other positions, and slots of others.
+    """
+    rng = np.random.default_rng(head_dim)
+    positions = np.int32([0, 139, 63, 64, 1, 31])
+    slots = np.int32([4, 2, 0, 3, 1, 5])
+    n_kv_heads, n_ctx = 2, 140
+    shape = (7, n_kv_heads, n_ctx, head_dim)
+    keys, values = rng.standard_normal((2, *shape)).astype(NUMPY_TYPES[type])
+    for slot in range(7):
+        (end,) = positions[slots == slot] + 1 if slot in slots else [0]
+        for unseen in (slice(end, None), slice(max(0, end - window))):
+            keys[slot, :, unseen], values[slot, :, unseen] = np.nan, np.nan
+    width = n_kv_heads * group * head_dim
+    arguments = {
+        "q": rng.standard_normal((6, width)).astype(np.float32) * np.float32(q_size),
+        "keys": by_lanes(keys, np.nan),
+        "values": values,
+        "slots": slots,
+        "positions": positions,
+        "n_kv_heads": n_kv_heads,
+        "capacity": n_ctx,
+        "scale": head_dim**-0.5,
+        "softcap": 0.0,
+        "sinks": np.full((n_kv_heads, group), -np.inf, np.float32),
+        "window": window,
+    }
+    return arguments, (6, width)
+
+
+def check_attention(
+    library: Library, type: Type, head_dim: int, group: int, q_size: float,
+    window: int = NO_WINDOW, **options: Any,
+) -> None:  # fmt: skip
+    op = Attend(type, head_dim, group, capped="softcap" in options)
+    arguments, shape = attention(type, head_dim, group, q_size=q_size, window=window)
+    arguments |= options
+    out, expected = unwritten(*shape), np.zeros(shape)
+    run(library, op, 6, **arguments, out=out)
+    op.reference(**arguments, out=expected)
+    assert nmse(out, expected) <= 1e-12 * max(1, q_size**2)
+
+
+@pytest.mark.parametrize(("type", "head_dim", "group"), HEADS)
+@pytest.mark.parametrize("q_size", [1.0, 100.0])
+def test_attention(library: Library, type: Type, head_dim: int, group: int, q_size: float) -> None:
+    """Large queries make weights that differ by more than a float can hold."""
+    check_attention(library, type, head_dim, group, q_size)
+
+
+@pytest.mark.parametrize(("type", "head_dim", "group"), MORE_HEADS)
+def test_attention_with_other_heads(
+    best_library: Library, type: Type, head_dim: int, group: int
+) -> None:
+    check_attention(best_library, type, head_dim, group, 1.0)
+
+
+@pytest.mark.parametrize("window", [1, 5, 16, 17, 64, 76, 77, 100, 140])
+def test_attention_within_a_window(library: Library, window: int) -> None:
+    """What is out of sight is NaN."""
+    check_attention(library, *HEADS[1], 1.0, window=window)
+
+
+@pytest.mark.parametrize(("type", "head_dim", "group"), HEADS)
+@pytest.mark.parametrize(("window", "capacity"), [(1, 64), (17, 64), (64, 64), (100, 128)])
+def test_attention_in_a_ring_is_that_in_a_whole_context(
+    library: Library, type: Type, head_dim: int, group: int, window: int, capacity: int
+) -> None:
+    """Bit for bit, up to windows that fill the ring."""
+    arguments, shape = attention(type, head_dim, group, window=window)
+    ring = in_a_ring(arguments, capacity)
+    op = Attend(type, head_dim, group)
+    out, expected, truth = unwritten(*shape), unwritten(*shape), np.zeros(shape)
+    run(library, op, 6, **ring, out=out)
+    run(library, op, 6, **arguments, out=expected)
+    op.reference(**ring, out=truth)
+    assert out.tobytes() == expected.tobytes()
+    assert nmse(out, truth) <= 1e-12
+
+
+@pytest.mark.parametrize("softcap", [0.5, 50.0])
+def test_attention_with_capped_scores(library: Library, softcap: float) -> None:
+    check_attention(library, *HEADS[0], 10.0, softcap=softcap)
+
+
+def test_attention_with_sinks(library: Library) -> None:
+    """From one that hardly counts to one that takes nearly all the weight; one head has none."""
+    type, head_dim, group = HEADS[0]
+    sinks = np.float32([[-90, -np.inf, 0, 3], [1, 20, -3, 40]])
+    check_attention(library, type, head_dim, group, 1.0, sinks=sinks)
+
+
+def test_attention_with_everything(library: Library) -> None:
+    sinks = np.linspace(-1, 1, 14, dtype=np.float32).reshape(2, 7)
+    check_attention(library, *HEADS[2], 3.0, sinks=sinks, window=19, softcap=2.0)
+
+
+def test_attention_is_the_mean_of_the_values_it_weighs(library: Library) -> None:
+    """Written out: one head, equal keys but for one position of another weight."""
+    op = Attend(f32, 8, 7)
+    keys, values = np.zeros((2, 1, 1, 80, 8), np.float32)
+    values[0, 0] = np.arange(80)[:, None]
+    keys[0, 0, 63, 0] = np.log(5)
+    keys = by_lanes(keys, np.nan)
+    q = np.zeros((1, 7 * 8), np.float32)
+    q[0, ::8] = 1
+    out = unwritten(1, 7 * 8)
+    place = {"slots": np.int32([0]), "positions": np.int32([76])}
+    sizes = {"n_kv_heads": 1, "capacity": 80, "scale": 1.0, "softcap": 0.0, "window": NO_WINDOW}
+    sinks = np.full(7, -np.inf, np.float32)
+    run(library, op, 1, q=q, keys=keys, values=values, out=out, sinks=sinks, **place, **sizes)
+    expected = (sum(range(77)) + 4 * 63) / 81
+    assert np.allclose(out, expected, rtol=1e-6)
+
+
+def test_a_tokens_attention_is_the_same_in_any_company(library: Library) -> None:
+    type, head_dim, group = HEADS[0]
+    op = Attend(type, head_dim, group)
+    arguments, shape = attention(type, head_dim, group)
+    together = unwritten(*shape)
+    run(library, op, 6, **arguments, out=together)
+    for token in range(6):
+        alone, part = unwritten(1, shape[1]), slice(token, token + 1)
+        own = {name: arguments[name][part].copy() for name in ("q", "slots", "positions")}
+        run(library, op, 1, **(arguments | own), out=alone)
+        assert alone.tobytes() == together[part].tobytes()
+
+
+def prompt_attention(
+    type: Type, head_dim: int, group: int, n_tokens: int, start: int, window: int = NO_WINDOW
+) -> dict[str, Any]:
+    """Arguments of `Attend` but `out`: tokens that follow each other from `start` on."""
+    rng, n_ctx = np.random.default_rng(start), start + n_tokens
+    keys, values = rng.standard_normal((2, 2, 2, n_ctx, head_dim)).astype(NUMPY_TYPES[type])
+    keys[0], values[0] = np.nan, np.nan  # a slot of others
+    return {
+        "q": rng.standard_normal((n_tokens, 2 * group * head_dim)).astype(np.float32),
+        "keys": by_lanes(keys, np.nan),
+        "values": values,
+        "slots": np.full(n_tokens, 1, np.int32),
+        "positions": np.arange(start, start + n_tokens, dtype=np.int32),
+        "n_kv_heads": 2,
+        "capacity": n_ctx,
+        "scale": head_dim**-0.5,
+        "softcap": 3.0,
+        "sinks": np.linspace(-1, 1, 2 * group, dtype=np.float32),
+        "window": window,
+    }
+
+
+@pytest.mark.parametrize("window", [1, 20, 70, NO_WINDOW])
+@pytest.mark.parametrize(("type", "head_dim", "group"), [*HEADS, (f16, 16, 16), (f16, 16, 20)])
+def test_attention_in_blocks_is_that_of_every_token_alone(
+    library: Library, type: Type, head_dim: int, group: int, window: int
+) -> None:
+    """Bit for bit: whole blocks, and what is left; from the start, and within a sequence."""
+    alone = Attend(type, head_dim, group, capped=True)
+    blocks = alone.lowered(None, library.isa)
+    for n_tokens, start in ((37, 0), (16, 100), (1, 64)):
+        arguments = prompt_attention(type, head_dim, group, n_tokens, start, window)
+        shape = arguments["q"].shape
+        out, expected, truth = unwritten(*shape), unwritten(*shape), np.zeros(shape)
+        run(library, blocks, n_tokens, **arguments, out=out)
+        run(library, alone, n_tokens, **arguments, out=expected)
+        alone.reference(**arguments, out=truth)
+        assert out.tobytes() == expected.tobytes()
+        assert nmse(out, truth) <= 1e-12
+
+
+@pytest.mark.parametrize(("type", "head_dim", "group"), HEADS)
+@pytest.mark.parametrize("start", [0, 40, 300, 320])
+def test_attention_in_blocks_in_a_ring(
+    library: Library, type: Type, head_dim: int, group: int, start: int
+) -> None:
+    """As large as what 37 tokens write and see: bit for bit that of each alone in a whole one."""
+    alone = Attend(type, head_dim, group, capped=True)
+    arguments = prompt_attention(type, head_dim, group, 37, start, window=28)
+    ring = in_a_ring(arguments, 64)
+    out, expected = (unwritten(*arguments["q"].shape) for _ in range(2))
+    run(library, alone.lowered(None, library.isa), 37, **ring, out=out)
+    run(library, alone, 37, **arguments, out=expected)
+    assert out.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", ["slots", "positions"])
+@pytest.mark.parametrize("token", [1, 2, 3])
+def test_tokens_that_do_not_follow_each_other_make_no_block(
+    best_library: Library, name: str, token: int
+) -> None:
+    arguments = prompt_attention(f16, 8, 4, 4, 70)
+    arguments["keys"][0], arguments["values"][0] = 0, 1
+    arguments[name][token] -= 1
+    out, truth = unwritten(*arguments["q"].shape), np.zeros(arguments["q"].shape)
+    op = Attend(f16, 8, 4, capped=True).lowered(None, best_library.isa)
+    run(best_library, op, 4, **arguments, out=out)
+    op.reference(**arguments, out=truth)
+    assert isinstance(op, AttendInBlocks)
+    assert op.n_together == 4
+    assert nmse(out, truth) <= 1e-12
+
+
+def test_a_nan_among_what_is_seen_comes_out(library: Library) -> None:
+    type, head_dim, group = HEADS[0]
+    for name in ("q", "keys", "values"):
+        arguments, shape = attention(type, head_dim, group)
+        place = {"q": (1, 5), "keys": (2, 0, 1, 5, 4), "values": (2, 0, 20, 5)}[name]
+        arguments[name][place] = np.nan
+        out = np.zeros(shape, np.float32)
+        run(library, Attend(type, head_dim, group), 6, **arguments, out=out)
+        assert np.isnan(out[1, : group * head_dim]).any()
+        assert np.isfinite(np.delete(out, 1, axis=0)).all()
+        assert np.isfinite(out[1, group * head_dim :]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_no_token_of_a_block_that_does_not_see_it(
+    library: Library, bad: float
+) -> None:
+    """A value, which a weight of 0 would not keep out, of a position in the middle of a block."""
+    alone = Attend(f16, 64, 4)
+    arguments = prompt_attention(f16, 64, 4, 12, 70, window=6)
+    arguments["values"][1, 0, 75, 3] = bad
+    out, expected = (unwritten(*arguments["q"].shape) for _ in range(2))
+    run(library, alone, 12, **arguments, out=expected)
+    run(library, alone.lowered(None, library.isa), 12, **arguments, out=out)
+    assert out.tobytes() == expected.tobytes()
+    sees = [70 + token >= 75 > 70 + token - 6 for token in range(12)]
+    assert (~np.isfinite(out).all(axis=1)).tolist() == sees

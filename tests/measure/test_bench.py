@@ -1,0 +1,614 @@
+"""`linnet bench`: its arithmetic, its formats and its errors; never how fast anything is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.kernel_harness import run as run_op
+from support.tiny_architectures import N_EXPERTS, N_KV, N_USED
+from support.tiny_architectures import TINY as ARCHITECTURES
+from support.tiny_llama import TinyLlama
+
+from linnet import LLM
+from linnet.engine.cli import main as cli
+from linnet.engine.measure.bench import layers as layers_module
+from linnet.engine.measure.bench import measure as measure_module
+from linnet.engine.measure.bench import ops as ops_module
+from linnet.engine.measure.bench import plot, report
+from linnet.engine.measure.bench.layers import OUTSIDE, group_of, layers, timeline
+from linnet.engine.measure.bench.measure import BenchTest, Source, all_tests, measure, statistics_of
+from linnet.engine.measure.bench.runner import Runner
+from linnet.engine.measure.bench.work import Work, work
+from linnet.engine.measure.roofline import peak_rate, weights_read
+from linnet.kernels.compiler.jit import Library
+from linnet.kernels.isa import ISA, ISAS
+from linnet.kernels.isa.generic import Generic
+from linnet.kernels.ops import peak
+from linnet.kernels.ops.peak import PeakDot, PeakFMA
+from linnet.kernels.runtime.probe import Entries, Probed
+from linnet.kernels.runtime.team import Team
+from linnet.models import load_model
+
+TINY = TinyLlama(type="Q8_0", n_layers=2, n_ctx=64)
+EXPERTS = ARCHITECTURES["qwen3moe"]
+KV_BYTES = 2 * 2 * 2 * 64 * 2  # of a position: layers, keys and values, KV heads, head, f16
+LLAMA_BENCH = {
+    "build_commit", "build_number", "cpu_info", "gpu_info", "backends", "model_filename",
+    "model_type", "model_size", "model_n_params", "n_batch", "n_ubatch", "n_threads", "type_k",
+    "type_v", "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts",
+    "stddev_ts",
+}  # fmt: skip
+SAMPLES = {"samples_ns", "samples_ts"}
+OURS = {"gb_s", "read_gb_s", "roofline", "load_s", "compile_s", "first_token_s", "n_parallel"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(TINY.write(tmp_path_factory.mktemp("model") / "tiny.gguf"))
+
+
+@pytest.fixture
+def runner_of(path: str, best_library: Library) -> Iterator[Callable[..., Runner]]:
+    """Makes runners of the tiny model, and closes them."""
+    made: list[Runner] = []
+
+    def make(**options: Any) -> Runner:
+        with LLM(path, n_threads=1) as llm:
+            options = {"n_threads": 1, "n_ctx": 32, "n_batch": 8} | options
+            made.append(Runner(llm.model, best_library, **options))
+            return made[-1]
+
+    yield make
+    for runner in made:
+        runner.close()
+
+
+def bench(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    """Status, stdout, stderr of `linnet bench`."""
+    capsys.readouterr()
+    status = cli.main(["bench", *map(str, argv)])
+    return status, *capsys.readouterr()
+
+
+# ---- passes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_parallel", [1, 3])
+def test_a_runner_computes_what_a_session_does(
+    runner_of: Callable[..., Runner], path: str, n_parallel: int
+) -> None:
+    """Bit for bit, in each of its sequences: so it is the same work that is measured."""
+    runner = runner_of(n_parallel=n_parallel, n_batch=8)
+    prompt = [int(i) for i in [*runner._ids[:8], *runner._ids[:3]]]  # in passes of 8 and 3
+    runner.prompt(11)
+    with LLM(path, n_ctx=32, n_threads=1) as llm:
+        session = llm.session()
+        assert np.array_equal(runner.logits.data[0], session.prompt(prompt))
+        runner.generate()
+        for row in range(n_parallel):
+            session.prompt(prompt)
+            assert np.array_equal(runner.logits.data[row], session.extend(int(runner._ids[row])))
+        session.close()
+
+
+def test_depth_is_what_was_filled(runner_of: Callable[..., Runner]) -> None:
+    runner = runner_of()
+    runner.prompt(5)
+    runner.generate()
+    assert runner.n_filled == 6
+    logits = np.array(runner.logits.data[0])
+    runner.n_filled = 5  # what comes after is overwritten
+    runner.generate()
+    assert np.array_equal(runner.logits.data[0], logits)
+
+
+@pytest.mark.parametrize(
+    ("options", "filled", "n_prompt", "n_gen", "passes", "positions"),
+    [
+        ({}, 0, 0, 1, 1, [1]),
+        ({}, 5, 0, 3, 3, [6, 7, 8]),
+        ({}, 0, 8, 0, 1, [8]),
+        ({}, 2, 20, 1, 4, [10, 18, 22, 23]),  # prompts in passes of 8
+        ({"n_parallel": 3}, 5, 0, 2, 2, [6] * 3 + [7] * 3),  # weights are read for all at once
+        ({"n_parallel": 3}, 0, 8, 0, 3, [8] * 3),
+    ],
+)
+def test_bytes_read(
+    runner_of: Callable[..., Runner], options: dict[str, int], filled: int, n_prompt: int,
+    n_gen: int, passes: int, positions: list[int],
+) -> None:  # fmt: skip
+    runner = runner_of(**options)
+    runner.n_filled = filled
+    tensors = TINY.tensors()
+    output = tensors["output.weight"].data.nbytes
+    matrices = [t for name, t in tensors.items() if name.startswith("blk") and len(t.shape) == 2]
+    weights = sum(t.data.nbytes for t in matrices)
+    without_logits = (-(-n_prompt // 8) - 1 if n_prompt else 0) * options.get("n_parallel", 1)
+    expected = passes * weights + (passes - without_logits) * output + KV_BYTES * sum(positions)
+    assert runner.bytes_read(n_prompt, n_gen) == expected
+
+
+@pytest.fixture
+def runner_of_experts(best_library: Library) -> Iterator[Callable[..., Runner]]:
+    made: list[Runner] = []
+
+    def make(n_parallel: int) -> Runner:
+        model = load_model(EXPERTS.metadata(), EXPERTS.tensors())
+        options = {"n_threads": 1, "n_ctx": 16, "n_batch": 8, "n_parallel": n_parallel}
+        made.append(Runner(model, best_library, **options))
+        return made[-1]
+
+    yield make
+    for runner in made:
+        runner.close()
+
+
+@pytest.mark.parametrize(
+    ("n_parallel", "n_prompt", "n_gen", "experts", "positions"),
+    [
+        (1, 0, 2, [N_USED, N_USED], [1, 2]),
+        (2, 0, 1, [2 * N_USED], [1, 1]),
+        (3, 0, 1, [N_EXPERTS], [1, 1, 1]),  # there are no more
+        (1, 9, 0, [N_EXPERTS, N_USED], [8, 9]),  # in passes of 8 and 1
+    ],
+)
+def test_of_experts_as_many_are_read_as_the_tokens_of_a_pass_can_take(
+    runner_of_experts: Callable[..., Runner], n_parallel: int, n_prompt: int, n_gen: int,
+    experts: list[int], positions: list[int],
+) -> None:  # fmt: skip
+    runner = runner_of_experts(n_parallel)
+    sizes = {
+        name: tensor.data.nbytes
+        for name, tensor in EXPERTS.tensors().items()
+        if len(tensor.shape) > 1 and name != "token_embd.weight"
+    }
+    of_experts = sum(n for name, n in sizes.items() if "exps" in name) // N_EXPERTS
+    others = sum(n for name, n in sizes.items() if "exps" not in name)
+    weights = len(experts) * others + sum(experts) * of_experts
+    weights -= sizes["output.weight"] * (n_prompt > 8)  # the first of two passes has no logits
+    cached = 2 * EXPERTS.n_layers * N_KV * 2 * sum(positions)
+    assert runner.bytes_read(n_prompt, n_gen) == weights + cached
+    assert sum(array.nbytes for array in weights_read(runner.program)) == (
+        others + N_USED * of_experts
+    )
+
+
+def test_too_long_a_context_is_an_error_before_any_work(
+    runner_of: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "linnet.engine.measure.bench.runner.available_memory", lambda: KV_BYTES * 99
+    )
+    with pytest.raises(MemoryError, match=r"2 x 50 positions, \d+ a pass, needs .*\(-b\)"):
+        runner_of(n_ctx=50, n_parallel=2)
+
+
+# ---- arithmetic ----------------------------------------------------------------------------------
+
+
+def test_statistics() -> None:
+    row = statistics_of([10**9, 2 * 10**9], n_tokens=100, n_bytes=4 * 10**9, bandwidth=5e9)
+    assert row["samples_ts"] == [100, 50]
+    assert (row["avg_ns"], row["stddev_ns"]) == (15 * 10**8, round(statistics.stdev([1e9, 2e9])))
+    assert row["avg_ts"] == 75
+    assert row["stddev_ts"] == pytest.approx(statistics.stdev([100, 50]))
+    assert row["gb_s"] == pytest.approx(3)  # the mean of 4 and 2
+    assert (row["read_gb_s"], row["roofline"]) == (5, pytest.approx(0.6))
+
+
+def test_a_single_sample_has_no_deviation() -> None:
+    row = statistics_of([10], n_tokens=1, n_bytes=1, bandwidth=1e9)
+    assert (row["stddev_ns"], row["stddev_ts"]) == (0, 0)
+
+
+def test_tests_are_named_and_ordered_as_llama_bench_does() -> None:
+    tests = all_tests(
+        prompts=[512, 0], gens=[128], both=[(512, 128)], depths=[0, 8192], batches=[512],
+        threads=[1, 2], parallel=[1],
+    )  # fmt: skip
+    names = [(test.n_threads, test.name) for test in tests]
+    kinds = ["pp512", "tg128", "pp512+tg128"]
+    assert names == [
+        (n, kind + depth) for n in (1, 2) for depth in ("", " @ d8192") for kind in kinds
+    ]
+    many = BenchTest(n_prompt=0, n_gen=128, n_parallel=4, n_depth=16)
+    assert (many.name, many.n_tokens) == ("tg128 x4 @ d16", 512)
+
+
+def test_a_row_is_consistent(path: str) -> None:
+    test = BenchTest(n_prompt=6, n_gen=2, n_depth=3, n_parallel=2)
+    ticks: list[None] = []
+    row = measure(Source(path), test, repetitions=3, tick=lambda: ticks.append(None))
+    assert len(ticks) == 3
+    assert row.keys() == LLAMA_BENCH | SAMPLES | OURS | {"isa", "test"}
+    assert row["samples_ts"] == [1e9 * 16 / ns for ns in row["samples_ns"]]
+    assert row["roofline"] == pytest.approx(row["gb_s"] / row["read_gb_s"])
+    assert row["first_token_s"] > row["load_s"] > 0
+    tensors = TINY.tensors().values()
+    assert row["model_size"] == sum(tensor.data.nbytes for tensor in tensors)
+    assert row["model_n_params"] == sum(int(np.prod(tensor.shape)) for tensor in tensors)
+    assert row["model_type"].endswith(" Q8_0")
+
+
+def test_work_of_steps(runner_of: Callable[..., Runner]) -> None:
+    runner = runner_of()
+    runner.n_filled = 4
+    runner.prepare_prompt(4, 3, n_outputs=0)
+    done = {step.name: work(step, runner.program) for step in runner.program.steps}
+    weights = TINY.tensors()["blk.0.ffn_up.weight"].data.nbytes
+    assert done["blk.0.ffn_up.weight"] == Work(2 * 3 * 512 * 256, weights)
+    # Tokens at positions 4, 5 and 6 see 5, 6 and 7; the last one's keys and values are read.
+    assert done["attend"] == Work(4 * (5 + 6 + 7) * 256, 7 * KV_BYTES // 2)
+    assert done["add"] == Work(3 * 256, 3 * 3 * 256 * 4)
+    assert done["output.weight"] == Work(0, 0)  # no logits are wanted
+
+
+@pytest.mark.parametrize(("n_rows", "n_read"), [(1, N_USED), (3, N_EXPERTS)])
+def test_work_of_experts(
+    runner_of_experts: Callable[..., Runner], n_rows: int, n_read: int
+) -> None:
+    runner = runner_of_experts(1)
+    runner.prepare_prompt(0, n_rows, n_outputs=1)
+    (step,) = (step for step in runner.program.steps if step.name == "blk.0.ffn_up_exps.weight")
+    weights = EXPERTS.tensors()[step.name]
+    n_bytes = weights.data.nbytes // N_EXPERTS * n_read
+    n_of_one = weights.shape[1] * weights.shape[2]
+    assert work(step, runner.program) == Work(2 * n_rows * N_USED * n_of_one, n_bytes)
+
+
+# ---- the probes ----------------------------------------------------------------------------------
+
+
+def entries(*rows: tuple[int, int, int, int]) -> Entries:
+    """From (step, begin, end, thread)."""
+    table = np.array(sorted(rows, key=lambda row: row[1]), np.int64)
+    return Entries(*table.T)
+
+
+def test_waiting_is_for_the_step_that_others_work_on() -> None:
+    line = timeline(
+        entries(
+            (0, 100, 110, 7),  # the other thread waits 10 for step 0,
+            (1, 112, 120, 7), (1, 114, 118, 8),  # both 2 for step 1 to begin, one 2 more and 2 at
+            (3, 118, 126, 8), (3, 121, 125, 7),  # its end: no barrier between 1 and 3
+        ),
+        n_steps=4,
+    )  # fmt: skip
+    assert line.total == 26
+    assert list(line.worked) == [5, 6, 0, 6]
+    # step 1: 2 + 2 (both), 2 (thread 8); step 3: 1 (thread 7, 120 to 121), 1 (thread 7, at the end)
+    assert list(line.waited) == [5, 3, 0, 1]
+    assert line.worked.sum() + line.waited.sum() == line.total
+
+
+def test_the_earliest_step_is_waited_for() -> None:
+    """Thread 9 has nothing to do until step 2, while 7 works on step 0 and 8 goes on to step 1."""
+    line = timeline(
+        entries((0, 0, 20, 7), (0, 0, 10, 8), (1, 12, 18, 8), (2, 20, 23, 9)), n_steps=3
+    )
+    assert list(line.waited * 3) == [20 + 2 + 2, 0, 3 + 3]  # threads 9 and 8; then 7 and 8
+
+
+def test_a_probed_program_computes_the_same(runner_of: Callable[..., Runner]) -> None:
+    runner = runner_of(n_threads=2)
+    runner.prompt(9)
+    runner.generate()
+    expected = np.array(runner.logits.data[0])
+    runner.n_filled = 9
+    probed = Probed(runner.token_pass, runner.library)
+    runner.prepare_token()
+    runner.team.run(probed.lowered)
+    assert np.array_equal(runner.logits.data[0], expected)
+    found = probed.take()
+    assert set(found.step) == set(range(len(runner.program.steps)))
+    assert (found.begin <= found.end).all()
+    assert len(set(found.thread)) <= 2
+    assert len(probed.take().step) == 0
+
+
+def test_a_log_that_is_too_small_is_told(runner_of: Callable[..., Runner]) -> None:
+    runner = runner_of()
+    probed = Probed(runner.token_pass, runner.library, capacity=4)
+    runner.prepare_token()
+    runner.team.run(probed.lowered)
+    with pytest.raises(RuntimeError, match="the log holds 4"):
+        probed.take()
+
+
+@pytest.mark.parametrize("op", [PeakDot(15), PeakDot(255), PeakFMA()], ids=str)
+def test_the_compute_probe_leaves_nothing_out(op: Any, library: Library) -> None:
+    """All its products are in its sums."""
+    rng, n_items, lanes = np.random.default_rng(0), 3, library.isa.lanes
+    n = op.n_data(library.isa)
+    if isinstance(op, PeakFMA):
+        data, kind = rng.integers(-3, 4, n // 4).astype(np.float32), np.float32
+    else:
+        data, kind = rng.integers(-127, 128, n).astype(np.int8), np.int32
+    out, expected = (np.zeros(n_items * lanes, kind) for _ in range(2))
+    run_op(library, op, data=data, out=out, n_items=n_items)
+    op.reference(data=data, out=expected, n_items=n_items)
+    assert np.array_equal(out, expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+def test_the_compute_probe_fits_the_registers(isa: ISA) -> None:
+    n_factors = PeakFMA().n_factors(isa)
+    n_sums = PeakFMA().operations(isa) // (2 * isa.lanes * peak.ROUNDS)
+    assert 9 <= n_sums <= 12
+    assert n_sums + n_factors <= isa.registers
+
+
+def test_an_instruction_set_of_another_width_has_a_compute_probe() -> None:
+    class Wide(Generic):
+        bits, registers = 1024, 12
+
+    assert PeakFMA().n_data(Wide()) == (3 + 2) * 128
+    sums = PeakFMA().ir(Wide()).count("fadd <32 x float>")
+    assert sums == 3 * 2 + 5  # in a round, and to have one in the end
+
+
+def test_where_llvm_would_leave_work_out_there_is_no_peak(
+    monkeypatch: pytest.MonkeyPatch, best_library: Library
+) -> None:
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    team = Team(best_library, 1)
+    try:
+        assert peak_rate(team, Library(best_library.isa), PeakFMA())
+        monkeypatch.setattr("linnet.kernels.ir.kernel.VECTOR_REGISTERS", {})
+        assert peak_rate(team, Library(best_library.isa), PeakFMA()) is None
+    finally:
+        team.close()
+
+
+def test_layers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers_module, "LEAST_SECONDS", 0.0)
+    with LLM(path) as llm:
+        steps = llm.session().program.steps
+    for test, name in (
+        (BenchTest(n_prompt=9, n_gen=0, n_batch=8), "pp8"),
+        (BenchTest(n_prompt=0, n_gen=5, n_depth=3, n_parallel=2), "tg1 x2 @ d3"),
+    ):
+        rows = layers(Source(path), test, repetitions=3)
+        assert {row["test"] for row in rows} == {name}
+        assert [row["step"] for row in rows][-1] == OUTSIDE
+        assert sum(row["calls"] for row in rows[:-1]) == len(steps)
+        assert sum(row["share"] for row in rows) == pytest.approx(1)
+        assert all(row["wait_us"] <= row["us"] + 1e-9 for row in rows)
+        (ffn_up,) = (row for row in rows if row["step"] == "ffn_up")
+        assert ffn_up["gb_s"] == pytest.approx(ffn_up["n_bytes"] / ffn_up["us"] / 1e3)
+
+
+def test_layers_take_prompts_and_generation_one_by_one(path: str) -> None:
+    with pytest.raises(ValueError, match="pp4\\+tg2: --layers takes"):
+        layers(Source(path), BenchTest(n_prompt=4, n_gen=2))
+
+
+def test_steps_of_all_layers_are_one_group() -> None:
+    assert group_of("blk.13.attn_q.weight") == "attn_q"
+    assert group_of("output.weight") == "output"
+    assert group_of("norm") == "norm"
+
+
+# ---- kernels -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows as ever, of small matrices and short caches."""
+    for name, value in {
+        "N_EMBD": 256, "N_FF": 256, "N_HEADS": 4, "N_KV_HEADS": 2, "DEPTH": 16, "MANY": 16,
+        "LEAST_SECONDS": 0.0, "cache_size": lambda level: 1 << 16,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(ops_module, name, value)
+
+
+@pytest.mark.usefixtures("small_kernels")
+@pytest.mark.parametrize("exact", [False, True])
+def test_ops(exact: bool) -> None:
+    rows = list(ops_module.ops(["Q8_0"], exact=exact, repetitions=1))
+    assert [(row["n_rows"], row["from"]) for row in rows] == [
+        *((n, "memory") for n in (1, 2, 4, 8, 16)),
+        *((n, "cache") for n in (1, 2, 4, 8)),
+    ]
+    for row in rows:
+        n_out = int(row["shape"].split(" x ")[0])
+        assert row["n_bytes"] == n_out * 272
+        assert row["n_operations"] == 2 * n_out * 256 * row["n_rows"]
+        assert row["gb_s"] == pytest.approx(row["n_bytes"] / row["us"] / 1e3)
+        limits = row["gb_s"] / row["read_gb_s"], row["gflop_s"] / row["peak_gflop_s"]
+        assert row["roofline"] == pytest.approx(max(limits))
+    assert int(rows[-1]["shape"].split(" x ")[0]) * 272 <= 1 << 15  # half the cache
+
+
+@pytest.mark.usefixtures("small_kernels")
+def test_ops_without_a_peak_have_no_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_module, "peak_rate", lambda *_: None)
+    for row in ops_module.ops(["Q8_0"], repetitions=1):
+        assert row["read_gb_s"] > 0
+        assert (row["peak_gflop_s"], row["roofline"]) == (None, None)
+
+
+@pytest.mark.usefixtures("small_kernels")
+def test_the_other_kernels() -> None:
+    rows = list(ops_module.ops(ops_module.OTHERS, repetitions=1))
+    assert {(row["op"], row["n_rows"]) for row in rows} == {
+        (op, n) for op in ops_module.OTHERS for n in (1, 2, 4, 8, 16)
+    }
+    assert all(row["us"] > 0 for row in rows)
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+FAST = "-p", 4, "-n", 2, "-r", 2, "-t", 1
+
+
+def test_json(capsys: pytest.CaptureFixture[str], path: str) -> None:
+    status, out, err = bench(capsys, "-m", path, *FAST, "-pg", "4,2", "-npl", "1,2", "-o", "json")
+    assert (status, err) == (0, "")
+    rows = json.loads(out)
+    names = ["pp4", "tg2", "pp4+tg2", "pp4 x2", "tg2 x2", "pp4+tg2 x2"]
+    assert [row["test"] for row in rows] == names
+    assert all(row.keys() >= LLAMA_BENCH | SAMPLES | OURS for row in rows)
+    assert all(len(row["samples_ns"]) == 2 for row in rows)
+
+
+def test_json_lines(capsys: pytest.CaptureFixture[str], path: str) -> None:
+    _, out, _ = bench(capsys, "-m", path, *FAST, "-o", "jsonl")
+    assert [json.loads(line)["n_prompt"] for line in out.splitlines()] == [4, 0]
+
+
+def test_csv(capsys: pytest.CaptureFixture[str], path: str) -> None:
+    _, out, _ = bench(capsys, "-m", path, *FAST, "-o", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["n_gen"] for row in rows] == ["0", "2"]
+    assert rows[0].keys() == LLAMA_BENCH | OURS | {"isa", "test"}
+
+
+def test_markdown(capsys: pytest.CaptureFixture[str], path: str) -> None:
+    status, out, err = bench(capsys, "-m", path, *FAST, "-d", "0-4+4")
+    assert (status, err) == (0, "")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[:6]]
+    header = ["model", "size", "params", "backend", "threads", "test", "t/s"]
+    assert lines[0][:7] == header
+    assert len({len(line) for line in out.splitlines()[:6]}) == 1  # columns are straight
+    assert [line[5] for line in lines[2:]] == ["pp4", "tg2", "pp4 @ d4", "tg2 @ d4"]
+    assert all(float(line[6].split(" ± ")[0]) > 0 for line in lines[2:])
+
+
+def test_flags_come_again_and_several_passes_have_a_column(
+    capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    argv = "-m", path, "-r", 1, "-t", 1, "-n", 0, "-p", 4, "--n-prompt", "5,6", "-b", 2, "-b", 3
+    _, out, _ = bench(capsys, *argv)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[:8]]
+    at = lines[0].index("n_batch")
+    found = {(line[at], line[at + 1]) for line in lines[2:]}
+    assert found == {(b, p) for b in "23" for p in ("pp4", "pp5", "pp6")}
+
+
+def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = bench(capsys, "-p", 0, "-n", 1, "-r", 1, "-t", 1, "-o", "json")
+    assert Path(json.loads(out)[0]["model_filename"]).name == "demo-Q4_K_M.gguf"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["-p", "x"], "argument -p/--n-prompt: 'x' is not a list of whole numbers from 0"),
+        (["-p", "4-2"], "'4-2' is no range"),
+        (["-p", "0-8*2"], "'0-8*2' is no range"),
+        (["-n", "-1"], "argument -n/--n-gen"),
+        (["-t", "0"], "'0' is not a whole number from 1 to 1024"),
+        (["-r", "1_0"], "'1_0' is not a whole number from 1"),
+        (["-r", "\u0663"], "is not a whole number from 1"),
+        (["-p", "0-16777216"], "'0-16777216' are more than 10000 numbers"),
+        (["-r", "0"], "argument -r/--repetitions: '0' is not a whole number from 1 to"),
+        (["-npl", "513"], "'513' is not a whole number from 1 to 512"),
+        (["-pg", "512"], "'512' is not two numbers"),
+        (["-p", "0", "-n", "0"], "nothing to measure"),
+        (["-m", "missing.gguf"], "'missing.gguf': No such file"),
+        (["--synthetic", "llama-9b:Q4_K_M"], "model shape 'llama-9b' is unknown"),
+        (["--ops", "Q9_9"], "kernel 'Q9_9' is unknown; known: F32, "),
+        (["--ops", "norm", "--layers"], "--ops measures kernels alone"),
+        (["-pg", "4,2", "-p", "0", "-n", "0", "--layers"], "--layers takes prompts"),
+        (["-o", "sql"], "argument -o/--output: invalid choice: 'sql'"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+) -> None:
+    status, out, err = bench(capsys, *argv)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.startswith("linnet: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("small_kernels")
+def test_ops_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = bench(capsys, "--ops", "norm,rope", "-t", "1", "-r", 1, "-o", "jsonl")
+    assert {json.loads(line)["op"] for line in out.splitlines()} == {"norm", "rope"}
+
+
+def test_layers_from_the_command_line(capsys: pytest.CaptureFixture[str], path: str) -> None:
+    status, out, err = bench(capsys, "-m", path, *FAST, "--layers")
+    assert status == 0
+    assert {line.split("|")[1].strip() for line in out.splitlines()[2:]} == {"pp4", "tg1"}
+    assert "us while watched" in err
+
+
+def test_sizes_and_counts_read_as_in_llama_bench() -> None:
+    assert report.size(800_000_000) == "762.94 MiB"
+    assert report.size(3 << 30) == "3.00 GiB"
+    assert (report.count(6_820_096), report.count(1_235_814_432)) == ("6.82 M", "1.24 B")
+
+
+# ---- the picture ---------------------------------------------------------------------------------
+
+
+def test_steps_that_meet_share_a_label() -> None:
+    row = {"n_bytes": 10, "share": 0.5}
+    rows = [
+        row | {"step": "a", "n_operations": 100, "gflop_s": 50.0},
+        row | {"step": "b", "n_operations": 120, "gflop_s": 40.0},
+        row | {"step": "c", "n_operations": 100, "gflop_s": 500.0},
+        row | {"step": "d", "n_operations": 100, "gflop_s": 50.0, "share": 0.001},
+    ]
+    assert plot.labels(rows) == [((10, 50), ["a", "b"]), ((10, 500), ["c"])]
+
+
+def test_without_matplotlib_the_error_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, out, err = bench(capsys, "-m", path, "--plot", tmp_path / "roof.svg")
+    assert (status, out) == (2, "")
+    assert err == "linnet: --plot needs matplotlib: pip install linnet[plot]\n"
+
+
+def test_an_ending_that_matplotlib_does_not_know_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    measured: list[Any] = []
+    monkeypatch.setattr("linnet.engine.cli.bench.layers", lambda *_, **__: measured.append(1))
+    for name in ("roof.xyz", "roof", ".svg"):
+        status, out, err = bench(capsys, "-m", path, "--plot", tmp_path / name)
+        assert (status, out, measured) == (2, "", [])
+        assert f"{name}'; it must end in one of" in err
+        assert ".svg" in err
+
+
+def test_a_picture_shows_every_test(
+    capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "roof.SVG"
+    status, _, _ = bench(capsys, "-m", path, *FAST, "--plot", target)
+    assert status == 0
+    picture = target.read_text()
+    assert "<svg" in picture
+    for text in ("pp4", "tg1", "ffn_up", "int8 dot"):
+        assert f"<!-- {text}" in picture
+
+
+def test_a_picture_needs_no_peak(
+    capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(measure_module, "peak_rate", lambda *_: None)
+    target = tmp_path / "roof.svg"
+    status, _, _ = bench(capsys, "-m", path, *FAST, "--plot", target)
+    assert status == 0
+    assert "int8 dot" not in target.read_text()
