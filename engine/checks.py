@@ -1,4 +1,4 @@
-"""Arguments out of range, named in one line."""
+"""Checks of arguments; an error names the value and its limits in one line."""
 
 from __future__ import annotations
 

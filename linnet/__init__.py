@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from linnet.engine.running.generation import Output as Output
     from linnet.engine.running.generation import Stats as Stats
     from linnet.engine.running.sequence import ContextOverflow as ContextOverflow
+    from linnet.engine.sampling.candidates import NonFiniteLogits as NonFiniteLogits
     from linnet.engine.sampling.params import SamplingParams as SamplingParams
-    from linnet.engine.sampling.samplers import NonFiniteLogits as NonFiniteLogits
     from linnet.engine.text.tokenizer import Tokenizer as Tokenizer
     from linnet.engine.text.tokenizer import TokenizerError as TokenizerError
     from linnet.kernels.isa import ISAError as ISAError
@@ -38,7 +38,7 @@ _HOMES = {
     "ISAError": "kernels.isa",
     "Interrupted": "kernels.runtime.team",
     "ModelError": "models.parts.errors",
-    "NonFiniteLogits": "engine.sampling.samplers",
+    "NonFiniteLogits": "engine.sampling.candidates",
     "Output": "engine.running.generation",
     "SamplingParams": "engine.sampling.params",
     "Stats": "engine.running.generation",

@@ -9,7 +9,7 @@ from linnet.models.parts.weights import Weights
 
 
 class Cohere2(CommandR):
-    """Three layers in four see a window; the fourth sees all and does not know of positions."""
+    """Three layers in four see a window; the fourth sees all, without rotation."""
 
     def attention(self, w: Weights, i: int) -> Block:
         window = self.window(i, every=4)

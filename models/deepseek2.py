@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from linnet.models.parts.blocks import Block, FeedForward, RmsNorm
 from linnet.models.parts.config import MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH
 from linnet.models.parts.experts import Experts, gating, with_shared
 from linnet.models.parts.latent_attention import LatentAttention
-from linnet.models.parts.rope import Rope, attention_factor
+from linnet.models.parts.rotary import RotaryEmbedding, attention_factor
 from linnet.models.parts.transformer import Transformer
 from linnet.models.parts.weights import Weights
 
@@ -35,27 +36,27 @@ class DeepSeek2(Transformer):
         factor = keys.factor("rope.scaling.factor")
         magnitude = keys.number("rope.scaling.attn_factor", 0.0, 1e6, default=1.0)
         self.magnitude = magnitude if multiplier else magnitude * attention_factor(factor)
-        sharper = self.magnitude * attention_factor(factor, multiplier)
-        self.scale = sharper**2 / math.sqrt(self.head_dim)
+        scale = self.magnitude * attention_factor(factor, multiplier)
+        self.scale = scale**2 / math.sqrt(self.head_dim)
 
-    def main_rope(self, w: Weights) -> Rope:
-        return super().main_rope(w).with_magnitude(self.magnitude)
+    def main_rope(self, w: Weights) -> RotaryEmbedding:
+        return replace(super().main_rope(w), magnitude=self.magnitude)
 
     def attention(self, w: Weights, i: int) -> Block:
         c, n_heads, n_latent = self.config, self.config.n_heads, self.n_latent
         n_q, n_plain = n_heads * self.head_dim, self.head_dim - self.n_rot
         bottleneck = "attn_q_a.weight" in w
         return LatentAttention(
-            q_down=w.linear("attn_q_a", self.n_bottleneck, c.n_embd) if bottleneck else None,
+            q_down=w.matrix("attn_q_a", self.n_bottleneck, c.n_embd) if bottleneck else None,
             q_norm=RmsNorm.load(w, "attn_q_a_norm", c, self.n_bottleneck) if bottleneck else None,
-            q=w.linear("attn_q_b", n_q, self.n_bottleneck)
+            q=w.matrix("attn_q_b", n_q, self.n_bottleneck)
             if bottleneck
-            else w.linear("attn_q", n_q, c.n_embd),
-            kv=w.linear("attn_kv_a_mqa", n_latent + self.n_rot, c.n_embd),
+            else w.matrix("attn_q", n_q, c.n_embd),
+            kv=w.matrix("attn_kv_a_mqa", n_latent + self.n_rot, c.n_embd),
             kv_norm=RmsNorm.load(w, "attn_kv_a_norm", c, n_latent),
-            k_b=w.stack("attn_k_b", n_heads, n_latent, n_plain),
-            v_b=w.stack("attn_v_b", n_heads, self.n_values, n_latent),
-            output=w.linear("attn_output", c.n_embd, n_heads * self.n_values),
+            k_b=w.matrix("attn_k_b", n_heads, n_latent, n_plain, scaled=False),
+            v_b=w.matrix("attn_v_b", n_heads, self.n_values, n_latent, scaled=False),
+            output=w.matrix("attn_output", c.n_embd, n_heads * self.n_values),
             rope=self.rope,
             scale=self.scale,
         )

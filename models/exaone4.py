@@ -12,7 +12,7 @@ LAYERS_OF_32B = 64
 
 class Exaone4(Transformer):
     """Norms after the blocks, and of every head. In the 32B model three layers in four see a
-    window, and the fourth does not know of positions."""
+    window, and the fourth has no rotation."""
 
     attn_norm = ffn_norm = ""
     attn_post_norm = "post_attention_norm"
@@ -21,6 +21,6 @@ class Exaone4(Transformer):
     def attention(self, w: Weights, i: int) -> Block:
         c, norms = self.config, self.head_norms(w)
         if c.n_layers != LAYERS_OF_32B:
-            return Attention.load(w, c, self.rope, qk_norm=norms)
+            return Attention.load(w, c, norms, self.rope)
         window = self.window(i, every=4, default=4096)
-        return Attention.load(w, c, self.rope if window else None, qk_norm=norms, window=window)
+        return Attention.load(w, c, norms, self.rope if window else None, window=window)

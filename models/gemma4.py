@@ -11,7 +11,7 @@ import numpy as np
 from linnet.kernels.ops.elementwise import GeluMultiply
 from linnet.kernels.runtime.program import Buffer
 from linnet.models.gemma3 import Gemma3
-from linnet.models.parts.attention import Attention
+from linnet.models.parts.attention import Attention, ScaledDotProduct
 from linnet.models.parts.blocks import (
     Block,
     Chain,
@@ -25,13 +25,14 @@ from linnet.models.parts.config import MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH
 from linnet.models.parts.errors import ModelError
 from linnet.models.parts.experts import Experts
 from linnet.models.parts.graph import Graph
-from linnet.models.parts.rope import Rope, frequencies
+from linnet.models.parts.heads import HeadNorms
 from linnet.models.parts.weights import Matrix, Weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerInputs:
-    """What a token says to each layer: (norm(project(x)) + embedding * sqrt(width)) / sqrt(2)."""
+class PerLayerEmbeddings:
+    """Of a token and its embedding x, for each layer:
+    (norm(project(x)) + table[token] * sqrt(width)) / sqrt(2)."""
 
     table: Matrix
     project: Matrix
@@ -42,31 +43,32 @@ class LayerInputs:
         """x (n_tokens, n_embd) -> (n_tokens, n_layers, width)"""
         (y,) = g.linear(x, self.project)
         y = self.norm.record(g, g.scale(y, 1 / math.sqrt(x.width)))
-        said = g.scale(g.embed(self.table), math.sqrt(self.width))
-        return g.scale(g.add(y, said), math.sqrt(0.5))
+        of_token = g.scale(g.embed(self.table), math.sqrt(self.width))
+        return g.scale(g.add(y, of_token), math.sqrt(0.5))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerInput:
-    """down(gelu(gate(x)) * what the token says to this layer)."""
+class PerLayerInput:
+    """down(gelu(gate(x)) * the token's embedding for this layer)."""
 
-    inputs: LayerInputs
+    embeddings: PerLayerEmbeddings
     layer: int
     gate: Matrix
     down: Matrix
 
     def record(self, g: Graph, x: Buffer) -> Buffer:
         (gate,) = g.linear(x, self.gate)
-        said = g.shared[self.inputs]
-        width = self.inputs.width
-        part = g.columns(said, self.layer * width, width, every=said.width)
+        embeddings, width = g.shared[self.embeddings], self.embeddings.width
+        part = g.columns(embeddings, self.layer * width, width, every=embeddings.width)
         (out,) = g.linear(g.combine(GeluMultiply(), gate, part), self.down)
         return out
 
 
 class Gemma4(Gemma3):
-    """Wider heads where a layer sees all; values are normalised; the last layers have no keys of
-    their own; each layer may hear from the token once more, and may be scaled."""
+    """Wider heads where a layer sees all; norms of values; the last layers attend to keys and
+    values of earlier ones; layers may take an embedding of their own, and may be scaled."""
+
+    ffn_norm = ""  # that of the file belongs to the dense network alone
 
     def read_keys(self) -> None:
         super().read_keys()
@@ -89,35 +91,32 @@ class Gemma4(Gemma3):
                 wanted = f"{local} in layer {self.source(local)}, whose keys later ones share"
                 raise keys.error(pattern, 1 - local, wanted)
         self.n_per_layer = keys.integer("embedding_length_per_layer_input", 0, MAX_WIDTH)
-        self.with_keys: list[Attention] = []
-        n_rot = keys.rotated("rope.dimension_count_swa", self.local_dim)
-        theta = keys.number("rope.freq_base_swa", 1.0, 1e12, default=10000.0)
-        self.rope_of_window = Rope(frequencies(n_rot, theta))
+        self.attended: list[ScaledDotProduct] = []  # of each layer that is made
+
+    @property
+    def local_n_rot(self) -> int:
+        return self.keys.rotated("rope.dimension_count_swa", self.local_dim)
 
     def source(self, local: int) -> int:
-        """The layer whose keys are those of layers without: of the last two, that of their kind."""
+        """The layer whose keys later ones share: of the last two with keys, that of their kind."""
         return self.n_with_keys - (2 if local else 1)
 
-    def main_rope(self, w: Weights) -> Rope:
-        self.inputs = self.layer_inputs(w) if self.n_per_layer else None
-        return super().main_rope(w)
-
-    def layer_inputs(self, w: Weights) -> LayerInputs:
-        c, width = self.config, self.n_per_layer
-        n_all = width * c.n_layers
-        return LayerInputs(
-            table=w.linear("per_layer_token_embd", c.n_vocab, n_all),
-            project=w.linear("per_layer_model_proj", n_all, c.n_embd),
-            norm=RmsNorm.load(w, "per_layer_proj_norm", c, width),
-            width=width,
-        )
+    def read_tensors(self, w: Weights) -> None:
+        c, width, self.embeddings = self.config, self.n_per_layer, None
+        if n_all := width * c.n_layers:
+            self.embeddings = PerLayerEmbeddings(
+                table=w.matrix("per_layer_token_embd", c.n_vocab, n_all),
+                project=w.matrix("per_layer_model_proj", n_all, c.n_embd),
+                norm=RmsNorm.load(w, "per_layer_proj_norm", c, width),
+                width=width,
+            )
 
     def layer(self, w: Weights, i: int) -> Sequence[Block]:
         c, blocks = self.config, list(super().layer(w, i))
-        if self.inputs:
-            gate = w.linear("inp_gate", self.n_per_layer, c.n_embd)
-            down = w.linear("proj", c.n_embd, self.n_per_layer)
-            block = LayerInput(self.inputs, i, gate, down)
+        if self.embeddings:
+            gate = w.matrix("inp_gate", self.n_per_layer, c.n_embd)
+            down = w.matrix("proj", c.n_embd, self.n_per_layer)
+            block = PerLayerInput(self.embeddings, i, gate, down)
             blocks.append(Residual(block, post_norm=RmsNorm.load(w, "post_norm", c)))
         scale = w.optional("layer_output_scale.weight", 1)
         return blocks if scale is None else [*blocks, Scaled(float(scale[0]))]
@@ -126,34 +125,30 @@ class Gemma4(Gemma3):
         c, local, n_kv_heads = self.config, self.local[i], self.n_kv_heads[i]
         head_dim = self.local_dim if local else c.head_dim
         n_q, n_kv = c.n_heads * head_dim, n_kv_heads * head_dim
+        q_norm = RmsNorm.load(w, "attn_q_norm", c, head_dim)
+        v_norm = RmsNorm(np.ones(head_dim, np.float32), c.norm_eps)
         source, k, v, k_norm = None, None, None, None
         if i >= self.n_with_keys:
-            source = self.with_keys[self.source(local)]
+            source = self.attended[self.source(local)]
             if (source.head_dim, source.n_kv_heads) != (head_dim, n_kv_heads):
                 sizes = f"layer {i} takes {n_kv_heads} heads of {head_dim}"
                 found = f"there are {source.n_kv_heads} of {source.head_dim}"
                 raise ModelError(f"blk.{i}: of the keys of an earlier layer, {sizes}; {found}")
         else:
-            k = w.linear("attn_k", n_kv, c.n_embd)
-            v = w.linear("attn_v", n_kv, c.n_embd) if "attn_v.weight" in w else k
+            k = w.matrix("attn_k", n_kv, c.n_embd)
+            v = w.matrix("attn_v", n_kv, c.n_embd) if "attn_v.weight" in w else k
             k_norm = RmsNorm.load(w, "attn_k_norm", c, head_dim)
-        attention = Attention(
-            q=w.linear("attn_q", n_q, c.n_embd),
+        window = self.window(i, every=0) if local else None
+        attend = ScaledDotProduct(n_kv_heads, head_dim, scale=1.0, window=window, source=source)
+        self.attended.append(attend)
+        return Attention(
+            q=w.matrix("attn_q", n_q, c.n_embd),
             k=k,
             v=v,
-            output=w.linear("attn_output", c.n_embd, n_q),
-            n_kv_heads=n_kv_heads,
-            head_dim=head_dim,
-            rope=self.rope_of_window if local else self.rope,
-            scale=1.0,
-            q_norm=RmsNorm.load(w, "attn_q_norm", c, head_dim),
-            k_norm=k_norm,
-            v_norm=RmsNorm(np.ones(head_dim, np.float32), c.norm_eps),
-            window=self.window(i, every=0) if local else None,
-            source=source,
+            steps=[HeadNorms(q_norm, k_norm, v_norm), self.local_rope if local else self.rope],
+            attend=attend,
+            output=w.matrix("attn_output", c.n_embd, n_q),
         )
-        self.with_keys.append(attention)
-        return attention
 
     def feed_forward(self, w: Weights, i: int) -> Block:
         c, gelu = self.config, GeluMultiply()
@@ -170,10 +165,8 @@ class Gemma4(Gemma3):
         after, after_experts = (RmsNorm.load(w, f"post_ffw_norm_{n}", c) for n in (1, 2))
         return Parallel([Chain([norm, dense, after]), Chain([experts, after_experts])])
 
-    ffn_norm = ""  # it belongs to the dense network alone
-
     def embed(self, g: Graph) -> Buffer:
         x = super().embed(g)
-        if self.inputs:
-            g.shared[self.inputs] = self.inputs.record(g, x)
+        if self.embeddings:
+            g.shared[self.embeddings] = self.embeddings.record(g, x)
         return x

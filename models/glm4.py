@@ -8,7 +8,7 @@ from linnet.models.parts.weights import Weights
 
 
 class Glm4(Transformer):
-    """Norms before and after each block; part of each head is turned; gate and up are fused."""
+    """Norms before and after each block; part of each head is rotated; gate and up are fused."""
 
     adjacent = True
     attn_post_norm = "post_attention_norm"

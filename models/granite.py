@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from linnet.models.parts.attention import Attention
-from linnet.models.parts.blocks import Block, Residual
+from linnet.models.parts.blocks import Block, FeedForward, Residual
+from linnet.models.parts.experts import Experts, with_shared
 from linnet.models.parts.transformer import Transformer
 from linnet.models.parts.weights import Weights
 
 
 class Granite(Transformer):
     """Llama with numbers that scale embeddings, scores, residuals and logits (arXiv:2203.03466);
-    some files turn nothing by position."""
+    some files have no rotation, and some have experts beside a network that all tokens take."""
 
     adjacent = True
 
@@ -26,3 +27,9 @@ class Granite(Transformer):
         rope = self.rope if self.keys.flag("rope.scaling.finetuned", default=True) else None
         scale = self.keys.number("attention.scale", 0.0, 1e6, default=0.0)
         return Attention.load(w, self.config, rope, scale=scale)
+
+    def feed_forward(self, w: Weights, i: int) -> Block:
+        if "ffn_gate_inp.weight" not in w:
+            return FeedForward.load(w, self.config)
+        experts = Experts.load(w, self.config, self.keys)
+        return with_shared(w, self.config, self.keys, experts)

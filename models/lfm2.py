@@ -22,4 +22,4 @@ class Lfm2(Transformer):
             return ShortConv.load(w, c, self.keys)
         window = self.keys.integer("attention.sliding_window", 0, MAX_CONTEXT, default=0) or None
         norms = self.head_norms(w)
-        return Attention.load(w, c, self.rope, n_kv_heads=n_kv_heads, qk_norm=norms, window=window)
+        return Attention.load(w, c, norms, self.rope, n_kv_heads=n_kv_heads, window=window)

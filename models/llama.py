@@ -9,7 +9,7 @@ from linnet.models.parts.weights import Weights
 
 
 class Llama(Transformer):
-    """Neighbouring numbers of a head are turned together. Mixtral, with experts, is a llama."""
+    """Neighbouring columns of a head rotate together. Mixtral, with experts, is a llama."""
 
     adjacent = True
 

@@ -6,7 +6,8 @@ from functools import cached_property
 
 from linnet.models.parts.attention import Attention
 from linnet.models.parts.blocks import Block
-from linnet.models.parts.rope import Rope, frequencies
+from linnet.models.parts.heads import HeadNorms
+from linnet.models.parts.rotary import RotaryEmbedding, frequencies
 from linnet.models.parts.transformer import Transformer
 from linnet.models.parts.weights import Weights
 
@@ -22,12 +23,14 @@ class Olmo2(Transformer):
     ffn_post_norm = "post_ffw_norm"
 
     @cached_property
-    def local_rope(self) -> Rope:
-        return Rope(frequencies(self.config.n_rot, self.config.rope_theta))
+    def local_rope(self) -> RotaryEmbedding:
+        return RotaryEmbedding(frequencies(self.config.n_rot, self.config.rope_theta))
 
     def attention(self, w: Weights, i: int) -> Block:
         c, window = self.config, self.window(i, every=4)
-        q_norm = self.norm.load(w, "attn_q_norm", c, c.n_heads * c.head_dim)
-        k_norm = self.norm.load(w, "attn_k_norm", c, c.n_kv_heads * c.head_dim)
+        norms = HeadNorms(
+            self.norm.load(w, "attn_q_norm", c, c.n_heads * c.head_dim),
+            self.norm.load(w, "attn_k_norm", c, c.n_kv_heads * c.head_dim),
+        )
         rope = self.rope if window is None else self.local_rope
-        return Attention.load(w, c, rope, qk_norm=(q_norm, k_norm), window=window)
+        return Attention.load(w, c, norms, rope, window=window)

@@ -12,7 +12,7 @@ class Qwen3(Transformer):
     """Queries and keys are normalised head by head."""
 
     def attention(self, w: Weights, i: int) -> Block:
-        return Attention.load(w, self.config, self.rope, qk_norm=self.head_norms(w))
+        return Attention.load(w, self.config, self.head_norms(w), self.rope)
 
     def feed_forward(self, w: Weights, i: int) -> Block:
         return FeedForward.load(w, self.config, scaled=True)

@@ -10,7 +10,7 @@ from linnet.models.parts.attention import Attention
 from linnet.models.parts.blocks import Block, FeedForward
 from linnet.models.parts.config import MAX_LAYERS, MAX_WIDTH
 from linnet.models.parts.recurrent import GatedDeltaNet
-from linnet.models.parts.rope import Rope
+from linnet.models.parts.rotary import RotaryEmbedding
 from linnet.models.parts.transformer import Transformer
 from linnet.models.parts.weights import Weights
 
@@ -28,16 +28,16 @@ class Qwen35(Transformer):
             recurrent = keys.each("attention.recurrent_layers", 0, 1, n_layers=c.n_layers)[i] == 1
         if recurrent:
             return GatedDeltaNet.load(w, c, keys)
-        return Attention.load(w, c, self.rope, qk_norm=self.head_norms(w), gated=True)
+        return Attention.load(w, c, self.head_norms(w), self.rope, gated=True)
 
     def feed_forward(self, w: Weights, i: int) -> Block:
         return FeedForward.load(w, self.config, scaled=True)
 
-    def main_rope(self, w: Weights) -> Rope:
-        """Pairs are dealt out to time, height and width in turn; for text all three are the token's
-        position, and pairs beyond their sections do not turn."""
+    def main_rope(self, w: Weights) -> RotaryEmbedding:
+        """Pair i rotates by time, height or width for i % 3 = 0, 1 or 2: for text, the token's
+        position each; pairs from 3 * section on do not rotate."""
         rope = super().main_rope(w)
         sections = self.keys.each("rope.dimension_sections", 0, MAX_WIDTH, n_layers=4)
         pair = np.arange(self.config.n_rot // 2) % max(1, sum(sections))
-        turned = pair < 3 * np.take(sections, pair % 3)
-        return replace(rope, frequencies=rope.frequencies * turned, beyond=None)
+        rotated = pair < 3 * np.take(sections, pair % 3)
+        return replace(rope, frequencies=rope.frequencies * rotated, beyond=None)

@@ -9,7 +9,7 @@ from linnet.models.parts.weights import Weights
 
 
 class SmolLM3(Transformer):
-    """Llama, but every fourth layer does not know of positions (arXiv:2501.18795)."""
+    """Llama, but every fourth layer has no rotation (arXiv:2501.18795)."""
 
     adjacent = True
 

@@ -22,7 +22,7 @@ from comparing import line, require_llamacpp, table
 
 from linnet import LLM
 from linnet.engine.gguf.reader import GGUFFile
-from linnet.engine.gguf.writer import TensorEntry, Value, pack_header, padding
+from linnet.engine.gguf.writer import MetadataValue, TensorEntry, pack_header, padding
 from linnet.engine.measure.perplexity import (
     Mean,
     Window,
@@ -113,7 +113,8 @@ def unpacked(source: Path, target: Path) -> Path:
     f32 = WEIGHT_TYPES["F32"]
     with GGUFFile(source) as file, target.open("wb") as out:
         metadata = {
-            key: Value(file.metadata.kind(key), value) for key, value in file.metadata.items()
+            key: MetadataValue(file.metadata.kind(key), value)
+            for key, value in file.metadata.items()
         }
         tensors = file.tensors.values()
         entries = [TensorEntry(t.name, f32.id, t.shape, 4 * math.prod(t.shape)) for t in tensors]

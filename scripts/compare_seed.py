@@ -29,11 +29,11 @@ import numpy as np
 import numpy.typing as npt
 from comparing import medians, table, take_turns
 
+from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.isa import choose_isa
 from linnet.kernels.ops.rows import PickRows
-from linnet.kernels.products.packed import PackedMatrix
 from linnet.kernels.quants import WEIGHT_TYPES
+from linnet.kernels.runtime.packed import PackedMatrix
 from linnet.kernels.runtime.program import Program
 from linnet.kernels.runtime.serial import serial
 

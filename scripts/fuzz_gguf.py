@@ -45,7 +45,7 @@ from linnet.engine.chat.sandbox import TemplateError  # noqa: E402
 from linnet.engine.chat.template import KEY, ChatTemplate  # noqa: E402
 from linnet.engine.gguf.reader import GGUFError, GGUFFile  # noqa: E402
 from linnet.engine.running.sequence import ContextOverflow  # noqa: E402
-from linnet.engine.sampling.samplers import NonFiniteLogits  # noqa: E402
+from linnet.engine.sampling.candidates import NonFiniteLogits  # noqa: E402
 from linnet.engine.text.tokenizer import Tokenizer, TokenizerError  # noqa: E402
 from linnet.models import ModelError, load_model  # noqa: E402
 

@@ -30,7 +30,7 @@ for folder in (ROOT, ROOT / "tests"):
 
 from support.random_calls import Caller, make_case  # noqa: E402
 
-from linnet.kernels.isa import available_isas, choose_isa  # noqa: E402
+from linnet.kernels.compiler.host import available_isas, choose_isa  # noqa: E402
 from linnet.kernels.quants import WEIGHT_TYPES  # noqa: E402
 
 PATIENCE = 120  # seconds that a case may take; what it calls may have to be compiled first

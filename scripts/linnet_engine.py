@@ -40,6 +40,6 @@ class Engine:
         with contextlib.closing(self._llm.session(n_slots=n_sequences)) as session:
             for slot in range(n_sequences):
                 session.prompt([TOKEN], slot=slot)
-            tokens = dict.fromkeys(range(n_sequences), TOKEN)
+            tokens = {slot: [TOKEN] for slot in range(n_sequences)}
             session.extend_each(tokens)  # its kernel is compiled by then
             return n_sequences * rate(lambda _: session.extend_each(tokens), n_tokens)

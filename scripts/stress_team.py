@@ -30,8 +30,8 @@ for folder in (ROOT, ROOT / "tests"):
 
 from support.team_programs import WaitForFlag, chain, lowered  # noqa: E402
 
+from linnet.kernels.compiler.host import choose_isa  # noqa: E402
 from linnet.kernels.compiler.jit import Library  # noqa: E402
-from linnet.kernels.isa import choose_isa  # noqa: E402
 from linnet.kernels.runtime.team import Team  # noqa: E402
 
 STEPS, ITEMS = 1000, 16  # of a pass, of a step

@@ -7,13 +7,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from support.model_runner import Runner
 
+from linnet.kernels.compiler.host import available_isas
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.isa import ISA, available_isas
+from linnet.kernels.isa import ISA
 from linnet.models import Model
 
 settings.register_profile("linnet", deadline=None)
@@ -62,8 +64,8 @@ def runner(best_library: Library) -> Iterator[Callable[..., Runner]]:
     """Makes runners, whose teams are closed when the test is over."""
     runners: list[Runner] = []
 
-    def make(model: Model, *, exact: bool, **options: int) -> Runner:
-        runners.append(Runner(model, best_library, exact=exact, **options))
+    def make(model: Model, **options: Any) -> Runner:
+        runners.append(Runner(model, best_library, **options))
         return runners[-1]
 
     yield make

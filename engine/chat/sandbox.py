@@ -1,4 +1,4 @@
-"""Chat templates from strangers, in a process of their own with so much time and memory.
+"""Chat templates from strangers, rendered in a process with limits of time and memory.
 
 jinja2's immutable sandbox keeps a template off Python's insides, but not from taking hours or all
 memory, nor from steps in C that nothing but a signal ends (a search in a long text, a product of
@@ -29,10 +29,9 @@ class TemplateError(ValueError):
 
 
 class SandboxedTemplate:
-    """A template that a process of its own renders, which lives from one rendering to the next.
+    """A template, and the process that renders it, which lives from one rendering to the next.
 
-    Another is started after one that went wrong, and in a process forked from ours. Threads take
-    turns.
+    A new process is started after an error, and in a process forked from ours. Threads take turns.
     """
 
     def __init__(self, source: str, *, name: str, seconds: float) -> None:
@@ -46,7 +45,7 @@ class SandboxedTemplate:
         self._worker: _Worker | None = _Worker(source, name, seconds)
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text that it makes of values (None, bool, int, float, str, lists and dicts of them).
+        """The template filled with values (None, bool, int, float, str, lists and dicts of them).
 
         Raises TemplateError where the template goes wrong or beyond a limit, ValueError for values
         nested too deeply, and RuntimeError where the system has no process or thread for it.
@@ -68,7 +67,7 @@ class SandboxedTemplate:
             self._end()
 
     def _leave_to_parent(self) -> None:
-        """In a forked process: what is under way there, and the lock that is held for it."""
+        """After a fork, leave the lock and the worker to the parent, and begin with new ones."""
         if self._owner != os.getpid():
             self._owner, self._lock, self._worker = os.getpid(), threading.Lock(), None
 
@@ -79,10 +78,10 @@ class SandboxedTemplate:
 
 
 class _Worker:
-    """A process that runs `template_worker`, and our ends of its pipes."""
+    """A process that runs `worker.py`, and our ends of its pipes."""
 
     def __init__(self, source: str, name: str, seconds: float) -> None:
-        """One that knows the template."""
+        """Start the process and have it compile the template. Raises what `ask` raises."""
         import subprocess  # takes 5 ms, which a start without a chat does not need
 
         if not sys.executable:
@@ -110,8 +109,9 @@ class _Worker:
         return self._process.poll() is not None
 
     def ask(self, given: str | dict[str, Any], name: str) -> str:
-        """What it makes of it. Raises TemplateError, which calls the template `name`, and
-        ValueError."""
+        """The answer to a template's source, which is compiled, or to values to fill it with.
+
+        Raises TemplateError, which calls the template `name`, and ValueError."""
         try:
             request = marshal.dumps((self._seconds, given))
         except ValueError as error:

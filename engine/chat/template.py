@@ -1,7 +1,7 @@
 """Chat templates: from messages to the text, and the tokens, that a model was trained on.
 
 A template comes with the model file (`tokenizer.chat_template`) and is a program in Jinja; it runs
-in a sandbox (`template_sandbox`). Messages are data: they are not rendered, and control tokens
+in a sandbox (`sandbox`). Messages are data: they are not rendered, and control tokens
 written out in them stay text, though the template's own become tokens. To tell the two apart,
 those in messages are hidden while the template runs (`Tokenizer.hide_control_tokens`).
 """

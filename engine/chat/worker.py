@@ -1,4 +1,4 @@
-"""Renders a chat template, as a process of its own: `template_sandbox` starts it, and says why.
+"""Renders a chat template, as a process of its own: `sandbox` starts it, and says why.
 
 Requests come to stdin by `marshal`: (seconds, source), of the template to compile, or (seconds,
 values), of a rendering of it. For each, and once it is ready for the first, an answer goes to
@@ -71,7 +71,7 @@ def answer(how: bytes, text: str) -> None:
 
 
 def limit_memory() -> None:
-    """As far as the system can: no more than `MEMORY`, and no picture of it if it crashes."""
+    """Limit address space to `MEMORY` and forbid core dumps, where the system can."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -80,7 +80,7 @@ def limit_memory() -> None:
 
 
 def end_after(seconds: float) -> None:
-    """Have the system end this process after so long, in case nobody is left to; not for 0."""
+    """Have the system end this process after so long, in case its parent is gone; 0: never."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, seconds)
 

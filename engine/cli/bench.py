@@ -1,4 +1,4 @@
-"""Measure speed: tokens a second and how near that is to what the machine can do."""
+"""`linnet bench`: tests by llama-bench's flags, kernels alone, and a pass step by step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from linnet import __version__
 from linnet.engine.cli.counts import count, count_list, counts
 from linnet.engine.cli.machine import add_machine
 from linnet.engine.gguf import hub
-from linnet.engine.llm import DEMO_MODEL
 from linnet.engine.machine import MOST_THREADS, usable_threads
 from linnet.engine.measure.bench import plot, report
 from linnet.engine.measure.bench.layers import layers
-from linnet.engine.measure.bench.measure import BenchTest, Source, all_tests, measure, roofs
+from linnet.engine.measure.bench.measure import BenchModel, BenchTest, all_tests, measure, roofs
 from linnet.engine.measure.bench.ops import names, ops
 from linnet.engine.measure.synthetic import SHAPES
-from linnet.engine.running.session import PROMPT_TOKENS
-from linnet.models.parts.config import MAX_CONTEXT
+from linnet.engine.open_model import DEMO_MODEL
+from linnet.engine.running.runner import PROMPT_TOKENS
+from linnet.models.parts.config import MAX_CONTEXT, MAX_LAYERS
+from linnet.models.parts.numerics import Numerics
 
 MOST_PARALLEL = 512
 
@@ -40,6 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--synthetic", action="append", default=[], metavar="SHAPE:TYPE",
         help=f"random weights in real shapes, as llama-3.2-1b:Q4_K_M; shapes: {', '.join(SHAPES)}",
+    )  # fmt: skip
+    add(
+        "--n-layers", type=count(1, MAX_LAYERS), metavar="N",
+        help="layers of --synthetic models; default: the shape's own",
     )  # fmt: skip
     add("-p", "--n-prompt", **tokens, default=[512], help="prompts; default 512")
     add("-n", "--n-gen", **tokens, default=[128], help="generation; default 128")
@@ -96,28 +101,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _tests(arguments: argparse.Namespace) -> Iterator[Any]:
-    tests, sources = _matrix(arguments), _sources(arguments)
-    total = len(tests) * arguments.repetitions * len(sources)
+    tests, models = _matrix(arguments), _models(arguments)
+    total = len(tests) * arguments.repetitions * len(models)
     with _progress(total) as bar:
-        for source in sources:
+        for model in models:
             for test in tests:
-                bar.set_description(f"{source.name}: {test.name}")
+                bar.set_description(f"{model.name}: {test.name}")
                 yield measure(
-                    source, test, repetitions=arguments.repetitions,
+                    model, test, repetitions=arguments.repetitions,
                     warmup=not arguments.no_warmup, isa=arguments.isa,
-                    exact=arguments.activations == "f32", tick=bar.update,
+                    numerics=Numerics.of(arguments.activations), tick=bar.update,
                 )  # fmt: skip
 
 
 def _layers(arguments: argparse.Namespace) -> Iterator[Any]:
-    tests, sources = _matrix(arguments), _sources(arguments)
-    with _progress(len(tests) * len(sources)) as bar:
-        for source in sources:
+    tests, models = _matrix(arguments), _models(arguments)
+    with _progress(len(tests) * len(models)) as bar:
+        for model in models:
             for test in tests:
-                bar.set_description(f"{source.name}: {test.name}")
+                bar.set_description(f"{model.name}: {test.name}")
                 rows = layers(
-                    source, test, repetitions=arguments.repetitions, isa=arguments.isa,
-                    exact=arguments.activations == "f32",
+                    model, test, repetitions=arguments.repetitions, isa=arguments.isa,
+                    numerics=Numerics.of(arguments.activations),
                 )  # fmt: skip
                 yield from rows
                 bar.update()
@@ -136,7 +141,7 @@ def _ops(arguments: argparse.Namespace) -> Iterator[Any]:
         for n_threads in _thread_counts(arguments):
             for row in ops(
                 wanted, n_threads=n_threads, isa=arguments.isa,
-                exact=arguments.activations == "f32", repetitions=arguments.repetitions,
+                numerics=Numerics.of(arguments.activations), repetitions=arguments.repetitions,
             ):  # fmt: skip
                 bar.set_description(f"{row['op']} {row['type']}")
                 bar.update()
@@ -144,20 +149,23 @@ def _ops(arguments: argparse.Namespace) -> Iterator[Any]:
 
 
 def _plot(arguments: argparse.Namespace, rows: list[Any]) -> None:
-    source, test = _sources(arguments)[0], _matrix(arguments)[0]
-    exact = arguments.activations == "f32"
-    bandwidth, peaks = roofs(source, test, isa=arguments.isa, exact=exact)
+    model, test = _models(arguments)[0], _matrix(arguments)[0]
+    numerics = Numerics.of(arguments.activations)
+    bandwidth, peaks = roofs(model, test, isa=arguments.isa, numerics=numerics)
     title = f"{rows[0]['model_type']}, {rows[0]['n_threads']} threads, {rows[0]['isa']}"
     plot.plot(arguments.plot, rows, bandwidth=bandwidth, peaks=peaks, title=title)
     print(f"{arguments.plot}: written", file=sys.stderr)
 
 
-def _sources(arguments: argparse.Namespace) -> list[Source]:
+def _models(arguments: argparse.Namespace) -> list[BenchModel]:
     files = [*arguments.model, *map(str, map(hub.download, arguments.hf_repo))]
+    if arguments.n_layers and not arguments.synthetic:
+        raise ValueError("--n-layers is for synthetic models: give --synthetic SHAPE:TYPE, too")
     if not files and not arguments.synthetic:
         files = [str(DEMO_MODEL)]
-    return [Source(path) for path in files] + [
-        Source(name, synthetic=True) for name in arguments.synthetic
+    return [BenchModel(path) for path in files] + [
+        BenchModel(name, synthetic=True, n_layers=arguments.n_layers)
+        for name in arguments.synthetic
     ]
 
 

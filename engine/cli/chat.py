@@ -1,4 +1,4 @@
-"""Talk with a model: a line in, an answer out.
+"""`linnet chat`: turns of a conversation, and the commands between them.
 
 On a terminal with editing, a history, and Ctrl-C to stop an answer. From a pipe lines are taken the
 same way and the first error ends it. Where stdout is no terminal it has the answers alone.

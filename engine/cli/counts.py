@@ -36,7 +36,7 @@ class Extend(argparse.Action):
 
 
 def counts(low: int, high: int) -> dict[str, Any]:
-    """What argparse is told of a flag for a `count_list`, which may come again for more."""
+    """Options of `add_argument` for a flag that takes a `count_list`, and may be repeated."""
     return {"type": count_list(low, high), "action": Extend, "metavar": "N"}
 
 

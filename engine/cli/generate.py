@@ -1,4 +1,4 @@
-"""Continue a prompt with a model, streaming the text to stdout."""
+"""`linnet generate`: a prompt or a message in, text on stdout, one closing line on stderr."""
 
 from __future__ import annotations
 
@@ -54,12 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("-q", "--quiet", action="store_true", help="the text alone: no bar, no closing line")
     add(
-        "-o",
-        "--output",
-        choices=("text", "json"),
-        default="text",
+        "-o", "--output", choices=("text", "json"), default="text",
         help="json: one object, at the end",
-    )
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,7 +92,7 @@ def _begin(
 
 
 def _shown(llm: LLM, prompt: str, stream: Stream, *, quiet: bool) -> Iterator[Chunk]:
-    """The stream, with the prompt written to stdout: after a bar, where one is seen and needed."""
+    """The stream, once the prompt is written to stdout; on a terminal, a bar comes before it."""
     if quiet or not sys.stderr.isatty():
         chunks = stream()
         write(prompt)

@@ -1,4 +1,4 @@
-"""Show what is in a GGUF file: metadata, tensors, types and sizes."""
+"""`linnet inspect`: a GGUF file as tables, and its weights checked for NaN and infinity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print what a model predicts after a text: the likeliest tokens, or all logits."""
+"""`linnet logits`: what is predicted after a text, as a table, JSON or an array."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from linnet.engine.cli.options import add_running, open_model
 from linnet.engine.cli.reading import read_prompt
 from linnet.engine.measure.perplexity import log_sum_exp
 from linnet.engine.running.generation import finite
-from linnet.engine.running.session import Floats
+from linnet.engine.running.runner import Floats
 from linnet.engine.text.tokenizer import Tokenizer, TokenizerError
 from linnet.models.parts.config import MAX_CONTEXT
 

@@ -15,16 +15,23 @@ from linnet.engine.cli.interrupts import INTERRUPTED, in_order
 from linnet.engine.cli.parser import Parser
 from linnet.engine.cli.terminal import one_line
 
-# One file a sub-command, imported when asked for; its docstring's first line is its help.
-COMMANDS = (
-    "generate", "chat", "inspect", "tokenize", "quantize", "bench", "tune", "perplexity", "logits",
-)  # fmt: skip
+# Each is a file beside this one, imported when it is the one to run; its help is here, so that
+# `linnet --help` imports none of them.
+COMMANDS = {
+    "generate": "Continue a prompt with a model, streaming the text to stdout.",
+    "chat": "Talk with a model: a line in, an answer out.",
+    "inspect": "Show what is in a GGUF file: metadata, tensors, types and sizes.",
+    "tokenize": "Print a text's token ids, one list a line.",
+    "quantize": "Quantise a model: write an F32, F16 or BF16 GGUF file in a smaller type.",
+    "bench": "Measure speed: tokens a second and how near that is to what the machine can do.",
+    "tune": "Measure the few numbers that depend on this machine, and keep what is faster.",
+    "perplexity": "Measure how well a model predicts a text, or how far it is from another model.",
+    "logits": "Print what a model predicts after a text: the likeliest tokens, or all logits.",
+}
 BAD_INPUT = 2
 
 
 class Command(Protocol):
-    __doc__: str | None
-
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the sub-command's arguments."""
 
@@ -64,30 +71,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments, `run` among them; only the command that is asked for is imported."""
     if argv and argv[0] in COMMANDS:
-        command = _command(argv[0])
-        parser = Parser(prog=f"linnet {argv[0]}", description=_help(command))
+        command = cast(Command, importlib.import_module(f"linnet.engine.cli.{argv[0]}"))
+        parser = Parser(prog=f"linnet {argv[0]}", description=COMMANDS[argv[0]])
         command.configure(parser)
         parser.set_defaults(run=command.run)
         return parser.parse(argv[1:])
     parser = Parser(prog="linnet", description="A small, fast LLM inference engine.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        commands.add_parser(name, help=_help(_command(name)))
+    for name, help in COMMANDS.items():
+        commands.add_parser(name, help=help)
     parser.parse(argv)
     raise ValueError("COMMAND must come first (see linnet --help)")
 
 
-def _command(name: str) -> Command:
-    return cast(Command, importlib.import_module(f"linnet.engine.cli.{name}"))
-
-
-def _help(command: Command) -> str:
-    return (command.__doc__ or "").splitlines()[0]
-
-
 def _open_output() -> None:
-    """Have a stdout that takes any text, what its encoding lacks as a question mark, and a stderr,
-    which may have been closed by whoever started us."""
+    """Open stdout and stderr where the parent process closed them, and have stdout write "?" for
+    characters that its encoding lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (it stays open)

@@ -11,9 +11,9 @@ from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.counts import count
 from linnet.engine.cli.machine import add_machine
 from linnet.engine.cli.model import model_path
-from linnet.engine.cli.reading import read_text
+from linnet.engine.cli.reading import read_text, unescaped
 from linnet.engine.llm import LLM
-from linnet.engine.running.session import MOST_PROMPT_TOKENS, PROMPT_TOKENS
+from linnet.engine.running.runner import MOST_PROMPT_TOKENS, PROMPT_TOKENS
 from linnet.engine.sampling.params import PARAMETERS, SamplingParams
 from linnet.models.parts.config import MAX_CONTEXT
 
@@ -32,13 +32,15 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of SamplingParams that flags set, for `LLM.sampling_params`; checked already.
 
-    A flag of -1 leaves None what is so by default. Raises ValueError.
+    -1 stands for None where that is the default. Raises ValueError.
     """
     given = {
         name: value
         for name, value in vars(arguments).items()
         if name in PARAMETERS and not (value == -1 and getattr(DEFAULTS, name) is None)
     }
+    if getattr(arguments, "escape", True) and "dry_sequence_breakers" in given:
+        given["dry_sequence_breakers"] = [*map(unescaped, given["dry_sequence_breakers"])]
     SamplingParams(**given)
     return given
 
@@ -48,7 +50,7 @@ def add_running(
     *,
     context: str = "tokens; 0: the model's; by default that, at most 8192",
 ) -> None:
-    """What `open_model` takes but the model itself; `context` is the help of -c."""
+    """The flags that `open_model` reads, but for the model's; `context`: the help of -c."""
     add = parser.add_argument
     add_machine(parser)
     add("-c", "--ctx-size", type=count(0, MAX_CONTEXT), metavar="N", help=context)
@@ -74,7 +76,7 @@ def open_model(arguments: argparse.Namespace, *, n_ctx: int | None = None) -> LL
 
 
 def add_chatting(parser: argparse.ArgumentParser) -> None:
-    """What `open_conversation` takes but the model."""
+    """The flags that `open_conversation` reads."""
     add = parser.add_argument_group("chat").add_argument
     add(
         "-sys", "--system-prompt", "--system", dest="system", metavar="TEXT",

@@ -1,4 +1,4 @@
-"""Measure how well a model predicts a text, or how far its predictions are from another's."""
+"""`linnet perplexity`: how well a text is predicted, and how far that is from another model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM
 from linnet.engine.measure.divergence import Base, Rows, diverge, new_base
 from linnet.engine.measure.perplexity import Mean, losses, n_windows, rows_a_pass, scored, windows
-from linnet.engine.running.session import Floats
+from linnet.engine.running.runner import Floats
 from linnet.models.parts.config import MAX_CONTEXT
 
 N_CTX = 512

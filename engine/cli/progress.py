@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 from tqdm import tqdm
 
 from linnet.engine.cli.terminal import write
@@ -42,8 +40,6 @@ class PromptBar:
     def __enter__(self) -> PromptBar:
         return self
 
-    def __exit__(
-        self, type: type[BaseException] | None, value: object, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()

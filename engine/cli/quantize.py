@@ -1,4 +1,4 @@
-"""Quantise a model: write an F32, F16 or BF16 GGUF file in a smaller type."""
+"""`linnet quantize`: a model file in, a smaller one out, and a line on what became of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 from linnet.engine.cli.counts import count
 from linnet.engine.machine import MOST_THREADS
 from linnet.engine.quantize.quantize import Quantized, quantize_file
-from linnet.engine.quantize.recipes import MIXES
+from linnet.engine.quantize.recipes import RECIPES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN.gguf", help="the model to quantise")
     parser.add_argument("target", metavar="OUT.gguf", help="the file to write")
-    parser.add_argument("type", metavar="TYPE", type=str.upper, help=f"one of {', '.join(MIXES)}")
+    parser.add_argument("type", metavar="TYPE", type=str.upper, help=f"one of {', '.join(RECIPES)}")
     parser.add_argument(
         "--threads", type=count(1, MOST_THREADS), metavar="N", help="default: one for each core"
     )

@@ -1,4 +1,4 @@
-"""Texts of others on a terminal, which obeys some characters instead of showing them."""
+"""Untrusted text on a terminal, which would obey control characters: they become escapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print a text's token ids, one list a line."""
+"""`linnet tokenize`: texts in, the ids of each on a line."""
 
 from __future__ import annotations
 

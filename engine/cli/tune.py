@@ -1,4 +1,4 @@
-"""Measure the few numbers that depend on this machine, and keep what is faster from now on."""
+"""`linnet tune`: candidates measured, and what is faster stored for this CPU."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tqdm import tqdm
 from linnet.engine.cli.machine import add_machine
 from linnet.engine.machine import usable_threads
 from linnet.engine.measure.tune import Measured, Passes, parameters, tune
-from linnet.kernels.isa import choose_isa
-from linnet.kernels.isa import tuning as tunings
+from linnet.kernels.compiler import tunings
+from linnet.kernels.compiler.host import choose_isa
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add_machine(parser, exact=False)
+    add_machine(parser, activations=False)
     add("--reset", action="store_true", help="measure nothing: forget what was found, for --isa")
     add("-o", "--output", choices=("md", "json"), default="md", help="default md, for people")
 

@@ -10,7 +10,9 @@ from typing import Any
 DEFAULT_QUANT = "Q4_K_M"
 PATIENCE = 10.0  # seconds for the hub to answer
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?", re.ASCII)
-QUANT = re.compile(r"(?<![A-Z0-9])(?:I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|F16|F32)(?![A-Z0-9])", re.I)
+QUANT = re.compile(
+    r"(?<![A-Z0-9])(?:I?Q\d\w*|TQ\d_\d|(?:MX|NV)FP4\w*|BF16|F16|F32)(?![A-Z0-9])", re.I
+)
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.I)
 NOT_A_MODEL = re.compile(r"mmproj|imatrix", re.I)  # files that lie beside models
 
@@ -20,12 +22,12 @@ class HubError(RuntimeError):
 
 
 def download(text: str) -> Path:
-    """The model file of that name; of a split one the first part, with the others beside it.
+    """Download a model named user/model[:QUANT]; returns its file, of a split one the first part.
 
     What the cache has is not downloaded again, and a download goes on where a connection broke off.
-    Without a network, or with HF_HUB_OFFLINE=1, the cache is all there is.
+    Without a network, or with HF_HUB_OFFLINE=1, models come from the cache alone.
 
-    Raises ValueError for what is no name, and HubError.
+    Raises ValueError for a malformed name, and HubError.
     """
     named = NAME.fullmatch(text)
     if not named:
@@ -39,18 +41,16 @@ def download(text: str) -> Path:
         raise HubError(f"{repo!r} is not on the hub, or wants an HF_TOKEN") from error
     except Exception as error:  # of the HTTP library, which changes with versions
         return _cached(hub, repo, quant, error)
-    files = [sibling.rfilename for sibling in siblings]
+    files = parts(choose(repo, [sibling.rfilename for sibling in siblings], quant))
     try:
-        paths = [hub.hf_hub_download(repo, file) for file in parts(choose(repo, files, quant))]
-    except HubError:
-        raise
+        paths = [hub.hf_hub_download(repo, file) for file in files]
     except Exception as error:
         raise HubError(f"{repo}: the download failed: {error}") from error
     return Path(paths[0])
 
 
 def choose(repo: str, files: Sequence[str], quant: str | None) -> str:
-    """The file of the type wanted: its name says it. Without a type Q4_K_M, or else the first file.
+    """The first of `files` with the type `quant` in its name; for None, Q4_K_M or any type.
 
     Of split files, the first part. Raises HubError, which lists the types there are.
     """
@@ -69,7 +69,7 @@ def choose(repo: str, files: Sequence[str], quant: str | None) -> str:
 
 
 def parts(file: str) -> list[str]:
-    """All files of a split one, by the name of its first; otherwise that file alone."""
+    """The names of all parts, given that of the first; the file alone if it is not split."""
     split = PART.search(file)
     if not split:
         return [file]
@@ -84,13 +84,13 @@ def _is_model(file: str) -> bool:
 
 
 def _quant(file: str) -> str:
-    """The type that a file's name says it has, or the whole name."""
+    """The quant type in a file's name, or the whole name if there is none."""
     found = QUANT.findall(PART.sub("", file).removesuffix(".gguf"))
     return str(found[-1]) if found else file
 
 
 def _cached(hub: Any, repo: str, quant: str | None, why: Exception) -> Path:
-    """A file that was downloaded before. Raises HubError."""
+    """A file that was downloaded before; `why`: how the hub failed. Raises HubError."""
     try:
         repos = [r for r in hub.scan_cache_dir().repos if r.repo_id == repo]
     except hub.errors.CacheNotFound:

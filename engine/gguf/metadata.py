@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _Value:
+class _Encoded:
     """A metadata value from byte `at` on: `count` elements, or one that is not in an array."""
 
     kind: int
@@ -47,7 +47,7 @@ class Metadata(Mapping[str, object]):
 
     def __init__(self, source: Source, n_keys: int) -> None:
         self._source = source
-        self._values: dict[str, _Value] = {}
+        self._values: dict[str, _Encoded] = {}
         budget = MAX_ELEMENTS
         for _ in range(n_keys):
             start = source.at
@@ -58,7 +58,7 @@ class Metadata(Mapping[str, object]):
             budget -= value.count or 0
             self._values[key] = value
 
-    def _find_value(self, key: str, budget: int) -> _Value:
+    def _find_value(self, key: str, budget: int) -> _Encoded:
         """The value at the cursor, which moves past it."""
         source = self._source
         count = None
@@ -72,7 +72,7 @@ class Metadata(Mapping[str, object]):
         size = 8 if kind == STRING else NUMBERS[kind].itemsize
         if is_array:
             count = source.count(f"number of elements of {key}", entry=size, limit=budget)
-        value = _Value(kind, source.at, count)
+        value = _Encoded(kind, source.at, count)
         if kind == STRING:
             for ends in source.string_ends(value.at, value.n_elements, key):
                 source.at = int(ends[-1])

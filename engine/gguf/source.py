@@ -63,7 +63,7 @@ class Source:
             raise self.error(f"cut from {self.size} bytes to {self._raw.size()} while in use")
 
     def _read_all(self, descriptor: int, size: int) -> bytes | mmap.mmap:
-        """The file in memory of our own, read in parts, between which Ctrl-C is heard."""
+        """The file in private memory, read in parts, between which Ctrl-C is heard."""
         if not size:
             return b""
         remedy = "mapping it, without --no-mmap (mmap=False), needs less"

@@ -1,7 +1,7 @@
 """Write GGUF files: the header, with metadata of exactly the types it is given in.
 
-The layout is described in `gguf.py`. The data is the caller's to write: the bytes of each tensor in
-the order of the header, each padded to the alignment.
+The layout is described in `reader.py`. The data is the caller's to write: the bytes of each tensor
+in the order of the header, each padded to the alignment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class MetadataValue:
     """A metadata value: number, bool, str or bytes, or an array: of numbers, or a list of strings.
 
     `kind` is the GGUF type of the value, or of an array's elements.
@@ -39,7 +39,7 @@ class TensorEntry:
 
 
 def pack_header(
-    metadata: Mapping[str, Value], tensors: Iterable[TensorEntry], alignment: int
+    metadata: Mapping[str, MetadataValue], tensors: Iterable[TensorEntry], alignment: int
 ) -> bytes:
     """Everything before the data, padded. `alignment` must be what the metadata says, or 32."""
     tensors = list(tensors)
@@ -62,7 +62,7 @@ def padding(n_bytes: int, alignment: int) -> bytes:
     return bytes(-n_bytes % alignment)
 
 
-def _value(value: Value) -> bytes:
+def _value(value: MetadataValue) -> bytes:
     if not isinstance(value.value, list | np.ndarray):
         return struct.pack("<I", value.kind) + _element(value.kind, value.value)
     head = struct.pack("<IIQ", ARRAY, value.kind, len(value.value))

@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.engine.measure.perplexity import LEAST_N_CTX, log_sum_exp
-from linnet.engine.running.session import Floats
+from linnet.engine.running.runner import Floats
 from linnet.kernels.compiler.files import new_file
 
 MAGIC = b"_logits_"
 HEADER = struct.Struct("<8s3i")
-REACH = 16.0  # how far below the highest a log p is kept; below that of e^-16, none counts
+REACH = 16.0  # nats below the highest log p that are kept; tokens under e^-16 do not count
 LEVELS = 65535
 MOST_VOCAB = 1 << 24
 MOST_NATS = 1e6  # in a log p
@@ -76,7 +76,7 @@ class Base:
 def new_base(
     path: str | os.PathLike[str], ids: npt.NDArray[np.integer], n_ctx: int, n_vocab: int
 ) -> Iterator[Callable[[Floats], object]]:
-    """What adds rows of logits (n, n_vocab) to a new file, which has its name once it is whole.
+    """Yields a function that writes logits (n, n_vocab) to a new file, named once it is whole.
 
     `ids`: the tokens of all windows (n_windows * n_ctx,). Raises OSError, FileExistsError for a
     file that is there.
@@ -90,7 +90,7 @@ def new_base(
 
 
 def kept(logits: Floats) -> Rows:
-    """(n, n_vocab) -> records (n,)"""
+    """Logits (n, n_vocab) -> records (n,) of log p in 16 bits a token."""
     n, n_vocab = logits.shape
     rows: Rows = np.zeros(n, row_type(n_vocab))
     highest = logits.max(axis=1)

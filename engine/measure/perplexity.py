@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from linnet.engine.checks import whole
 from linnet.engine.running.generation import finite
-from linnet.engine.running.session import Floats, Session
+from linnet.engine.running.runner import Floats
+from linnet.engine.running.session import Session
 from linnet.models.parts.config import MAX_CONTEXT
 
 LEAST_N_CTX = 3  # with fewer tokens, none of a window is scored

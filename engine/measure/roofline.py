@@ -12,7 +12,7 @@ import numpy.typing as npt
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.bandwidth import BLOCK, ReadBytes
 from linnet.kernels.ops.peak import Peak, PeakFMA
-from linnet.kernels.products.linear import Product
+from linnet.kernels.products.base import Product
 from linnet.kernels.runtime.program import Buffer, Program, Rows
 from linnet.kernels.runtime.team import Team
 
@@ -48,7 +48,7 @@ def read_bandwidth(team: Team, library: Library, arrays: Sequence[npt.NDArray[np
 
 def peak_rate(team: Team, library: Library, op: Peak) -> float | None:
     """Arithmetic operations a second of the team's threads that do `op` and nothing else; None for
-    CPUs on which nothing keeps LLVM from doing less: see `Kernel.opaque`."""
+    CPUs on which LLVM would optimise the loop away: see `Kernel.opaque`."""
     isa, n_items = library.isa, 64 * team.n_threads
     data: npt.NDArray[Any] = np.ones(op.n_data(isa), np.int8)
     if isinstance(op, PeakFMA):

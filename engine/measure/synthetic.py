@@ -8,7 +8,7 @@ of 0.02, so that activations stay finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, cast
@@ -19,16 +19,23 @@ import numpy.typing as npt
 from linnet.engine.gguf.reader import Tensor
 from linnet.engine.gguf.types import GGML_TYPES
 from linnet.engine.machine import available_memory, check_memory
-from linnet.engine.quantize.recipes import MIXES, choose_types
+from linnet.engine.quantize.recipes import RECIPES, choose_types
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
+from linnet.models import architecture
+from linnet.models.parts.weights import Floats, Weights
 
+MXFP4_MOE: Final = 38  # the value of general.file_type
 N_PATTERN: Final = 4096  # blocks of random weights, repeated through a tensor
 Dims = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Sizes of a model, as its `config.json` has them. `more`: keys its architecture alone has."""
+    """Sizes of a model, as its `config.json` has them.
+
+    `more`: keys that its architecture alone has. `optional`: which tensors its file has of those
+    that not every file of the architecture has, without the number of the layer.
+    """
 
     architecture: str
     n_layers: int
@@ -38,11 +45,11 @@ class Shape:
     n_kv_heads: int
     head_dim: int
     n_vocab: int
-    tied: bool  # whether the output shares the embedding's weights
     n_ctx: int
     rope_theta: float
     norm_eps: float = 1e-5
     more: Mapping[str, int | float | str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, int | float | str]:
         keys = {
@@ -63,87 +70,113 @@ class Shape:
         prefixed = {f"{self.architecture}.{key}": value for key, value in keys.items()}
         return {"general.architecture": self.architecture, **prefixed}
 
-    def tensors(self) -> Iterator[tuple[str, Dims]]:
-        """(name, shape slowest first)"""
-        yield "token_embd.weight", (self.n_vocab, self.n_embd)
-        if self.architecture == "phi3":
-            yield "rope_factors_long.weight", (self.head_dim // 2,)
-            yield "rope_factors_short.weight", (self.head_dim // 2,)
-        for i in range(self.n_layers):
-            for name, dims in self._layer():
-                yield f"blk.{i}.{name}", dims
-        yield "output_norm.weight", (self.n_embd,)
-        if not self.tied:
-            yield "output.weight", (self.n_vocab, self.n_embd)
-
-    def _layer(self) -> Iterator[tuple[str, Dims]]:
-        n_embd, n_ff = self.n_embd, self.n_ff
-        n_q, n_kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        yield "attn_norm.weight", (n_embd,)
-        if self.architecture == "phi3":
-            yield "attn_qkv.weight", (n_q + 2 * n_kv, n_embd)
-        else:
-            yield "attn_q.weight", (n_q, n_embd)
-            yield "attn_k.weight", (n_kv, n_embd)
-            yield "attn_v.weight", (n_kv, n_embd)
-        if self.architecture == "qwen2":
-            yield "attn_q.bias", (n_q,)
-            yield "attn_k.bias", (n_kv,)
-            yield "attn_v.bias", (n_kv,)
-        if self.architecture in ("qwen3", "gemma3"):
-            yield "attn_q_norm.weight", (self.head_dim,)
-            yield "attn_k_norm.weight", (self.head_dim,)
-        yield "attn_output.weight", (n_embd, n_q)
-        if self.architecture == "gemma3":
-            yield "post_attention_norm.weight", (n_embd,)
-        yield "ffn_norm.weight", (n_embd,)
-        if self.architecture == "phi3":  # gate and up in one
-            yield "ffn_up.weight", (2 * n_ff, n_embd)
-        else:
-            yield "ffn_gate.weight", (n_ff, n_embd)
-            yield "ffn_up.weight", (n_ff, n_embd)
-        yield "ffn_down.weight", (n_embd, n_ff)
-        if self.architecture == "gemma3":
-            yield "post_ffw_norm.weight", (n_embd,)
+    def tensors(self) -> dict[str, Dims]:
+        """Shapes by name, slowest first: those that the architecture asks a file for."""
+        asked = AskedWeights(self, {})
+        architecture(self.architecture)(self.metadata(), asked)
+        return asked.shapes
 
 
+class AskedWeights(Weights):
+    """The weights of a model that has none: `shapes` holds what an architecture has asked for."""
+
+    def __init__(self, shape: Shape, shapes: dict[str, Dims], prefix: str = "") -> None:
+        super().__init__({}, prefix)
+        self._shape, self.shapes = shape, shapes
+
+    def layer(self, i: int) -> AskedWeights:
+        return AskedWeights(self._shape, self.shapes, f"blk.{i}.")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shape.optional
+
+    def n_rows(self, name: str) -> int:
+        return self._shape.n_vocab
+
+    def vector(self, name: str, *shape: int) -> Floats:
+        self.shapes[self._prefix + name] = shape
+        return np.ones(shape, np.float32)
+
+    def _packed(self, name: str, *shape: int) -> tuple[WeightType, npt.NDArray[np.uint8]]:
+        self.shapes[self._prefix + name] = shape
+        type = WEIGHT_TYPES["F32"]
+        nothing = np.zeros((), np.uint8)
+        return type, np.broadcast_to(nothing, (*shape[:-1], type.row_bytes(shape[-1])))
+
+
+OUTPUT: Final = "output.weight"
+QKV_BIASES: Final = ("attn_q.bias", "attn_k.bias", "attn_v.bias")
 SHAPES: Final = MappingProxyType(
     {
         "llama-3.2-1b": Shape(
             architecture="llama", n_layers=16, n_embd=2048, n_ff=8192, n_heads=32, n_kv_heads=8,
-            head_dim=64, n_vocab=128256, tied=True, n_ctx=131072, rope_theta=500000.0,
+            head_dim=64, n_vocab=128256, n_ctx=131072, rope_theta=500000.0,
         ),
         "llama-3.1-8b": Shape(
             architecture="llama", n_layers=32, n_embd=4096, n_ff=14336, n_heads=32, n_kv_heads=8,
-            head_dim=128, n_vocab=128256, tied=False, n_ctx=131072, rope_theta=500000.0,
+            head_dim=128, n_vocab=128256, n_ctx=131072, rope_theta=500000.0,
+            optional=(OUTPUT,),
         ),
         "llama-160m": Shape(
             architecture="llama", n_layers=12, n_embd=768, n_ff=3072, n_heads=12, n_kv_heads=12,
-            head_dim=64, n_vocab=32000, tied=False, n_ctx=2048, rope_theta=10000.0,
+            head_dim=64, n_vocab=32000, n_ctx=2048, rope_theta=10000.0, optional=(OUTPUT,),
         ),
         "qwen2.5-0.5b": Shape(
             architecture="qwen2", n_layers=24, n_embd=896, n_ff=4864, n_heads=14, n_kv_heads=2,
-            head_dim=64, n_vocab=151936, tied=True, n_ctx=32768, rope_theta=1000000.0,
-            norm_eps=1e-6,
+            head_dim=64, n_vocab=151936, n_ctx=32768, rope_theta=1000000.0,
+            norm_eps=1e-6, optional=QKV_BIASES,
         ),
         "qwen3-0.6b": Shape(
             architecture="qwen3", n_layers=28, n_embd=1024, n_ff=3072, n_heads=16, n_kv_heads=8,
-            head_dim=128, n_vocab=151936, tied=True, n_ctx=40960, rope_theta=1000000.0,
+            head_dim=128, n_vocab=151936, n_ctx=40960, rope_theta=1000000.0,
             norm_eps=1e-6,
         ),
         "gemma-3-1b": Shape(
             architecture="gemma3", n_layers=26, n_embd=1152, n_ff=6912, n_heads=4, n_kv_heads=1,
-            head_dim=256, n_vocab=262144, tied=True, n_ctx=32768, rope_theta=1000000.0,
+            head_dim=256, n_vocab=262144, n_ctx=32768, rope_theta=1000000.0,
             norm_eps=1e-6, more={"attention.sliding_window": 512},
         ),
         "phi-3.5-mini": Shape(
             architecture="phi3", n_layers=32, n_embd=3072, n_ff=8192, n_heads=32, n_kv_heads=32,
-            head_dim=96, n_vocab=32064, tied=False, n_ctx=131072, rope_theta=10000.0,
+            head_dim=96, n_vocab=32064, n_ctx=131072, rope_theta=10000.0,
             more={
                 "attention.sliding_window": 262144,
                 "rope.scaling.original_context_length": 4096,
                 "rope.scaling.attn_factor": 1.1902380714238083,
             },
+            optional=(
+                OUTPUT, "attn_qkv.weight", "rope_factors_long.weight", "rope_factors_short.weight",
+            ),
+        ),
+        "qwen3-30b-a3b": Shape(
+            architecture="qwen3moe", n_layers=48, n_embd=2048, n_ff=6144, n_heads=32, n_kv_heads=4,
+            head_dim=128, n_vocab=151936, n_ctx=40960, rope_theta=1000000.0, norm_eps=1e-6,
+            more={
+                "expert_count": 128, "expert_used_count": 8, "expert_feed_forward_length": 768,
+            },
+            optional=(OUTPUT,),
+        ),
+        "gpt-oss-20b": Shape(
+            architecture="gpt-oss", n_layers=24, n_embd=2880, n_ff=2880, n_heads=64, n_kv_heads=8,
+            head_dim=64, n_vocab=201088, n_ctx=131072, rope_theta=150000.0,
+            more={
+                "attention.sliding_window": 128, "rope.scaling.type": "yarn",
+                "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 4096,
+                "expert_count": 32, "expert_used_count": 4, "expert_feed_forward_length": 2880,
+            },
+            optional=(
+                OUTPUT, *QKV_BIASES, "attn_output.bias", "attn_sinks.weight", "ffn_gate_inp.bias",
+                "ffn_gate_exps.bias", "ffn_up_exps.bias", "ffn_down_exps.bias",
+            ),
+        ),
+        "granite-1b-a400m": Shape(
+            architecture="granitemoe", n_layers=24, n_embd=1024, n_ff=512, n_heads=16, n_kv_heads=8,
+            head_dim=64, n_vocab=49155, n_ctx=4096, rope_theta=10000.0, norm_eps=1e-6,
+            more={
+                "expert_count": 32, "expert_used_count": 8, "attention.scale": 0.015625,
+                "embedding_scale": 12.0, "residual_scale": 0.22, "logit_scale": 6.0,
+            },
+            optional=("ffn_gate_inp.weight",),
         ),
     }
 )  # fmt: skip
@@ -153,21 +186,25 @@ class SyntheticModel:
     """What a file would hold: `metadata` and `tensors`, as `models.load_model` takes them."""
 
     def __init__(self, name: str, shape: Shape, type_name: str, *, seed: int = 0) -> None:
-        """`type_name`: a key of MIXES. Raises ValueError for an unknown one."""
-        if type_name not in MIXES:
-            known = ", ".join(MIXES)
+        """`type_name`: a key of RECIPES, or MXFP4_MOE for experts in MXFP4 and all else in Q8_0, as
+        gpt-oss has them. Raises ValueError for an unknown one."""
+        experts_in_mxfp4 = type_name == "MXFP4_MOE"
+        if type_name not in RECIPES and not experts_in_mxfp4:
+            known = ", ".join([*RECIPES, "MXFP4_MOE"])
             raise ValueError(f"type {type_name!r} is unknown; it must be one of {known}")
-        mix = MIXES[type_name]
+        recipe = RECIPES["Q8_0" if experts_in_mxfp4 else type_name]
         self.name = f"{name}:{type_name}"
         self.metadata: dict[str, int | float | str] = {
             **shape.metadata(),
             "general.name": f"{name} with random weights",
-            "general.file_type": mix.file_type,
+            "general.file_type": MXFP4_MOE if experts_in_mxfp4 else recipe.file_type,
         }
         random = np.random.default_rng(seed)
-        shapes = dict(shape.tensors())
+        shapes = shape.tensors()
         self.tensors = {name: _tensor(name, "F32", dims) for name, dims in shapes.items()}
-        types = choose_types(cast(Any, self), mix)
+        types = choose_types(cast(Any, self), recipe)
+        if experts_in_mxfp4:
+            types |= {name: "MXFP4" for name in types if name.endswith("_exps.weight")}
         n_bytes = sum(
             math.prod(dims[:-1]) * WEIGHT_TYPES[types[name]].row_bytes(dims[-1])
             for name, dims in shapes.items()
@@ -222,7 +259,10 @@ def random_weights(
             share = ((spread / 2.0**below) ** 2 - 1) / 3
             blocks["e"] = 128 + below + (random.random(N_PATTERN) < share)
         for name in {"d", "dmin", "m"} & set(fields):
-            blocks[name] = blocks[name].astype(np.float32) * spread
+            numbers = blocks[name].astype(np.float32) * spread
+            if blocks[name].dtype.kind == "u":  # of NVFP4, a few of its smallest steps
+                numbers += random.random(numbers.shape)
+            blocks[name] = numbers
     n_bytes = n_rows * type.row_bytes(n_columns)
     return np.resize(raw.reshape(-1), n_bytes).reshape(n_rows, -1)
 
@@ -231,10 +271,11 @@ def _weights(
     random: np.random.Generator, name: str, type_name: str, dims: Dims
 ) -> npt.NDArray[np.uint8]:
     """The bytes of a tensor: random matrices, norms and factors of 1, biases of 0."""
-    if len(dims) == 1:
+    if len(dims) == 1 or name.endswith(".bias"):
         value = 0.0 if name.endswith(".bias") else 1.0
-        return np.full(dims, value, np.float32).view(np.uint8)
-    return random_weights(random, WEIGHT_TYPES[type_name], *dims).reshape(-1)
+        return np.full(math.prod(dims), value, np.float32).view(np.uint8)
+    n_rows = math.prod(dims[:-1])
+    return random_weights(random, WEIGHT_TYPES[type_name], n_rows, dims[-1]).reshape(-1)
 
 
 def _tensor(

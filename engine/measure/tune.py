@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -25,10 +24,10 @@ import numpy.typing as npt
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.isa import ISA
 from linnet.kernels.isa.tuning import Tuning
+from linnet.kernels.memory import aligned
 from linnet.kernels.products.activations import packed_bytes
 from linnet.kernels.products.linear import Linear, Pack
 from linnet.kernels.quants import WEIGHT_TYPES
-from linnet.kernels.runtime.memory import aligned
 from linnet.kernels.runtime.program import Lowered, Program
 from linnet.kernels.runtime.team import Team
 
@@ -52,8 +51,8 @@ N_LAYERS = 8  # 309 MB, which no cache of one core holds
 PROMPT_LAYER = (("Q4_K", 4096, 2048), ("Q6_K", 1024, 2048))
 N_PROMPT = 512
 
-Value = int | tuple[int, int]
-Measure = Callable[[str, Tuning], float]
+Setting = int | tuple[int, int]
+Timer = Callable[[str, Tuning], float]
 """(parameter, tuning) -> seconds of one pass of what the parameter matters for"""
 
 
@@ -62,7 +61,7 @@ class Measured:
     """A candidate. `speed`: how many times as fast as the best so far, which is `before`."""
 
     parameter: str
-    value: Value
+    value: Setting
     seconds: float
     speed: float
     before: bool
@@ -70,12 +69,12 @@ class Measured:
 
 
 def tune(
-    isa: ISA, measure: Measure, on_step: Callable[[], object] = lambda: None
+    isa: ISA, measure: Timer, on_step: Callable[[], object] = lambda: None
 ) -> tuple[Tuning, list[Measured]]:
     """The fastest tuning, and all that was measured. `on_step` hears of each parameter done."""
     best, rows = isa.defaults, []
     for parameter in parameters(isa):
-        values: Sequence[Value] = VALUES.get(parameter) or isa.tiles_to_try
+        values: Sequence[Setting] = VALUES.get(parameter) or isa.tiles_to_try
         tunings = list(_candidates(best, parameter, values))
         seconds = _alternate(partial(measure, parameter), tunings)
         before = tunings.index(best)
@@ -113,8 +112,8 @@ def choose(speeds: npt.NDArray[np.float64], before: int) -> int:
     return int(np.argmax(np.where(gains, medians, 0))) if gains.any() else before
 
 
-def _candidates(best: Tuning, parameter: str, values: Sequence[Value]) -> Iterator[Tuning]:
-    """`best` and its variants, in the order of their values, which all are of one kind."""
+def _candidates(best: Tuning, parameter: str, values: Sequence[Setting]) -> Iterator[Tuning]:
+    """`best` with each value of the parameter that fits, in ascending order."""
     of_any_kind: Sequence[Any] = values
     for value in sorted({*of_any_kind, getattr(best, parameter)}):
         if parameter == "fewest_bytes" and value > best.most_bytes:
@@ -127,7 +126,7 @@ def _candidates(best: Tuning, parameter: str, values: Sequence[Value]) -> Iterat
 def _alternate(
     measure: Callable[[Tuning], float], tunings: Sequence[Tuning]
 ) -> npt.NDArray[np.float64]:
-    """Seconds (n_rounds, n_candidates); the first of a round is another each time."""
+    """Seconds (n_rounds, n_candidates); each round begins with the next candidate."""
     rounds: list[list[float]] = []
     n_rounds = FEWEST_ROUNDS
     while len(rounds) < n_rounds:
@@ -141,7 +140,7 @@ def _alternate(
 
 
 class Passes:
-    """`Measure` on this machine: decoding some layers from memory, or their prompt for tiles."""
+    """A `Timer`: decodes some layers from memory or, for tiles, multiplies a prompt."""
 
     def __init__(self, isa: ISA, n_threads: int) -> None:
         self._isa = isa
@@ -156,12 +155,7 @@ class Passes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._team.close()
 
     def __call__(self, parameter: str, tuning: Tuning) -> float:
@@ -197,7 +191,7 @@ def _program(
         name, n_out, n_columns = shape
         end = start + _n_bytes(shape)
         program.step(
-            "product", Linear.of(WEIGHT_TYPES[name], exact=False),
+            "product", Linear.of(WEIGHT_TYPES[name], activations="int8"),
             weights=weights[start:end].reshape(n_out, -1), x=packed, out=out,
             n_columns=n_columns, n_out=n_out,
         )  # fmt: skip

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from linnet.engine.gguf.metadata import U32
 from linnet.engine.gguf.reader import GGUFFile, Tensor
-from linnet.engine.gguf.writer import TensorEntry, Value, pack_header, padding
+from linnet.engine.gguf.writer import MetadataValue, TensorEntry, pack_header, padding
 from linnet.engine.machine import available_memory, check_memory, usable_threads
-from linnet.engine.quantize.recipes import MIXES, Mix, choose_types
+from linnet.engine.quantize.recipes import RECIPES, Recipe, choose_types
 from linnet.kernels.compiler.files import new_file
 from linnet.kernels.quants import WEIGHT_TYPES, FloatType
 from linnet.kernels.quants.base import BATCH
@@ -56,7 +56,7 @@ def quantize_file(
     force: bool = False,
     progress: bool = False,
 ) -> Quantized:
-    """Write `target`: the file `source` with its matrices in `type_name`, a key of `MIXES`.
+    """Write `target`: the file `source` with its matrices in `type_name`, a key of `RECIPES`.
 
     `threads`: one for each core by default; the file is the same for any number. `force`:
     replace `target` if it is there. `progress`: show a bar on stderr if that is a terminal.
@@ -67,12 +67,14 @@ def quantize_file(
     read or written. Whatever is raised, `target` is as it was before.
     """
     start = time.perf_counter()
-    if type_name not in MIXES:
-        raise QuantizeError(f"type {type_name!r} is unknown; it must be one of {', '.join(MIXES)}")
-    mix = MIXES[type_name]
+    if type_name not in RECIPES:
+        raise QuantizeError(
+            f"type {type_name!r} is unknown; it must be one of {', '.join(RECIPES)}"
+        )
+    recipe = RECIPES[type_name]
     with GGUFFile(source) as file:
         _check_target(Path(target), file.path, force=force)
-        types = choose_types(file, mix)
+        types = choose_types(file, recipe)
         _check_source(file, types)
         entries = [_entry(tensor, types[name]) for name, tensor in file.tensors.items()]
         with (
@@ -80,7 +82,7 @@ def quantize_file(
             _workers(threads) as pool,
             _progress_bar(file, shown=progress) as bar,
         ):
-            output.write(pack_header(_metadata(file, mix), entries, file.alignment))
+            output.write(pack_header(_metadata(file, recipe), entries, file.alignment))
             for tensor in file.tensors.values():
                 packed = _packed(tensor, types[tensor.name], pool, bar)
                 output.write(packed.data)
@@ -128,16 +130,16 @@ def _entry(tensor: Tensor, type_name: str) -> TensorEntry:
     return TensorEntry(tensor.name, type.id, tensor.shape, n_bytes)
 
 
-def _metadata(file: GGUFFile, mix: Mix) -> dict[str, Value]:
-    """All that the source says but for being split, and what it is quantised to."""
+def _metadata(file: GGUFFile, recipe: Recipe) -> dict[str, MetadataValue]:
+    """The source's metadata without `split.*`, and with the new type."""
     values = {
-        key: Value(file.metadata.kind(key), value)
+        key: MetadataValue(file.metadata.kind(key), value)
         for key, value in file.metadata.items()
         if not key.startswith("split.")
     }
     return values | {
-        "general.quantization_version": Value(U32, GGML_QUANT_VERSION),
-        "general.file_type": Value(U32, mix.file_type),
+        "general.quantization_version": MetadataValue(U32, GGML_QUANT_VERSION),
+        "general.file_type": MetadataValue(U32, recipe.file_type),
     }
 
 
@@ -174,7 +176,7 @@ def _packed(
 
 @contextmanager
 def _workers(threads: int | None) -> Iterator[ThreadPoolExecutor]:
-    """Threads; what still waits for one at the end is dropped, so that errors are not held up."""
+    """A pool of threads; on exit, tasks that have not begun are dropped: errors do not wait."""
     pool = ThreadPoolExecutor(threads or usable_threads())
     try:
         yield pool

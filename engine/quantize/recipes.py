@@ -5,13 +5,13 @@ They are those of llama-quantize without an importance matrix (src/llama-quant.c
 - Matrices whose name ends in `weight` are quantised, except for some that are small or delicate.
 - The output matrix gets Q6_K, or Q8_0 in a Q8_0 file. Where there is none, the token embedding is
   the output matrix too, and gets that.
-- The mixes Q4_K_M and Q5_K_M give Q6_K to attn_v and ffn_down in the first and the last eighth of
+- The recipes Q4_K_M and Q5_K_M give Q6_K to attn_v and ffn_down in the first and the last eighth of
   the layers, and in every third layer between. Q4_K_S gives Q5_K to both in the first few layers.
 - With 8 experts, attention is a small part of the model, and gets more bits. So does attn_v in the
   models of 70B that share it among heads.
 - Rows that are not a whole number of blocks get a type of smaller blocks, or else F16.
 
-Mixes have llama.cpp's names; Q4_K and Q5_K are short for Q4_K_S and Q5_K_S. The rules that only
+Recipes have llama.cpp's names; Q4_K and Q5_K are short for Q4_K_S and Q5_K_S. The rules that only
 Falcon has are left out.
 """
 
@@ -43,7 +43,7 @@ FALLBACKS: Final = MappingProxyType({"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8
 
 
 @dataclass(frozen=True, slots=True)
-class Mix:
+class Recipe:
     """`base`: the type of most matrices; `file_type`: the value of general.file_type."""
 
     name: str
@@ -60,27 +60,27 @@ def quantizable() -> list[str]:
     return [name for name, type in WEIGHT_TYPES.items() if type.can_quantize]
 
 
-def _mixes() -> dict[str, Mix]:
+def _recipes() -> dict[str, Recipe]:
     """All of llama.cpp's file types, such as MOSTLY_Q4_K_M, whose base type can be quantised to."""
-    mixes = {}
+    recipes = {}
     for member in LlamaFileType:
         name = re.sub("^(MOSTLY|ALL)_", "", member.name)
         base = re.sub("_[SM]$", "", name)
         if base in quantizable():
-            mixes[name] = Mix(name, base, member.value)
-    return mixes | {short: mixes[f"{short}_S"] for short in ("Q4_K", "Q5_K")}
+            recipes[name] = Recipe(name, base, member.value)
+    return recipes | {short: recipes[f"{short}_S"] for short in ("Q4_K", "Q5_K")}
 
 
-MIXES: Final = MappingProxyType(_mixes())
+RECIPES: Final = MappingProxyType(_recipes())
 
 
-def choose_types(file: GGUFFile, mix: Mix) -> dict[str, str]:
+def choose_types(file: GGUFFile, recipe: Recipe) -> dict[str, str]:
     """The type of each tensor, by name; those that are not quantised keep theirs."""
     types = {name: tensor.type.name for name, tensor in file.tensors.items()}
     matrices = {name: tensor for name, tensor in file.tensors.items() if _is_quantised(tensor)}
     model = _Model(file, list(matrices))
     for name, tensor in matrices.items():
-        types[name] = _fitting(model.choose(name, mix), n_columns=tensor.shape[-1])
+        types[name] = _fitting(model.choose(name, recipe), n_columns=tensor.shape[-1])
     return types
 
 
@@ -113,39 +113,39 @@ class _Model:
         shares_v = arch == "qwen2" or (arch == "llama" and groups not in (None, heads))
         self.is_70b = self.n_layers == 80 and shares_v
 
-    def choose(self, name: str, mix: Mix) -> str:
+    def choose(self, name: str, recipe: Recipe) -> str:
         """The type of a matrix, if its rows fit."""
-        base = mix.base
+        base = recipe.base
         if isinstance(WEIGHT_TYPES[base], FloatType):
             return base
         if name in self.outputs:
             return base if base == "Q8_0" else "Q6_K"
         if name in self.attention_v:
-            return self._choose_attention_v(self.attention_v.index(name), mix)
+            return self._choose_attention_v(self.attention_v.index(name), recipe)
         if "ffn_down" in name:
             layer = _layer(name) if self.n_experts > 1 else self.ffn_down.index(name)
-            return self._choose_ffn_down(layer, mix)
+            return self._choose_ffn_down(layer, recipe)
         if self.n_experts == 8 and "attn_k.weight" in name:
             return "Q8_0"
         if self.n_experts == 8 and "attn_output.weight" in name and base == "Q4_K":
             return "Q5_K"
         return base
 
-    def _choose_attention_v(self, layer: int, mix: Mix) -> str:
+    def _choose_attention_v(self, layer: int, recipe: Recipe) -> str:
         if self.n_experts == 8:
             return "Q8_0"
-        if mix.is_medium and _gets_more_bits(layer, len(self.attention_v)):
+        if recipe.is_medium and _gets_more_bits(layer, len(self.attention_v)):
             return "Q6_K"
-        if mix.base == "Q4_K" and (self.is_70b or (not mix.is_medium and layer < 4)):
+        if recipe.base == "Q4_K" and (self.is_70b or (not recipe.is_medium and layer < 4)):
             return "Q5_K"
-        return mix.base
+        return recipe.base
 
-    def _choose_ffn_down(self, layer: int, mix: Mix) -> str:
-        if mix.is_medium and _gets_more_bits(layer, self.n_layers):
+    def _choose_ffn_down(self, layer: int, recipe: Recipe) -> str:
+        if recipe.is_medium and _gets_more_bits(layer, self.n_layers):
             return "Q6_K"
-        if mix.base == "Q4_K" and not mix.is_medium and layer < self.n_layers // 8:
+        if recipe.base == "Q4_K" and not recipe.is_medium and layer < self.n_layers // 8:
             return "Q5_K"
-        return mix.base
+        return recipe.base
 
 
 def _gets_more_bits(layer: int, n_layers: int) -> bool:

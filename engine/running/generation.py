@@ -1,21 +1,24 @@
-"""From prompts to texts: each prompt's own way, and the passes that several share."""
+"""One request: from a prompt to events, through sampler, detokeniser and stop strings."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.running.session import Progress, Session
+from linnet.engine.running.sequence import CachedSequence
+from linnet.engine.sampling.candidates import NonFiniteLogits
+from linnet.engine.sampling.chain import Sampler
 from linnet.engine.sampling.params import SamplingParams
-from linnet.engine.sampling.samplers import NonFiniteLogits, Sampler
 from linnet.engine.text.stopping import StopMatcher
 from linnet.engine.text.tokenizer import Tokenizer
+from linnet.kernels.runtime.team import Interrupted
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,6 +30,7 @@ class Stats:
     `n_prompt`: tokens of the prompt. `n_cached`: those of them that were in the cache.
     `n_generated`: tokens after it, but for an end token.
     `prompt_seconds`: what the prompt took. `generate_seconds`: from the first token to the last.
+    `queue_seconds`: how long it waited before its prompt began.
     """
 
     n_prompt: int
@@ -34,6 +38,7 @@ class Stats:
     n_generated: int = 0
     prompt_seconds: float = 0.0
     generate_seconds: float = 0.0
+    queue_seconds: float = 0.0
 
     @property
     def prompt_rate(self) -> float:
@@ -86,99 +91,113 @@ class Output:
         return cls(text, token_ids, chunks[-1].finish_reason, chunks[-1].stats)
 
 
+class PromptProgress(NamedTuple):
+    """So many of the prompt's tokens have their keys and values."""
+
+    n_done: int
+    n_tokens: int
+
+
+Event = Chunk | PromptProgress | Exception  # the last of a generation: its last chunk, or an error
+
+
 class Generation:
-    """One prompt's way through sampler, detokeniser and stop strings."""
+    """A prompt on its way: the ids so far, what was drawn from their logits, and what to tell.
+
+    `ids`: prompt and generated tokens. `sequence`: the slot with their keys and values, None while
+    it waits. `events`: what its reader has not taken yet. `over`: nothing follows those.
+    """
 
     def __init__(
-        self, session: Session, tokenizer: Tokenizer, ids: Sequence[int], params: SamplingParams
-    ) -> None:
-        """Raises ContextOverflow and ValueError."""
-        self.ids = ids = session.check(ids)
-        self.token_id = -1  # the latest
-        self.stats = Stats(n_prompt=len(ids))
+        self, ids: Sequence[int], params: SamplingParams, tokenizer: Tokenizer, *, n_ctx: int,
+        n_vocab: int,
+    ) -> None:  # fmt: skip
+        """`ids`: checked ones, at most `n_ctx`. Raises ValueError."""
+        self.ids, self.stats = list(ids), Stats(n_prompt=len(ids))
+        self.sequence: CachedSequence | None = None
+        self.events: deque[Event] = deque()
+        self.over = False
+        self.turn = 0  # the last one it had, where not all that decode fit a pass
         # The last token of a full context needs no place in the cache, but nothing can follow it.
-        room = session.n_ctx - len(ids) + 1
+        room = n_ctx - len(ids) + 1
         self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
         self._end_ids = frozenset() if params.ignore_eos else tokenizer.eog_ids
-        self._sampler = Sampler(params, session.n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids)
+        self._sampler = Sampler(
+            params, n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer
+        )
         self._detokenizer = tokenizer.detokenizer(continues=True)
         self._matcher = StopMatcher(params.stop)
-        self._started = 0.0
+        self._arrived = time.perf_counter()
+        self._begun = self._started = 0.0  # its prompt; its first token
 
-    def prompt(
-        self, session: Session, slot: int, owner: object, progress: Progress | None
-    ) -> Floats:
-        """Begin in a slot; returns the logits of the first token."""
-        self.stats.n_cached = session.n_cached(self.ids, slot)
-        started = time.perf_counter()
-        logits = session.prompt(self.ids, slot=slot, owner=owner, progress=progress)
-        self._started = time.perf_counter()
-        self.stats.prompt_seconds = self._started - started
-        return logits
+    @property
+    def n_positions(self) -> int:
+        """How many positions of the cache it may come to fill."""
+        return self.stats.n_prompt + max(0, self._limit - 1)
 
-    def draw(self, logits: Floats) -> list[Chunk]:
-        """What a row of logits adds: a token's chunk, and the last one where it ends with that."""
-        stats = self.stats
+    def begin(self, sequence: CachedSequence) -> None:
+        """Take a slot, which holds a beginning of `ids`; again, perhaps, after losing one."""
+        if not self._begun:
+            self._begun = time.perf_counter()
+            self.stats.queue_seconds = self._begun - self._arrived
+            self.stats.n_cached = len(sequence.ids)
+            self.events.append(PromptProgress(self.stats.n_cached, self.stats.n_prompt))
+        self.sequence = sequence
+
+    def pending(self, sequence: CachedSequence) -> list[int]:
+        """The tokens that its slot's sequence lacks, in order. Those of the prompt go first, and
+        alone: generated ones take other passes. Never none: logits of the last one are wanted."""
+        if len(sequence.ids) == len(self.ids):  # and have been lost, as where Ctrl-C came between
+            n = len(self.ids) - 1
+            sequence.truncate(n if sequence.can_go_on_at(n) else 0)
+        n_prompt = self.stats.n_prompt
+        end = n_prompt if len(sequence.ids) < n_prompt else len(self.ids)
+        return self.ids[len(sequence.ids) : end]
+
+    def prompt_advanced(self, n_done: int) -> None:
+        """Tell how many tokens of the prompt are done, unless it is one of an earlier slot."""
+        if not self.stats.n_generated:
+            self.events.append(PromptProgress(n_done, self.stats.n_prompt))
+
+    def draw(self, logits: Floats) -> None:
+        """Draw a token from the last one's logits (n_vocab,), and tell what it adds.
+
+        Raises NonFiniteLogits and what samplers raise.
+        """
+        stats, now = self.stats, time.perf_counter()
+        if not self._started:
+            self._started, stats.prompt_seconds = now, now - self._begun
         if stats.n_generated == self._limit:  # at once: for a limit of 0
-            return [self._last("length")]
-        token_id = self.token_id = self._sampler.sample(finite(logits))
+            return self._end("length")
+        token_id = self._sampler.sample(finite(logits))
         if token_id in self._end_ids:
-            return [self._last("stop")]
+            return self._end("stop")
         self._sampler.accept(token_id)
+        self.ids.append(token_id)
         stats.n_generated += 1
         stats.generate_seconds = time.perf_counter() - self._started
-        chunk = Chunk(self._matcher.push(self._detokenizer.push(token_id)), token_id)
-        if stats.n_generated < self._limit and self._matcher.matched is None:
-            return [chunk]
-        return [chunk, self._last("length")]
+        text = self._matcher.push(self._detokenizer.push(token_id))
+        self.events.append(Chunk(text, token_id))
+        if stats.n_generated == self._limit or self._matcher.matched is not None:
+            self._end("length")
+        return None
 
-    def _last(self, finish_reason: str) -> Chunk:
+    def fail(self, error: Exception) -> None:
+        """End with an error."""
+        self.over = True
+        self.events.append(error)
+
+    def cancel(self) -> None:
+        """End without its rest, from any thread; whoever still reads is told Interrupted."""
+        if not self.over:
+            self.fail(Interrupted("the generation was stopped"))
+
+    def _end(self, finish_reason: str) -> None:
         rest = self._matcher.push(self._detokenizer.finish()) + self._matcher.finish()
         if self._matcher.matched is not None:
             finish_reason = "stop"
-        return Chunk(rest, finish_reason=finish_reason, stats=self.stats)
-
-
-def generate(
-    session: Session, generations: Sequence[Generation], progress: Progress | None = None
-) -> Iterator[tuple[int, Chunk]]:
-    """The chunks of all generations as they are made, each with its generation's index.
-
-    As many as the session has slots go on together, a token of each in every pass over the weights;
-    when one ends, the next prompt takes its slot:
-
-        while a prompt waits or a generation runs:
-            if a slot is free:  logits of one prompt
-            else:               logits of one more token of each that runs
-            draw a token from each row
-    """
-    owner = object()
-    waiting = deque(enumerate(generations))
-    running: dict[int, tuple[int, Generation]] = {}  # by slot
-    free = list(range(min(session.n_slots, len(generations))))
-    while waiting or running:
-        if waiting and free:
-            index, generation = waiting.popleft()
-            slot = _best_slot(session, free, generation.ids)
-            free.remove(slot)
-            running[slot] = index, generation
-            rows = {slot: generation.prompt(session, slot, owner, progress)}
-        else:
-            tokens = {slot: generation.token_id for slot, (_, generation) in running.items()}
-            rows = dict(zip(tokens, session.extend_each(tokens, owner=owner), strict=True))
-        for slot, row in rows.items():
-            index, generation = running[slot]
-            for chunk in generation.draw(row):
-                session.check_owner(owner)  # what was sampled from were our logits to the end
-                if chunk.finish_reason is not None:
-                    del running[slot]
-                    free.append(slot)
-                yield index, chunk
-
-
-def _best_slot(session: Session, free: Sequence[int], ids: Sequence[int]) -> int:
-    """The first of those that have most of a prompt cached."""
-    return max(free, key=lambda slot: session.n_cached(ids, slot))
+        self.over = True
+        self.events.append(Chunk(rest, finish_reason=finish_reason, stats=self.stats))
 
 
 def finite(logits: Floats) -> Floats:

@@ -20,7 +20,7 @@ class Interruptible:
         self._stop = stop
         self._job: _Job | None = None
 
-    def run(self, function: Callable[[], None], stopping: Callable[[], bool]) -> None:
+    def run(self, function: Callable[[], object], stopping: Callable[[], bool]) -> None:
         """Call the function, and raise what it raises; call `stop` once `stopping()` is true.
 
         What is raised here meanwhile, as KeyboardInterrupt is, stops it as well.
@@ -51,7 +51,7 @@ class Interruptible:
 class _Job:
     """A function to be called by whoever is first to claim it, in steps that cannot be torn."""
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[], object]) -> None:
         self._function = function
         self._claims: list[str] = []
         self._bell = _thread.allocate_lock()  # open once it is over

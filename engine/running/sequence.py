@@ -26,9 +26,11 @@ class CachedSequence:
     """
 
     rings: Collection[Ring]
+    slot: int = 0
     ids: list[int] = field(default_factory=list)
     n_from_prompts: int = 0  # how many of them, from the first, a prompt pass computed
     n_computed: int = 0  # positions written since the first, those of tokens forgotten included
+    n_touched: int = 0  # positions whose memory is taken
 
     def reusable(self, ids: Sequence[int]) -> int:
         """How many of `ids`, from the first, are cached as a prompt pass would compute them.
@@ -36,12 +38,7 @@ class CachedSequence:
         Never the last one, whose logits are wanted; and none where what the next would see is not
         kept any more.
         """
-        n = 0
-        for ours, theirs in zip(self.ids[: self.n_from_prompts], ids, strict=False):
-            if ours != theirs:
-                break
-            n += 1
-        n = min(n, len(ids) - 1)
+        n = min(_n_common(self.ids[: self.n_from_prompts], ids), len(ids) - 1)
         return n if self.can_go_on_at(n) else 0
 
     def can_go_on_at(self, n: int) -> bool:
@@ -51,6 +48,19 @@ class CachedSequence:
     def begin(self, n: int) -> None:
         """A pass over `n` more tokens begins, which may end midway."""
         self.n_computed = max(self.n_computed, len(self.ids) + n)
+        self.n_touched = max(self.n_touched, self.n_computed)
+
+    def extend(self, ids: Sequence[int], *, by_prompt: bool) -> None:
+        """A pass over these has ended."""
+        self.ids.extend(ids)
+        if by_prompt:
+            self.n_from_prompts = len(self.ids)
+
+    def take(self, other: CachedSequence, n: int) -> None:
+        """The first `n` tokens of another, and all that its layers keep, have been copied here."""
+        self.ids, self.n_computed = other.ids[:n], other.n_computed
+        self.n_from_prompts = min(other.n_from_prompts, n)
+        self.n_touched = max(self.n_touched, n)
 
     def interrupted(self) -> None:
         """A pass over this sequence has ended midway."""
@@ -63,3 +73,15 @@ class CachedSequence:
         self.n_from_prompts = min(self.n_from_prompts, n)
         if not n:
             self.n_computed = 0
+
+
+def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids, from the first, are the same: by halving, as lists compare at native speed."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

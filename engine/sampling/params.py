@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,14 @@ import numpy as np
 from linnet.models.parts.errors import ModelError
 
 MAX_STOP_CHARACTERS: Final = 1_000_000  # in all stop strings together
+MAX_BREAKERS: Final = 100
+MAX_BREAKER_BYTES: Final = 40  # in UTF-8; llama.cpp looks at no more, either
+MAX_SAMPLERS: Final = 100
+
+# All samplers but logit_bias, which is always first, and Mirostat, which has a chain of its own.
+DEFAULT_ORDER: Final = (
+    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature",
+)  # fmt: skip
 
 _MAX_INT: Final = 2**31 - 1
 _MAX_BIAS: Final = 1000
@@ -20,6 +29,9 @@ _KINDS: Final[dict[type, Any]] = {  # what one is called, which types are taken 
     int: ("an integer", int | np.integer),
     float: ("a number", int | float | np.integer | np.floating),
 }
+_NAMES: Final = {name.replace("_", ""): name for name in DEFAULT_ORDER} | {
+    "nucleus": "top_p", "temp": "temperature", "typ": "typ_p",
+}  # fmt: skip
 _T = TypeVar("_T", int, float)
 
 
@@ -102,38 +114,108 @@ def _strings(name: str, stop: object) -> tuple[str, ...]:
     return tuple(strings)
 
 
+def _breakers(name: str, value: object) -> tuple[str, ...]:
+    strings = _strings(name, value)
+    if strings == ("none",):
+        return ()
+    if len(strings) > MAX_BREAKERS:
+        raise ValueError(f"{name} has {len(strings)} strings; it must be at most {MAX_BREAKERS}")
+    for i, string in enumerate(strings):
+        data = string.encode(errors="replace")
+        if data.decode() != string or len(data) > MAX_BREAKER_BYTES:
+            raise _error(f"{name}[{i}]", string, f"text of at most {MAX_BREAKER_BYTES} bytes")
+    return strings
+
+
+def _samplers(name: str, value: object) -> tuple[str, ...]:
+    names = value.split(";") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or len(names) > MAX_SAMPLERS:
+        limits = f"at most {MAX_SAMPLERS} names in a list, or with ';' between them"
+        raise _error(name, value, limits)
+    known = [_NAMES.get(re.sub("[-_]", "", str(given).lower())) for given in names]
+    for i, given in enumerate(names):
+        if known[i] is None:
+            raise _error(f"{name}[{i}]", given, f"one of {', '.join(DEFAULT_ORDER)}")
+    return tuple(filter(None, known))
+
+
+def _mirostat(name: str, value: Any) -> int:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value in (0, 2):
+        return int(value)
+    raise _error(name, value, "0, which is off, or 2, which is Mirostat 2.0")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How to choose tokens, and when to stop; the defaults are those of llama-cli.
 
     `max_tokens`: the most to generate; None for as many as fit the context.
+    `samplers`: the names of the samplers, in their order, of those in `DEFAULT_ORDER`; a string of
+        names with ";" between them will do. One whose parameters are off does nothing.
     `temperature`: divides logits; at 0 the likeliest token is always taken.
+    `dynatemp_range`: by how much the temperature may be lower, where one token has all probability,
+        and higher, where all have the same; 0 is off.
+    `dynatemp_exponent`: the power of the entropy, from 0 to 1, that says where between them.
     `top_k`: keep the so many likeliest; 0 is off.
     `top_p`: keep the fewest that together are this probable; 1 is off.
     `min_p`: keep those at least this many times as likely as the likeliest; 0 is off.
+    `typ_p`: keep those whose surprise is nearest the entropy, the fewest that together are more
+        probable than this; 1 is off.
+    `top_n_sigma`: keep those at most so many standard deviations below the highest logit; 0 and
+        less are off.
+    `xtc_probability`: how often tokens of a probability of `xtc_threshold` or more are dropped, but
+        for the least likely of them; 0, and a threshold above 0.5, are off.
     `repeat_penalty`: divides logits above 0 of recent tokens, and multiplies others; 1 is off.
     `repeat_last_n`: how many tokens are recent, those of the prompt included; 0 for none, -1 all.
     `presence_penalty`: is taken from the logits of recent tokens; 0 is off.
     `frequency_penalty`: is taken from them as often as the token is there; 0 is off.
+    `dry_multiplier`: times `dry_base` ** (n - `dry_allowed_length`) is taken from the logits of
+        tokens that would prolong a repetition of n tokens, at least `dry_allowed_length`, among the
+        last `dry_penalty_last_n`; 0 is off, and -1 for the last means all.
+    `dry_sequence_breakers`: strings over which no repetition goes; "none" is the same as an empty
+        list.
+    `mirostat`: 2 for Mirostat 2.0, with which there are no samplers but it, the temperature and
+        `logit_bias`; 0 is off.
+    `mirostat_tau`: how many bits of surprise Mirostat aims for; `mirostat_eta`: how fast it gets
+        there.
     `logit_bias`: what is added to logits, by token id; -inf rules a token out.
     `seed`: the same one draws the same tokens; None for another every time.
     `stop`: a string, or several, before which the text ends; kept as a tuple.
     `ignore_eos`: go on where the model would end.
 
     Raises `ValueError` naming the field, its value and the limits. For what the samplers do, see
-    `linnet.engine.sampling.samplers`.
+    `linnet.engine.sampling.samplers` and `linnet.engine.sampling.dry`.
     """
 
     # A field says all there is to know: checks, commands' flags and files' keys follow from it.
     max_tokens: int | None = _ranged(
         int, None, 0, _MAX_INT, "-n --n-predict --predict N", "tokens at most; -1: no limit"
     )
+    samplers: Sequence[str] = field(default=DEFAULT_ORDER, metadata={
+        "check": _samplers, "flags": ["--samplers"], "key": "general.sampling.sequence",
+        "argument": {"metavar": "NAMES", "help": "in this order; by default the model's, or "
+                     + ";".join(DEFAULT_ORDER)},
+    })  # fmt: skip
     temperature: float = _ranged(
         float, 0.8, 0, 100, "--temp --temperature T", "0 is greedy", key="temp"
+    )
+    dynatemp_range: float = _ranged(float, 0.0, 0, 100, "--dynatemp-range X", "0 is off")
+    dynatemp_exponent: float = _ranged(
+        float, 1.0, 0, 100, "--dynatemp-exp X", "of the entropy, for the temperature in the range"
     )
     top_k: int = _ranged(int, 40, 0, _MAX_INT, "--top-k K", "0 is off", key="top_k")
     top_p: float = _ranged(float, 0.95, 0, 1, "--top-p P", "1 is off", key="top_p")
     min_p: float = _ranged(float, 0.05, 0, 1, "--min-p P", "0 is off", key="min_p")
+    typ_p: float = _ranged(float, 1.0, 0, 1, "--typical --typical-p P", "1 is off")
+    top_n_sigma: float = _ranged(
+        float, -1.0, -1, 100, "--top-nsigma --top-n-sigma N", "0 and -1 are off"
+    )
+    xtc_probability: float = _ranged(
+        float, 0.0, 0, 1, "--xtc-probability P", "0 is off", key="xtc_probability"
+    )
+    xtc_threshold: float = _ranged(
+        float, 0.1, 0, 1, "--xtc-threshold P", "above 0.5 is off", key="xtc_threshold"
+    )
     repeat_penalty: float = _ranged(
         float, 1.0, 0.01, 100, "--repeat-penalty X", "1 is off", key="penalty_repeat"
     )
@@ -142,6 +224,30 @@ class SamplingParams:
     )
     presence_penalty: float = _ranged(float, 0.0, -100, 100, "--presence-penalty X", "0 is off")
     frequency_penalty: float = _ranged(float, 0.0, -100, 100, "--frequency-penalty X", "0 is off")
+    dry_multiplier: float = _ranged(float, 0.0, 0, 100, "--dry-multiplier X", "0 is off")
+    dry_base: float = _ranged(float, 1.75, 1, 100, "--dry-base X", "to the power of the length")
+    dry_allowed_length: int = _ranged(
+        int, 2, 1, _MAX_INT, "--dry-allowed-length N", "repeated tokens that cost nothing yet"
+    )
+    dry_penalty_last_n: int = _ranged(
+        int, 64, -1, _MAX_INT, "--dry-penalty-last-n N", "-1: all tokens"
+    )
+    dry_sequence_breakers: Sequence[str] = field(default=("\n", ":", '"', "*"), metadata={
+        "check": _breakers, "flags": ["--dry-sequence-breaker"],
+        "argument": {"action": "append", "metavar": "TEXT", "help": "where repetitions end; may "
+                     r"""be repeated; by default \n : " and *; none: there is none"""},
+    })  # fmt: skip
+    mirostat: int = field(default=0, metadata={
+        "check": _mirostat, "flags": ["--mirostat"], "key": "general.sampling.mirostat",
+        "argument": {"type": int, "metavar": "N", "help": "by default the model's, or 0; 2: "
+                     "Mirostat 2.0, in place of all samplers but the temperature"},
+    })  # fmt: skip
+    mirostat_tau: float = _ranged(
+        float, 5.0, 0, 100, "--mirostat-ent X", "bits of surprise to aim for", key="mirostat_tau"
+    )
+    mirostat_eta: float = _ranged(
+        float, 0.1, 0, 100, "--mirostat-lr X", "how fast to get there", key="mirostat_eta"
+    )
     logit_bias: Mapping[int, float] = field(  # by token id
         default_factory=dict, hash=False, metadata={"check": _bias}
     )
@@ -164,9 +270,8 @@ class SamplingParams:
         """The fields given; for others what a file's metadata says, as `general.sampling.top_k`
         does, or the defaults.
 
-        Keys of samplers we do not have (`sequence`, `xtc_*`, `mirostat*`) change nothing. Raises
-        `ModelError` naming the key, its value and the limits; `ValueError` for a given field, and
-        TypeError for one there is not.
+        Raises `ModelError` naming the key, its value and the limits; `ValueError` for a given
+        field, and TypeError for one there is not.
         """
         found: dict[str, Any] = {}
         for name, key in METADATA.items():

@@ -1,149 +1,36 @@
-"""From logits to a token id: small pure functions, one a sampler, applied one after another.
+"""What llama-cli's samplers do, but for DRY: small functions from candidates to candidates.
 
-The samplers and their order are those of llama-cli, and what each does is what llama.cpp's does
-(src/llama-sampler.cpp). To add one, write the function and give it a line in `SAMPLERS`, at the
-end; if it has a parameter, also a field in `SamplingParams`, from which its flag follows.
+Each takes the candidates, the parameters and the history, and gives the candidates that are left,
+at least one, perhaps with other logits. What each does is what llama.cpp's does
+(src/llama-sampler.cpp), in float64; `linnet.engine.sampling.chain` has the order. Where nothing
+else is said, samplers may run in any order.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Final, TypeAlias
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linnet.engine.sampling.candidates import Candidates, draw
+from linnet.engine.sampling.history import History
 from linnet.engine.sampling.params import SamplingParams
 
-__all__ = ["SAMPLERS", "Candidates", "NonFiniteLogits", "Sampler", "SamplingParams", "make_chain"]
 
+def logit_bias(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
+    """logit += bias. -inf rules a token out; `NonFiniteLogits` if that leaves none.
 
-class NonFiniteLogits(RuntimeError):
-    """Logits that give no probabilities: one is NaN or +Inf, or all are -Inf."""
-
-
-class Sampler:
-    """Chooses the tokens of one generation. Holds its random numbers and the tokens so far."""
-
-    def __init__(
-        self,
-        params: SamplingParams,
-        n_vocab: int,
-        *,
-        prompt: Iterable[int] = (),
-        eog_ids: Collection[int] = (),
-    ) -> None:
-        """`prompt` are tokens that penalties look back on; `eog_ids` those that end a generation,
-        which `params.ignore_eos` rules out.
-
-        Raises `ValueError` for an id out of the vocabulary.
-        """
-        if params.ignore_eos:
-            params = replace(
-                params, logit_bias={**params.logit_bias, **dict.fromkeys(eog_ids, -math.inf)}
-            )
-        if n_vocab < 1:
-            raise ValueError(f"n_vocab is {n_vocab}; it must be at least 1")
-        self._params = params
-        self._ids = _all_ids(n_vocab)
-        self._chain = make_chain(params)
-        self._random = np.random.Generator(np.random.PCG64(params.seed))
-        self._recent: deque[int] = deque()
-        self._counts: Counter[int] = Counter()
-        for token_id in params.logit_bias:
-            self._check_id("a token id in logit_bias", token_id)
-        for token_id in prompt:
-            self.accept(token_id)
-
-    def sample(self, logits: NDArray[np.float32]) -> int:
-        """The next token's id, from `logits` (n_vocab,), which stay as they are.
-
-        It is not taken to be part of the text until `accept` says so. Raises `NonFiniteLogits`,
-        and `ValueError` for another shape.
-        """
-        logits = np.asarray(logits, np.float32)
-        if logits.shape != self._ids.shape:
-            raise ValueError(f"logits have shape {logits.shape}; it must be {self._ids.shape}")
-        candidates = Candidates(self._ids, _checked(logits))
-        for apply in self._chain:
-            candidates = apply(candidates, self._params, self._counts)
-        return _draw(candidates, self._random)
-
-    def accept(self, token_id: int) -> None:
-        """Count `token_id` as part of the text; raises `ValueError` if it is out of range."""
-        self._check_id("token id", token_id)
-        self._recent.append(token_id)
-        self._counts[token_id] += 1
-        if 0 <= self._params.repeat_last_n < len(self._recent):
-            oldest = self._recent.popleft()
-            self._counts[oldest] -= 1
-            if not self._counts[oldest]:
-                del self._counts[oldest]
-
-    def _check_id(self, name: str, token_id: int) -> None:
-        if not 0 <= token_id < len(self._ids):
-            raise ValueError(f"{name} is {token_id}; it must be 0 to {len(self._ids) - 1}")
-
-
-@lru_cache(maxsize=1)
-def _all_ids(n_vocab: int) -> NDArray[np.intp]:
-    """(n_vocab,) every token's id: one array for all samplers, of which there may be thousands."""
-    ids = np.arange(n_vocab)
-    ids.flags.writeable = False
-    return ids
-
-
-# ---- candidates ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
-    """The tokens that may still be chosen."""
-
-    ids: NDArray[np.intp]  # (n,)
-    logits: NDArray[np.floating]  # (n,)
-    in_order: bool = False  # highest logit first, of equal ones lowest id first; else ids ascend
-
-    def keep(self, which: NDArray[np.bool_] | slice) -> Candidates:
-        """Only these."""
-        index = which if isinstance(which, slice) else np.flatnonzero(which)
-        return Candidates(self.ids[index], self.logits[index], self.in_order)
-
-    def ordered(self) -> Candidates:
-        """The same, in order."""
-        if self.in_order:
-            return self
-        order = np.argsort(-self.logits, kind="stable")
-        return Candidates(self.ids[order], self.logits[order], in_order=True)
-
-    def weights(self) -> NDArray[np.float64]:
-        """(n,) what the probabilities are proportional to; the highest is 1."""
-        below: NDArray[np.float64] = np.subtract(self.logits, self.logits.max(), dtype=np.float64)
-        return np.exp(below)
-
-
-# ---- samplers ------------------------------------------------------------------------------------
-#
-# Each takes the candidates, the parameters, and how often each token was used of late. The first
-# two run while all tokens are candidates, so that a token's id is also its index.
-
-
-def logit_bias(candidates: Candidates, params: SamplingParams, _: Mapping[int, int]) -> Candidates:
-    """logit += bias. -inf rules a token out; `NonFiniteLogits` if that leaves none."""
+    All tokens must be candidates, so that a token's id is also its index.
+    """
     ids = np.array(list(params.logit_bias))
-    logits = candidates.logits.copy()
-    with np.errstate(over="ignore"):
-        logits[ids] += np.array(list(params.logit_bias.values()))
-    return replace(candidates, logits=_checked(logits))
+    return candidates.with_logits(
+        ids, candidates.logits[ids] + np.array(list(params.logit_bias.values()))
+    )
 
 
-def penalties(
-    candidates: Candidates, params: SamplingParams, recent: Mapping[int, int]
-) -> Candidates:
+def penalties(candidates: Candidates, params: SamplingParams, history: History) -> Candidates:
     """Lower the logits of the tokens among the last `repeat_last_n`.
 
     logit = (logit / repeat_penalty if logit > 0 else logit * repeat_penalty)
@@ -152,26 +39,48 @@ def penalties(
     The first line is that of Keskar et al., 2019, "CTRL: a conditional transformer language model",
     with llama.cpp's repair for logits below 0; the second is that of the OpenAI API.
     """
-    if not recent:
+    if not history.counts:
         return candidates
-    ids = np.array(list(recent))
-    counts = np.array(list(recent.values()))
-    old = candidates.logits[ids].astype(np.float64)
-    new = np.where(old > 0, old / params.repeat_penalty, old * params.repeat_penalty)
-    logits = candidates.logits.copy()
-    with np.errstate(over="ignore"):
-        logits[ids] = new - counts * params.frequency_penalty - params.presence_penalty
-    return replace(candidates, logits=_checked(logits))
+    candidates = candidates.by_id()
+    index, counts = candidates.find(history.counts)
+    old = candidates.logits[index].astype(np.float64)
+    with np.errstate(over="ignore"):  # which `with_logits` refuses
+        new = np.where(old > 0, old / params.repeat_penalty, old * params.repeat_penalty)
+    new -= counts * params.frequency_penalty
+    return candidates.with_logits(index, new - params.presence_penalty)
 
 
-def top_k(candidates: Candidates, params: SamplingParams, _: Mapping[int, int]) -> Candidates:
+def top_n_sigma(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
+    """Rule out those more than `top_n_sigma` standard deviations below the highest logit (Tang et
+    al., 2024, "Top-n sigma: not all logits are you need"). Those that are -inf do not count."""
+    logits = candidates.logits
+    with np.errstate(over="ignore", invalid="ignore"):  # after a temperature near 0; all are kept
+        deviation = np.std(logits[logits > -np.inf], dtype=np.float64)
+    least = logits.max() - params.top_n_sigma * deviation
+    return replace(candidates, logits=np.where(logits < least, -np.inf, logits))
+
+
+def top_k(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
     """Keep the `top_k` highest (Fan et al., 2018, "Hierarchical neural story generation"); of
     equal ones, the lower ids."""
     bound = _lower_bound(candidates.logits, params.top_k)
     return candidates.keep(candidates.logits >= bound).ordered().keep(slice(params.top_k))
 
 
-def top_p(candidates: Candidates, params: SamplingParams, _: Mapping[int, int]) -> Candidates:
+def typ_p(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
+    """Keep the fewest that together are more probable than `typ_p`, in the order of how far their
+    surprise, -ln(p), is from the entropy, the sum of -p ln(p) (Meister et al., 2022, "Locally
+    typical sampling"); of those as far, in the order they are in."""
+    p = candidates.probabilities()
+    surprise = _surprise(p)
+    order = np.argsort(np.abs(surprise - _entropy(p)), kind="stable")
+    n_kept = 1 + np.searchsorted(np.cumsum(p[order]), params.typ_p, side="right")
+    kept = np.zeros(len(p), bool)
+    kept[order[:n_kept]] = True
+    return candidates.keep(kept)
+
+
+def top_p(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
     """Keep the fewest that together have a probability of at least `top_p`, likeliest first
     (Holtzman et al., 2019, "The curious case of neural text degeneration")."""
     weights = candidates.weights()
@@ -184,30 +93,79 @@ def top_p(candidates: Candidates, params: SamplingParams, _: Mapping[int, int]) 
     return candidates.keep(slice(n_kept))
 
 
-def min_p(candidates: Candidates, params: SamplingParams, _: Mapping[int, int]) -> Candidates:
+def min_p(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
     """Keep those at least `min_p` times as likely as the likeliest (Nguyen et al., 2024, "Turning
     up the heat: min-p sampling for creative and coherent LLM outputs")."""
     least = np.float64(candidates.logits.max()) + math.log(params.min_p)
     return candidates.keep(candidates.logits >= least)
 
 
-def temperature(candidates: Candidates, params: SamplingParams, _: Mapping[int, int]) -> Candidates:
-    """logit /= temperature; at 0, keep the highest only (of equal ones, that of the lowest id)."""
+def xtc(candidates: Candidates, params: SamplingParams, history: History) -> Candidates:
+    """With a probability of `xtc_probability`, drop all that have one of `xtc_threshold` or more
+    but the least likely of these (Weidmann, 2024, "Exclude Top Choices",
+    github.com/oobabooga/text-generation-webui/pull/6335); of equal ones, the last stays."""
+    if len(candidates.ids) < 2 or history.random.random() >= params.xtc_probability:
+        return candidates
+    p = candidates.probabilities()
+    is_top = (p >= params.xtc_threshold) & (p > 0)
+    top = np.flatnonzero(is_top)
+    if len(top) < 2:
+        return candidates
+    is_top[top[p[top] == p[top].min()][-1]] = False
+    return candidates.keep(~is_top)
+
+
+def temperature(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
+    """logit /= t, where t is `temperature` or, if there is a `dynatemp_range`,
+
+        t = low + (high - low) * (entropy / ln(number of candidates)) ** dynatemp_exponent
+        low, high = max(0, temperature - dynatemp_range), temperature + dynatemp_range
+
+    which is llama.cpp's entropy-based temperature; Mirostat has no range. At a t of 0, or one by
+    which the highest cannot be divided, keep that only (of equal ones, that of the lowest id).
+    """
+    t = params.temperature
+    n = len(candidates.ids)
+    if params.dynatemp_range > 0 and n > 1 and not params.mirostat:
+        low, high = max(0.0, t - params.dynatemp_range), t + params.dynatemp_range
+        evenness = _entropy(candidates.probabilities()) / math.log(n)
+        t = low + (high - low) * evenness**params.dynatemp_exponent
     highest = candidates.logits.argmax()
-    if params.temperature == 0:
-        return candidates.keep(slice(highest, highest + 1))
-    below = np.subtract(candidates.logits, candidates.logits[highest], dtype=np.float64)
-    with np.errstate(over="ignore"):  # to -inf, which is what it should be
-        return replace(candidates, logits=below / params.temperature)
+    if t > 0:
+        with np.errstate(over="ignore"):
+            logits = np.divide(candidates.logits, t, dtype=np.float64)
+        if math.isfinite(logits[highest]):
+            return replace(candidates, logits=logits)
+    return candidates.keep(slice(highest, highest + 1))
 
 
-def _draw(candidates: Candidates, random: np.random.Generator) -> int:
-    """The id of one candidate, each as likely as the softmax of the logits says."""
-    if len(candidates.ids) == 1:
-        return int(candidates.ids[0])
-    edges = np.cumsum(candidates.weights())
-    point = random.random() * edges[-1]  # below edges[-1], as random() is at most 1 - 2**-53
-    return int(candidates.ids[np.searchsorted(edges, point, side="right")])
+def mirostat(candidates: Candidates, params: SamplingParams, history: History) -> Candidates:
+    """Draw a token of no more surprise, -log2(p), than mu bits, or else the likeliest; keep it
+    alone (Basu et al., 2020, "Mirostat: a neural text decoding algorithm that directly controls
+    perplexity"; this is llama.cpp's Mirostat 2.0).
+
+    mu -= mirostat_eta * (surprise among those it was drawn from - mirostat_tau)
+    """
+    surprise = _surprise(candidates.probabilities())
+    likely = surprise <= history.mu * math.log(2)
+    likely[surprise.argmin()] = True
+    candidates = candidates.keep(likely)
+    chosen = draw(candidates, history.random)
+    bits = -math.log2(candidates.probabilities()[chosen])
+    history.mu -= params.mirostat_eta * (bits - params.mirostat_tau)
+    return candidates.keep(slice(chosen, chosen + 1))
+
+
+def _surprise(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) -ln(p): infinite where p is 0."""
+    with np.errstate(divide="ignore"):
+        return -np.log(p)
+
+
+def _entropy(p: NDArray[np.float64]) -> float:
+    """The sum of -p ln(p), to which p = 0 adds nothing."""
+    p = p[p > 0]
+    return max(0.0, float(-(p * np.log(p)).sum()))
 
 
 def _lower_bound(logits: NDArray[np.floating], k: int) -> float:
@@ -219,45 +177,3 @@ def _lower_bound(logits: NDArray[np.floating], k: int) -> float:
     rest = len(logits) % n_groups
     highest = logits[rest:].reshape(-1, n_groups).max(axis=0)
     return float(np.partition(highest, n_groups - k)[n_groups - k])
-
-
-def _checked(logits: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The same logits; raises `NonFiniteLogits` unless the highest is finite and none is NaN."""
-    if not math.isfinite(logits.max()):  # of anything and NaN, the maximum is NaN
-        wrong = np.flatnonzero(~(logits < np.inf))
-        found = "all are -inf"
-        if len(wrong):
-            found = f"token {wrong[0]} has {logits[wrong[0]]} ({len(wrong)} are NaN or +Inf)"
-        raise NonFiniteLogits(f"no token can be chosen by these logits: {found}")
-    return logits
-
-
-SamplerFunction: TypeAlias = Callable[[Candidates, SamplingParams, Mapping[int, int]], Candidates]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A sampler, and when it does anything at all."""
-
-    apply: SamplerFunction
-    is_on: Callable[[SamplingParams], bool]
-
-
-def _looks_back(params: SamplingParams) -> bool:
-    strengths = params.repeat_penalty, params.presence_penalty, params.frequency_penalty
-    return params.repeat_last_n != 0 and strengths != (1, 0, 0)
-
-
-SAMPLERS: Final = (
-    Stage(logit_bias, lambda params: bool(params.logit_bias)),
-    Stage(penalties, _looks_back),
-    Stage(top_k, lambda params: params.top_k > 0 and params.temperature > 0),
-    Stage(top_p, lambda params: params.top_p < 1 and params.temperature > 0),
-    Stage(min_p, lambda params: params.min_p > 0 and params.temperature > 0),
-    Stage(temperature, lambda params: params.temperature != 1),
-)
-
-
-def make_chain(params: SamplingParams) -> list[SamplerFunction]:
-    """The samplers that do anything with these parameters, in their order."""
-    return [stage.apply for stage in SAMPLERS if stage.is_on(params)]

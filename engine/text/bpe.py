@@ -24,9 +24,10 @@ from linnet.engine.text.vocabulary import (
     TokenType,
     Vocabulary,
     byte_values,
+    read_strings,
     read_vocabulary,
 )
-from linnet.kernels.runtime.memory import check_room
+from linnet.kernels.memory import check_room
 
 if TYPE_CHECKING:
     import tokenizers
@@ -150,14 +151,7 @@ def _read_merges(metadata: Mapping[str, object]) -> list[str]:
     merges = metadata.get(PREFIX + "merges")
     if isinstance(merges, np.ndarray) and not merges.size:
         return []  # an empty array has any type
-    if not isinstance(merges, list):
-        found = "missing" if merges is None else reprlib.repr(merges)
-        raise TokenizerError(f"{PREFIX}merges is {found}; it must be an array of strings")
-    if not set(map(type, merges)) <= {str}:
-        number, merge = next((i, merge) for i, merge in enumerate(merges) if type(merge) is not str)
-        found = f"{PREFIX}merges[{number}] is {reprlib.repr(merge)}"
-        raise TokenizerError(f"{found}; it must be text in UTF-8")
-    return list(dict.fromkeys(merges))  # of two alike, the first counts
+    return list(dict.fromkeys(read_strings(metadata, "merges")))  # of two alike, the first counts
 
 
 def _build(

@@ -35,7 +35,7 @@ _WHITE_SPACE: Final = " \t\n\v\f\r"
 _HIDDEN: Final = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
 _SPECIAL: Final = _HIDDEN | {TokenType.USER_DEFINED}
 
-Find = Callable[[int], int]  # the next place of something from a character on, or -1
+Find = Callable[[int], int]  # start -> where a token stands next, from start on, or -1
 
 
 class Algorithm(Protocol):
@@ -212,8 +212,7 @@ class Tokenizer:
         return sorted(found)
 
     def _specials_in(self, text: str, *, parse_special: bool) -> Iterator[tuple[int, Find]]:
-        """The special tokens that `text` may hold, in the order in which they are matched, and what
-        finds the next place of each from a character on, or -1."""
+        """The special tokens that `text` may hold, in the order in which they are matched."""
         types, texts = self.vocabulary.types, self.vocabulary.texts
         finds: dict[int, Find] = {}
         for prefix in _contained(self._specials_by_prefix.keys(), text):
@@ -228,10 +227,10 @@ class Tokenizer:
 
     @cached_property
     def _specials_by_prefix(self) -> Mapping[str, tuple[Mapping[str, int], Set[int]]]:
-        """The special tokens' ids by text, and how long these are, by their first characters.
+        """By prefix: the special tokens that begin with it, {text: id}, and the texts' lengths.
 
-        A vocabulary can have thousands, most of which begin alike ("<unused0>"): a glance at the
-        few ways to begin rules nearly all of them out.
+        A vocabulary can have thousands, most of which begin alike ("<unused0>"): looking for the
+        few prefixes first rules nearly all of them out.
         """
         by_prefix: dict[str, dict[str, int]] = {}
         for token_id in self.vocabulary.of_types(*_SPECIAL):
@@ -241,7 +240,7 @@ class Tokenizer:
 
 
 def _contained(prefixes: Set[str], text: str) -> Iterable[str]:
-    """Those of the strings, of up to `_PREFIX` characters, that are in the text."""
+    """The prefixes, of up to `_PREFIX` characters, that are in the text."""
     if len(prefixes) <= _MANY:
         return [prefix for prefix in prefixes if prefix in text]
     lengths = set(map(len, prefixes))
@@ -251,9 +250,9 @@ def _contained(prefixes: Set[str], text: str) -> Iterable[str]:
 def _find_many(
     text: str, prefix: str, specials: Mapping[str, int], lengths: Set[int]
 ) -> dict[int, Find]:
-    """What finds each of the specials that are in the text, all of which begin with `prefix`.
+    """A `Find` for each of the specials in the text, all of which begin with `prefix`.
 
-    Looked up wherever the prefix stands: to search for one after another would take a pass each.
+    One pass over the text finds all: where the prefix stands, what follows is looked up.
     """
     places: dict[int, list[int]] = {}
     start = text.find(prefix)

@@ -121,6 +121,17 @@ def read_vocabulary(
     )
 
 
+def read_strings(metadata: Mapping[str, object], key: str) -> list[str]:
+    """An array of strings. Raises `TokenizerError` where it is missing or one is not UTF-8."""
+    strings = metadata.get(PREFIX + key)
+    if not isinstance(strings, list):
+        raise _error(key, strings, "an array of strings")
+    if not set(map(type, strings)) <= {str}:
+        number, string = next((i, s) for i, s in enumerate(strings) if type(s) is not str)
+        raise _error(f"{key}[{number}]", string, "text in UTF-8")
+    return strings
+
+
 def byte_values(vocabulary: Vocabulary) -> dict[int, bytes]:
     """The byte that each BYTE token stands for, by id: all 256, or none."""
     bytes_by_text = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
@@ -140,14 +151,9 @@ def byte_values(vocabulary: Vocabulary) -> dict[int, bytes]:
 
 def _read_texts(metadata: Mapping[str, object]) -> list[str]:
     """The tokens; an empty one becomes "[EMPTY_<id>]", as in llama.cpp."""
-    texts = metadata.get(PREFIX + "tokens")
-    if not isinstance(texts, list):
-        raise _error("tokens", texts, "an array of strings")
+    texts = read_strings(metadata, "tokens")
     if not texts:
         raise TokenizerError(f"{PREFIX}tokens has 0 entries; at least 1 is needed")
-    if set(map(type, texts)) != {str}:
-        number, text = next((i, text) for i, text in enumerate(texts) if type(text) is not str)
-        raise _error(f"tokens[{number}]", text, "text in UTF-8")
     return texts if all(texts) else [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)]
 
 

@@ -21,16 +21,14 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import llvmlite
 import llvmlite.binding as llvm
 
-from linnet.kernels.compiler.files import read_own, write_own
-from linnet.kernels.runtime.memory import check_room
-
-if TYPE_CHECKING:
-    from linnet.kernels.isa import ISA
+from linnet.kernels.compiler.object_cache import ObjectCache
+from linnet.kernels.isa import ISA
+from linnet.kernels.memory import check_room
 
 ROOM = 64 << 20  # more bytes than LLVM takes for a kernel
 STAGES = ("ir", "opt", "asm")
@@ -141,42 +139,6 @@ class Library:
             folder.mkdir(exist_ok=True)
             text = machine.emit_assembly(module) if machine else str(module)
             (folder / f"{symbol}.{stage}").write_text(text)
-
-
-class ObjectCache:
-    """Object code on disk: owner-only, checked by digest, replaced by atomic rename.
-
-    Any trouble with the disk means compiling again, never an error.
-    """
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-
-    @classmethod
-    def from_environment(cls) -> ObjectCache:
-        if os.environ.get("LINNET_CACHE") == "0":
-            return cls(None)
-        folder = os.environ.get("LINNET_CACHE_DIR")
-        if folder:
-            return cls(Path(folder))
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return cls(Path(root) / "linnet" / "kernels")
-
-    def read(self, key: str) -> bytes | None:
-        entry = None if self.folder is None else read_own(self.folder / key, ROOM)
-        if entry is None:
-            return None
-        digest, code = entry[:32], entry[32:]
-        return code if _digest(key, code) == digest else None
-
-    def write(self, key: str, code: bytes) -> None:
-        if self.folder is not None:
-            with contextlib.suppress(OSError):
-                write_own(self.folder / key, _digest(key, code) + code)
-
-
-def _digest(key: str, code: bytes) -> bytes:
-    return hashlib.sha256(key.encode() + code).digest()
 
 
 def undefined_symbols(code: bytes) -> set[str]:

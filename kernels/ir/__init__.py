@@ -1,4 +1,4 @@
-"""The vector-expression language kernels are written in; the only room that spells llvmlite.ir.
+"""The vector-expression language kernels are written in; the only wing that spells llvmlite.ir.
 
 A `Kernel` is one native function under construction. Its `Value`s carry a type with a sign and a
 lane count, so that `+`, `>>` or `.to(f32)` know which instruction they mean:
@@ -15,6 +15,7 @@ multiply-add happens where a kernel says `k.fma`, and only on CPUs that have one
 """
 
 from linnet.kernels.ir.kernel import Kernel, Loop
+from linnet.kernels.ir.memory import Cell, Pointer
 from linnet.kernels.ir.types import (
     Type,
     bf16,
@@ -31,9 +32,9 @@ from linnet.kernels.ir.types import (
     u32,
     u64,
 )  # fmt: skip
-from linnet.kernels.ir.values import Cell, Pointer, Value
+from linnet.kernels.ir.values import Emitter, Family, Target, Value
 
 __all__ = [
-    "Cell", "Kernel", "Loop", "Pointer", "Type", "Value", "bf16", "f16", "f32", "i8", "i16", "i32",
-    "i64", "pointer", "u1", "u8", "u16", "u32", "u64",
+    "Cell", "Emitter", "Family", "Kernel", "Loop", "Pointer", "Target", "Type", "Value", "bf16",
+    "f16", "f32", "i8", "i16", "i32", "i64", "pointer", "u1", "u8", "u16", "u32", "u64",
 ]  # fmt: skip

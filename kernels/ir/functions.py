@@ -37,7 +37,7 @@ def exp_or_zero(k: Kernel, x: Value) -> Value:
 
 
 def gelu(k: Kernel, x: Value) -> Value:
-    """x / (1 + exp(-2u)) of each lane: see `GeluMultiply`."""
+    """x / (1 + exp(-2u)) of each lane: see `Gelu`."""
     u = x * k.fma(x * x, k.constant(x.type, 0.044715), k.constant(x.type, 1))
     twice = u * (2 * GELU_SCALE)
     return (twice < -87.0).select(x * 0.0, x / (exp(k, -twice) + 1.0))

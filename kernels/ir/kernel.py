@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llvmlite import ir
 
+from linnet.kernels.ir.memory import Cell, Pointer
 from linnet.kernels.ir.types import Type, i64, pointer
-from linnet.kernels.ir.values import Cell, Number, Pointer, Value
-
-if TYPE_CHECKING:
-    from linnet.kernels.isa import ISA
-
-# What LLVM's inline assembly calls them.
-VECTOR_REGISTERS = {"x86_64": "x", "AMD64": "x", "aarch64": "w", "arm64": "w"}
+from linnet.kernels.ir.values import Emitter, Target, Value
 
 
-class Kernel:
+class Kernel(Emitter):
     """One native function under construction: `void name(parameters)`."""
 
-    def __init__(self, name: str, parameters: dict[str, Type], isa: ISA) -> None:
+    def __init__(self, name: str, parameters: dict[str, Type], isa: Target) -> None:
         """`parameters`: names and types (`pointer` for an address), in calling order."""
-        self.name, self.isa = name, isa
-        self.module = ir.Module(name)
+        module = ir.Module(name)
         kinds = [ir.PointerType() if t == pointer else t.llvm for t in parameters.values()]
-        self.function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
-        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+        builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        super().__init__(name, module, builder, isa)
         self.parameters: dict[str, Any] = {}
         for argument, (key, type) in zip(self.function.args, parameters.items(), strict=True):
             argument.name = key
@@ -42,45 +36,25 @@ class Kernel:
         self.builder.ret_void()
         return str(self.module)
 
-    def declare(self, name: str, result: Any, kinds: Sequence[Any]) -> Any:
-        known = self.module.globals.get(name)
-        return known or ir.Function(self.module, ir.FunctionType(result, kinds), name)
-
-    def intrinsic(self, name: str, type: Type, *arguments: Value) -> Value:
-        """Call an LLVM intrinsic by its full name."""
-        function = self.declare(name, type.llvm, [a.type.llvm for a in arguments])
-        return Value(self, self.builder.call(function, [a.ir for a in arguments]), type)
-
-    def command(self, name: str, *arguments: Value | Pointer | int) -> None:
-        """Call an LLVM intrinsic that returns nothing; ints are bytes known when it is compiled."""
-        given = [ir.Constant(ir.IntType(8), a) if isinstance(a, int) else a.ir for a in arguments]
-        kinds = [a.type for a in given]
-        self.builder.call(self.declare(name, ir.VoidType(), kinds), given)
-
     def pause(self) -> None:
         """Tell the CPU that this is a loop that waits."""
-        if platform.machine() in {"x86_64", "AMD64"}:
-            self.command("llvm.x86.sse2.pause")
+        self.isa.family.pause(self)
+
+    def ticks(self) -> Value:
+        """i64, a clock of the CPU that runs evenly, the same for all threads, in its own unit."""
+        return self.isa.family.ticks(self)
 
     def opaque(self, value: Value) -> Value:
         """The same vector, of which LLVM knows nothing any more; takes no instruction.
 
-        Raises NotImplementedError for a kind of CPU that `VECTOR_REGISTERS` does not have.
+        Raises NotImplementedError where the ISA does not say what vector registers are called.
         """
-        machine = platform.machine()
-        if machine not in VECTOR_REGISTERS:
-            raise NotImplementedError(
-                f"{machine}: LLVM's name of its vector registers is not known"
-            )
+        register = self.isa.family.vector_register
+        if not register:
+            raise NotImplementedError(f"{self.name}: the ISA does not name its vector registers")
         kind = ir.FunctionType(value.type.llvm, [value.type.llvm])
-        constraint = f"={VECTOR_REGISTERS[machine]},0"
-        passed = self.builder.asm(kind, "", constraint, [value.ir], side_effect=True)
+        passed = self.builder.asm(kind, "", f"={register},0", [value.ir], side_effect=True)
         return Value(self, passed, value.type)
-
-    def ticks(self) -> Value:
-        """A clock of the CPU that runs evenly, the same for all threads, in a unit of its own."""
-        here = platform.machine() in {"x86_64", "AMD64"}
-        return self.intrinsic(f"llvm.read{'cycle' if here else 'steady'}counter", i64)
 
     def call(self, function: Pointer, *arguments: Value | Pointer) -> None:
         """Call `void function(arguments)` by address."""
@@ -89,52 +63,6 @@ class Kernel:
         self.builder.call(callee, [a.ir for a in arguments])
 
     # -- values ---------------------------------------------------------------------------------
-    def constant(self, type: Type, value: Number | Sequence[Number]) -> Value:
-        """A number in every lane, or a list of one number a lane."""
-        convert = float if type.kind == "f" else int
-        if isinstance(value, int | float):
-            value = convert(value)
-            return Value(self, ir.Constant(type.llvm, [value] * type.lanes or value), type)
-        return Value(self, ir.Constant(type.llvm, [convert(v) for v in value]), type)
-
-    def match(self, left: Value, right: Value | Number) -> tuple[Value, Value]:
-        """Both as values of one type: numbers become constants, scalars spread over lanes."""
-        if not isinstance(right, Value):
-            return left, self.constant(left.type, right)
-        if left.type.lanes and not right.type.lanes:
-            right = right.splat(left.type.lanes)
-        elif right.type.lanes and not left.type.lanes:
-            left = left.splat(right.type.lanes)
-        if left.type != right.type:
-            raise TypeError(f"{self.name}: {left.type} and {right.type} do not mix")
-        return left, right
-
-    def vector(self, scalars: Sequence[Value]) -> Value:
-        """Scalars side by side."""
-        type = scalars[0].type[len(scalars)]
-        value: Any = ir.Constant(type.llvm, ir.Undefined)
-        for lane, scalar in enumerate(scalars):
-            value = self.builder.insert_element(value, scalar.ir, ir.Constant(ir.IntType(32), lane))
-        return Value(self, value, type)
-
-    def concat(self, parts: Sequence[Value]) -> Value:
-        """Vectors end to end; joined in pairs, so their number is a power of two."""
-        joined = list(parts)
-        while len(joined) > 1:
-            joined = [
-                a.shuffle(range(2 * a.type.lanes), b)
-                for a, b in zip(joined[::2], joined[1::2], strict=True)
-            ]
-        return joined[0]
-
-    def regroup(self, parts: Sequence[Value], lanes: int) -> list[Value]:
-        """Vectors of one length, end to end, as vectors of another; lengths are powers of two."""
-        n = parts[0].type.lanes
-        if n > lanes:
-            return [part[i : i + lanes] for part in parts for i in range(0, n, lanes)]
-        step = lanes // n
-        return [self.concat(parts[i : i + step]) for i in range(0, len(parts), step)]
-
     def transpose(self, rows: Sequence[Value]) -> list[Value]:
         """n vectors of n lanes (a power of two) -> vector i holds lane i of each."""
         n, turned = len(rows), list(rows)
@@ -163,7 +91,7 @@ class Kernel:
         return self.concat(parts)
 
     def cell(self, initial: Value | Type, name: str = "cell", mark: Any = None) -> Cell:
-        """A mutable register, set here (or after the code marked) to a value, or to zero."""
+        """A mutable register; set to a value, or to zero, here or at a mark made by `here`."""
         if isinstance(initial, Type):
             initial = self.constant(initial, 0)
         cell = Cell(self, initial.type, name)
@@ -176,16 +104,6 @@ class Kernel:
         a, b = self.match(a, b)
         a, c = self.match(a, c)
         return self.isa.fma(a, b, c)
-
-    def maximum(self, a: Value, b: Value | Number) -> Value:
-        """The larger; a where either is NaN."""
-        a, b = self.match(a, b)
-        return (a < b).select(b, a)
-
-    def minimum(self, a: Value, b: Value | Number) -> Value:
-        """The smaller; a where either is NaN."""
-        a, b = self.match(a, b)
-        return (b < a).select(b, a)
 
     def square_root(self, a: Value) -> Value:
         return self.intrinsic(f"llvm.sqrt.{_suffix(a.type)}", a.type, a)
@@ -211,7 +129,7 @@ class Kernel:
         self.builder.position_at_end(done)
 
     def here(self) -> Any:
-        """A mark of this place, at which a cell can be zeroed from further on."""
+        """A mark of this place, for `cell` to set a register here later."""
         return self.builder.block
 
     def strips(self, count: Value, sizes: Sequence[int]) -> Iterator[tuple[int, Value]]:

@@ -1,18 +1,145 @@
-"""Values, addresses and registers of a kernel under construction."""
+"""Values of a kernel under construction, and what makes them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 from llvmlite import ir
 
-from linnet.kernels.ir.types import Type, u1
-
-if TYPE_CHECKING:
-    from linnet.kernels.ir.kernel import Kernel
+from linnet.kernels.ir.types import Type, i64, u1
 
 Number = int | float
+
+
+class Operand(Protocol):
+    """A value or an address, as llvmlite has it."""
+
+    ir: Any
+
+
+class Family:
+    """A family of CPUs; this one knows only what all have.
+
+    `vector_register`: the letter that stands for one in LLVM's inline assembly, if it is known.
+    """
+
+    vector_register: ClassVar[str] = ""
+
+    def pause(self, k: Emitter) -> None:
+        """Emit the instruction for loops that wait, if there is one."""
+
+    def ticks(self, k: Emitter) -> Value:
+        """i64, an even clock that all threads share; always 0 where LLVM knows of none."""
+        return k.intrinsic("llvm.readsteadycounter", i64)
+
+
+class Prefetch(Protocol):
+    """How many bytes ahead of itself a stream of weights asks for memory; 0: not at all."""
+
+    @property
+    def prefetch_bytes(self) -> int: ...
+
+
+class Target(Protocol):
+    """What the language, and the types written in it, ask of an instruction set: see `ISA`."""
+
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def tuning(self) -> Prefetch: ...
+    @property
+    def family(self) -> Family: ...
+    def fma(self, a: Value, b: Value, c: Value) -> Value: ...
+    def dot(
+        self, accumulator: Value, weights: Value, activations: Value, largest: int
+    ) -> Value: ...
+    def lookup(self, table: Sequence[int], indices: Value) -> Value: ...
+    def f16_to_f32(self, half: Value) -> Value: ...
+    def f32_to_f16(self, value: Value) -> Value: ...
+
+
+class Emitter:
+    """Instructions one after the other, for one instruction set: what values are made with."""
+
+    def __init__(self, name: str, module: ir.Module, builder: ir.IRBuilder, isa: Target) -> None:
+        self.name, self.module, self.builder, self.isa = name, module, builder, isa
+
+    def declare(self, name: str, result: Any, kinds: Sequence[Any]) -> Any:
+        known = self.module.globals.get(name)
+        return known or ir.Function(self.module, ir.FunctionType(result, kinds), name)
+
+    def intrinsic(self, name: str, type: Type, *arguments: Value) -> Value:
+        """Call an LLVM intrinsic by its full name."""
+        function = self.declare(name, type.llvm, [a.type.llvm for a in arguments])
+        return Value(self, self.builder.call(function, [a.ir for a in arguments]), type)
+
+    def command(self, name: str, *arguments: Operand | int) -> None:
+        """Call an LLVM intrinsic that returns nothing; ints are bytes known when it is compiled."""
+        given = [ir.Constant(ir.IntType(8), a) if isinstance(a, int) else a.ir for a in arguments]
+        kinds = [a.type for a in given]
+        self.builder.call(self.declare(name, ir.VoidType(), kinds), given)
+
+    def read_register(self, name: str) -> Value:
+        """i64 from a register that the CPU may change at any time, by its name in assembly."""
+        function = self.declare("llvm.read_volatile_register.i64", i64.llvm, [ir.MetaDataType()])
+        return Value(self, self.builder.call(function, [self.module.add_metadata([name])]), i64)
+
+    def constant(self, type: Type, value: Number | Sequence[Number]) -> Value:
+        """A number in every lane, or a list of one number a lane."""
+        convert = float if type.kind == "f" else int
+        if isinstance(value, int | float):
+            value = convert(value)
+            return Value(self, ir.Constant(type.llvm, [value] * type.lanes or value), type)
+        return Value(self, ir.Constant(type.llvm, [convert(v) for v in value]), type)
+
+    def match(self, left: Value, right: Value | Number) -> tuple[Value, Value]:
+        """Both as values of one type: numbers become constants, scalars spread over lanes."""
+        if not isinstance(right, Value):
+            return left, self.constant(left.type, right)
+        if left.type.lanes and not right.type.lanes:
+            right = right.splat(left.type.lanes)
+        elif right.type.lanes and not left.type.lanes:
+            left = left.splat(right.type.lanes)
+        if left.type != right.type:
+            raise TypeError(f"{self.name}: {left.type} and {right.type} do not mix")
+        return left, right
+
+    def vector(self, scalars: Sequence[Value]) -> Value:
+        """Scalars side by side."""
+        type = scalars[0].type[len(scalars)]
+        value: Any = ir.Constant(type.llvm, ir.Undefined)
+        for lane, scalar in enumerate(scalars):
+            value = self.builder.insert_element(value, scalar.ir, ir.Constant(ir.IntType(32), lane))
+        return Value(self, value, type)
+
+    def concat(self, parts: Sequence[Value]) -> Value:
+        """Vectors end to end; joined in pairs, so their number is a power of two."""
+        joined = list(parts)
+        while len(joined) > 1:
+            joined = [
+                a.shuffle(range(2 * a.type.lanes), b)
+                for a, b in zip(joined[::2], joined[1::2], strict=True)
+            ]
+        return joined[0]
+
+    def regroup(self, parts: Sequence[Value], lanes: int) -> list[Value]:
+        """Vectors of one length, end to end, as vectors of another; lengths are powers of two."""
+        n = parts[0].type.lanes
+        if n > lanes:
+            return [part[i : i + lanes] for part in parts for i in range(0, n, lanes)]
+        step = lanes // n
+        return [self.concat(parts[i : i + step]) for i in range(0, len(parts), step)]
+
+    def maximum(self, a: Value, b: Value | Number) -> Value:
+        """The larger; a where either is NaN."""
+        a, b = self.match(a, b)
+        return (a < b).select(b, a)
+
+    def minimum(self, a: Value, b: Value | Number) -> Value:
+        """The smaller; a where either is NaN."""
+        a, b = self.match(a, b)
+        return (b < a).select(b, a)
 
 
 class Value:
@@ -20,7 +147,7 @@ class Value:
 
     __slots__ = ("ir", "k", "type")
 
-    def __init__(self, k: Kernel, value: Any, type: Type) -> None:
+    def __init__(self, k: Emitter, value: Any, type: Type) -> None:
         self.k, self.ir, self.type = k, value, type
 
     # -- arithmetic -----------------------------------------------------------------------------
@@ -182,83 +309,3 @@ class Value:
     def max(self) -> Value:
         """The largest lane (a power of two of them)."""
         return self._halve(self.k.maximum)
-
-
-class Pointer:
-    """An address; loads and stores take a type and an offset in bytes, and need no alignment."""
-
-    __slots__ = ("ir", "k")
-
-    def __init__(self, k: Kernel, value: Any) -> None:
-        self.k, self.ir = k, value
-
-    def at(self, offset: Value | int) -> Pointer:
-        """This address plus an offset in bytes."""
-        step = offset.ir if isinstance(offset, Value) else ir.Constant(ir.IntType(64), offset)
-        return Pointer(self.k, self.k.builder.gep(self.ir, [step], source_etype=ir.IntType(8)))
-
-    def load(self, type: Type, offset: Value | int = 0) -> Value:
-        loaded = self.k.builder.load(self.at(offset).ir, typ=type.llvm, align=1)
-        return Value(self.k, loaded, type)
-
-    def load_pointer(self, offset: Value | int = 0) -> Pointer:
-        loaded = self.k.builder.load(self.at(offset).ir, typ=ir.PointerType(), align=1)
-        return Pointer(self.k, loaded)
-
-    def store(self, value: Value, offset: Value | int = 0) -> None:
-        self.k.builder.store(value.ir, self.at(offset).ir, align=1)
-
-    def store_pointer(self, value: Pointer, offset: Value | int = 0) -> None:
-        self.k.builder.store(value.ir, self.at(offset).ir, align=1)
-
-    def prefetch(self, offset: Value | int) -> None:
-        """Ask for the cache line `offset` bytes ahead; never faults, changes no result."""
-        constants = [ir.Constant(ir.IntType(32), n) for n in (0, 3, 1)]  # read, keep, data
-        kinds = [ir.PointerType(), *[ir.IntType(32)] * 3]
-        function = self.k.declare("llvm.prefetch.p0", ir.VoidType(), kinds)
-        self.k.builder.call(function, [self.at(offset).ir, *constants])
-
-    # -- what threads share: u32 or u64 words, naturally aligned ---------------------------------
-    def atomic_load(self, type: Type, offset: int = 0) -> Value:
-        address = self.at(offset).ir
-        loaded = self.k.builder.load_atomic(address, "acquire", type.bytes, typ=type.llvm)
-        return Value(self.k, loaded, type)
-
-    def atomic_store(self, value: Value, offset: int = 0) -> None:
-        builder, address = self.k.builder, self.at(offset).ir
-        # llvmlite's own store_atomic asks an opaque pointer for its pointee and fails.
-        builder._insert(
-            ir.instructions.StoreAtomicInstr(
-                builder.block, value.ir, address, "release", value.type.bytes
-            )
-        )
-
-    def atomic_add(self, value: Value, offset: int = 0) -> Value:
-        """Add, and return what was there before."""
-        before = self.k.builder.atomic_rmw("add", self.at(offset).ir, value.ir, "acq_rel")
-        return Value(self.k, before, value.type)
-
-    def atomic_replace(self, old: Value, new: Value, offset: int = 0) -> Value:
-        """Store `new` where `old` still is (compare and swap); u1: whether it was."""
-        b = self.k.builder
-        outcome = b.cmpxchg(self.at(offset).ir, old.ir, new.ir, "acq_rel", "acquire")
-        return Value(self.k, b.extract_value(outcome, 1), u1)
-
-
-class Cell:
-    """A mutable register; LLVM turns it into the phi nodes of the loops it lives through."""
-
-    __slots__ = ("k", "place", "type")
-
-    def __init__(self, k: Kernel, type: Type, name: str) -> None:
-        self.k, self.type = k, type
-        with k.builder.goto_entry_block():
-            self.place = k.builder.alloca(type.llvm, name=name)
-
-    def get(self) -> Value:
-        loaded = self.k.builder.load(self.place, typ=self.type.llvm)
-        return Value(self.k, loaded, self.type)
-
-    def set(self, value: Value | Number) -> None:
-        stored = value if isinstance(value, Value) else self.k.constant(self.type, value)
-        self.k.builder.store(stored.ir, self.place)

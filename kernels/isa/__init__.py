@@ -3,43 +3,12 @@
 To add one: a file with an `ISA` subclass, and its line in `ISAS` (fastest first).
 """
 
-from __future__ import annotations
-
-import os
-from functools import cache
-
-from linnet.kernels.compiler.jit import host_features
 from linnet.kernels.isa.amx import AMX
 from linnet.kernels.isa.avx2 import AVX2, AVXVNNI
 from linnet.kernels.isa.avx512 import AVX512, AVX512VNNI
 from linnet.kernels.isa.base import ISA, ISAError
 from linnet.kernels.isa.generic import Generic
-from linnet.kernels.isa.tuning import stored
 
-__all__ = ["ISA", "ISAS", "ISAError", "available_isas", "choose_isa"]
+__all__ = ["ISA", "ISAS", "ISAError"]
 
 ISAS: tuple[ISA, ...] = (AMX(), AVX512VNNI(), AVX512(), AVXVNNI(), AVX2(), Generic())
-
-
-@cache
-def available_isas() -> tuple[ISA, ...]:
-    """The instruction sets that this CPU has and its system permits, fastest first."""
-    features = host_features()
-    return tuple(isa for isa in ISAS if isa.needs <= features and isa.permitted())
-
-
-def choose_isa(name: str | None = None) -> ISA:
-    """The ISA called `name`, else the one LINNET_ISA names, else the fastest this CPU has.
-
-    With the tuning stored for it on this machine, if there is one. Raises ISAError for an unknown
-    name, or one this CPU cannot run.
-    """
-    name = name or os.environ.get("LINNET_ISA") or available_isas()[0].name
-    for isa in available_isas():
-        if isa.name == name:
-            tuning = stored(name)
-            return isa if tuning is None else isa.tuned(tuning)
-    known = {isa.name for isa in ISAS}
-    here = ", ".join(isa.name for isa in available_isas())
-    reason = "this CPU lacks it" if name in known else "unknown"
-    raise ISAError(f"instruction set {name!r}: {reason}; available here: {here}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from linnet.kernels.ir import Value, i16, i32
 from linnet.kernels.isa.base import ISA, dot_in_registers
+from linnet.kernels.isa.families import X86
 
 MULTIPLY_ADD = {  # by bytes in a register: bytes to pairs of words, words to pairs of longs
     32: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
@@ -24,6 +25,7 @@ class AVX2(ISA):
 
     name = "avx2"
     needs = frozenset({"avx2", "fma", "f16c"})
+    family = X86()
     bits = 256
 
     def dot(self, accumulator: Value, weights: Value, activations: Value, largest: int) -> Value:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
-from linnet.kernels.ir import Value, f16, f32, i16, i32, u16, u32
+from linnet.kernels.ir import Family, Value, f16, f32, i16, i32, u16, u32
+from linnet.kernels.isa.tiles import Tiles
 from linnet.kernels.isa.tuning import Tuning
-
-if TYPE_CHECKING:
-    from linnet.kernels.isa.amx import Tiles
 
 
 class ISAError(ValueError):
@@ -20,9 +18,10 @@ class ISA:
     """An instruction set: plain LLVM IR here; subclasses override what they do better.
 
     `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told.
-    `bits`: the width of a vector register. `registers`: how many of them there are. `query_rows`:
-    queries that attention takes together, with two sums in registers for each. `tiles`: matrix
-    registers, if there are. `defaults`: the tuning where nobody measured a better one, and
+    `bits`: the width of a vector register. `registers`: how many of them there are.
+    `family`: what it shares with other instruction sets of such CPUs. `query_rows`: queries that
+    attention takes together, with two sums in registers for each. `tiles`: matrix registers, if
+    there are. `defaults`: the tuning where nobody measured a better one, and
     `tiles_to_try` what `linnet tune` tries as its tile: each takes two registers for every sum, and
     some for factors. These and `query_rows` change speed, never results.
     """
@@ -32,6 +31,7 @@ class ISA:
     attributes: ClassVar[tuple[str, ...]] = ()
     bits: ClassVar[int] = 128
     registers: ClassVar[int] = 16
+    family: ClassVar[Family] = Family()
     query_rows: ClassVar[int] = 2
     tiles: ClassVar[type[Tiles] | None] = None
     defaults: ClassVar[Tuning] = Tuning()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from linnet.kernels.ir import Value, f16, f32, u16, u32
 from linnet.kernels.isa.base import ISA
+from linnet.kernels.isa.families import family
 
 EXPONENT_SHIFT = 2.0**112  # between the exponent biases of f16 (15) and f32 (127)
 
@@ -13,6 +14,7 @@ class Generic(ISA):
     that is not there for compiled code to find."""
 
     name = "generic"
+    family = family()
 
     def f16_to_f32(self, half: Value) -> Value:
         bits = half.bits(u16[half.type.lanes]).to(u32)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import i64, pointer, u64
+from linnet.kernels.ir import Pointer, u64
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import ALL_ROWS, Op, OpKernel
+from linnet.kernels.ops.base import ALL_ROWS, Array, Int, Op, OpKernel
 
 BLOCK = 64 * 1024  # bytes in an item
 
@@ -21,26 +21,24 @@ class ReadBytes(Op):
     for block in items:  out[block] = sum of its 64-bit words (whole cache lines only)
     """
 
-    parameters = {"data": pointer, "out": pointer, "n_bytes": i64}
-
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return -(-sizes["n_bytes"] // BLOCK), ALL_ROWS
 
     def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return isa.tuning.items_of(BLOCK)
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
+    def emit(self, k: OpKernel, data: Pointer, out: Pointer, n_bytes: Int) -> None:
         lanes = k.isa.bits // 64
         for block in k.items("block"):
             start = block * BLOCK
-            n_lines = k.minimum(a["n_bytes"] - start, BLOCK) >> 6
+            n_lines = k.minimum(n_bytes - start, BLOCK) >> 6
             total = k.cell(u64[lanes], "total")
             for line in k.range(n_lines, name="line"):
                 for part in range(64 // (8 * lanes)):
-                    words = a["data"].load(u64[lanes], start + line * 64 + part * 8 * lanes)
+                    words = data.load(u64[lanes], start + line * 64 + part * 8 * lanes)
                     total.set(total.get() + words)
-            a["out"].store(total.get().sum(), block * 8)
+            out.store(total.get().sum(), block * 8)
 
-    def reference(self, **a: Any) -> None:
-        for i, block in enumerate(np.array_split(a["data"], range(BLOCK, a["n_bytes"], BLOCK))):
-            a["out"][i] = block[: block.size // 64 * 64].view(np.uint64).sum()
+    def reference(self, data: Array, out: Array, n_bytes: int) -> None:
+        for i, block in enumerate(np.array_split(data, range(BLOCK, n_bytes, BLOCK))):
+            out[i] = block[: block.size // 64 * 64].view(np.uint64).sum()

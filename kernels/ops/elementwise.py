@@ -1,26 +1,33 @@
-"""Operations on numbers one by one; an item is a run of 256 columns of one token."""
+"""Operations on numbers one by one.
+
+One is a class with `apply`, in expressions, and `formula`, the same in numpy; its base says what is
+taken beside x: nothing (`Unary`), a y of the same shape (`Binary`), one of its own kind.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import Kernel, Type, Value, f32, i32, i64, pointer
+from linnet.kernels.ir import Kernel, Value
 from linnet.kernels.ir.functions import GELU_SCALE, exp, gelu, sigmoid, tanh
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import Op, OpKernel
+from linnet.kernels.ops.base import Array, Float, Float32s, Int, Int32s, Op, OpKernel
 
-RUN = 256
+RUN = 256  # columns of a token in an item
 SWIGLU_LIMIT, SWIGLU_ALPHA = 7.0, 1.702
 
 
-@dataclass(frozen=True)
 class Elementwise(Op):
-    """out = apply(x, y), for all of (n_tokens, width)."""
+    """out = apply(x, ...), for all of x, out: f32 (n_tokens, width); an item is 256 columns.
 
-    parameters = {"x": pointer, "y": pointer, "out": pointer, "width": i64}
+    for token, run of columns in items:
+        for column in run:  out[token][column] = apply(x[token][column], ...)
+    """
+
     in_place = "x"
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
@@ -29,214 +36,237 @@ class Elementwise(Op):
     def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 4, 4
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        runs = (a["width"] + (RUN - 1)) // RUN
+    def strips(self, k: OpKernel, width: Value) -> Iterator[tuple[Value, Value, int]]:
+        """A loop over the items' columns: (token, first of some columns, how many they are)."""
+        n_runs = (width + (RUN - 1)) // RUN
         for item in k.items("run"):
-            token, first = item // runs, item % runs * RUN
-            count = k.minimum(a["width"] - first, RUN)
-            for size, i in k.strips(count, (k.isa.lanes, 1)):
-                column = first + i
-                at = (token * a["width"] + column) * 4
-                x = a["x"].load(f32[size], at)
-                a["out"].store(self.apply(k, x, self.second(a, f32[size], token, column)), at)
+            token, first = item // n_runs, item % n_runs * RUN
+            for size, i in k.strips(k.minimum(width - first, RUN), (k.isa.lanes, 1)):
+                yield token, first + i, size
 
-    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
-        """The other operand, for the x of these columns."""
-        at = (token * a["width"] + column) * 4
-        return a["y"].load(type, at)  # type: ignore[no-any-return]
+
+class Unary(Elementwise):
+    """out = apply(x)"""
+
+    def emit(self, k: OpKernel, x: Float32s, out: Float32s, width: Int) -> None:
+        for token, column, size in self.strips(k, width):
+            at = token * width + column
+            out.store(self.apply(k, x.load(at, size)), at)
+
+    def apply(self, k: Kernel, x: Value) -> Value:
+        raise NotImplementedError
+
+    def reference(self, x: Array, out: Array, width: int) -> None:
+        with np.errstate(over="ignore"):
+            out[...] = self.formula(x.astype(np.float64))
+
+    def formula(self, x: Array) -> Array:
+        """`apply` in numpy, f64."""
+        raise NotImplementedError
+
+
+class Binary(Elementwise):
+    """out = apply(x, y), y: f32 (n_tokens, width)"""
+
+    def emit(self, k: OpKernel, x: Float32s, y: Float32s, out: Float32s, width: Int) -> None:
+        for token, column, size in self.strips(k, width):
+            at = token * width + column
+            out.store(self.apply(k, x.load(at, size), y.load(at, size)), at)
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
         raise NotImplementedError
 
+    def reference(self, x: Array, y: Array, out: Array, width: int) -> None:
+        with np.errstate(over="ignore"):
+            out[...] = self.formula(x.astype(np.float64), y.astype(np.float64))
+
+    def formula(self, x: Array, y: Array) -> Array:
+        """`apply` in numpy, f64."""
+        raise NotImplementedError
+
+
+# ---- sums and products ---------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
-class Add(Elementwise):
+class Add(Binary):
     """x + y"""
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
         return x + y
 
-    def reference(self, **a: Any) -> None:
-        a["out"][...] = a["x"] + a["y"]
+    def formula(self, x: Array, y: Array) -> Array:
+        return x + y
 
 
 @dataclass(frozen=True)
 class AddRow(Add):
-    """x + y, with one y (width,) for all tokens: a bias"""
+    """x + y, y: f32 (width,), the same for all tokens: a bias"""
 
-    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
-        return a["y"].load(type, column * 4)  # type: ignore[no-any-return]
-
-
-class Unary(Elementwise):
-    """One operand alone."""
-
-    parameters = {"x": pointer, "out": pointer, "width": i64}
-
-    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
-        return column
+    def emit(self, k: OpKernel, x: Float32s, y: Float32s, out: Float32s, width: Int) -> None:
+        for token, column, size in self.strips(k, width):
+            at = token * width + column
+            out.store(x.load(at, size) + y.load(column, size), at)
 
 
 @dataclass(frozen=True)
-class Multiply(Elementwise):
+class Multiply(Binary):
     """x * y"""
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
         return x * y
 
-    def reference(self, **a: Any) -> None:
-        a["out"][...] = a["x"] * a["y"]
-
-
-class WithNumber(Elementwise):
-    """One number y for everything."""
-
-    parameters = {"x": pointer, "y": f32, "out": pointer, "width": i64}
-
-    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
-        return a["y"]  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class Scale(WithNumber):
-    """x * y, with one number y for everything"""
-
-    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+    def formula(self, x: Array, y: Array) -> Array:
         return x * y
 
-    def reference(self, **a: Any) -> None:
-        a["out"][...] = a["x"] * np.float32(a["y"])
+
+@dataclass(frozen=True)
+class Scale(Elementwise):
+    """x * y, with one number y for everything"""
+
+    def emit(self, k: OpKernel, x: Float32s, y: Float, out: Float32s, width: Int) -> None:
+        for token, column, size in self.strips(k, width):
+            at = token * width + column
+            out.store(x.load(at, size) * y, at)
+
+    def reference(self, x: Array, y: float, out: Array, width: int) -> None:
+        out[...] = x * np.float32(y)
 
 
 @dataclass(frozen=True)
-class ScaleRows(Multiply):
-    """x * y, with one y for each row"""
+class ScaleRows(Elementwise):
+    """x * y, y: f32 (n_tokens, 1)"""
 
-    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
-        return a["y"].load(f32, token * 4)  # type: ignore[no-any-return]
+    def emit(self, k: OpKernel, x: Float32s, y: Float32s, out: Float32s, width: Int) -> None:
+        for token, column, size in self.strips(k, width):
+            at = token * width + column
+            out.store(x.load(at, size) * y.load(token), at)
 
-    def reference(self, **a: Any) -> None:
-        a["out"][...] = a["x"] * a["y"].reshape(-1, 1)
-
-
-@dataclass(frozen=True)
-class ScaleByPosition(Multiply):
-    """x * y[position of the token], with one y for each of n_ctx positions"""
-
-    parameters = {"x": pointer, "y": pointer, "positions": pointer, "out": pointer, "width": i64}
-
-    def second(self, a: dict[str, Any], type: Type, token: Value, column: Value) -> Value:
-        position = a["positions"].load(i32, token * 4).to(i64)
-        return a["y"].load(f32, position * 4)  # type: ignore[no-any-return]
-
-    def reference(self, **a: Any) -> None:
-        a["out"][...] = a["x"] * a["y"][a["positions"]][:, None]
+    def reference(self, x: Array, y: Array, out: Array, width: int) -> None:
+        out[...] = x * y.reshape(-1, 1)
 
 
 @dataclass(frozen=True)
-class SiluMultiply(Elementwise):
-    """silu(x) * y = x / (1 + exp(-x)) * y, the gate of SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+class ScaleByPosition(Elementwise):
+    """x * y[position of the token], y: f32 (n_ctx,); positions: i32 (n_tokens,)"""
 
-    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
-        # Far below zero exp is bounded, and what is left of x is nothing.
-        gate = (x < -87.0).select(x * 0.0, x / (exp(k, -x) + 1.0))
-        return gate * y
+    picks = {"y": "positions"}
 
-    def reference(self, **a: Any) -> None:
-        x = a["x"].astype(np.float64)
-        with np.errstate(over="ignore"):
-            a["out"][...] = x / (1 + np.exp(-x)) * a["y"]
+    def emit(
+        self, k: OpKernel, x: Float32s, y: Float32s, positions: Int32s, out: Float32s, width: Int
+    ) -> None:
+        for token, column, size in self.strips(k, width):
+            at = token * width + column
+            out.store(x.load(at, size) * y.load(positions.index(token)), at)
 
-
-@dataclass(frozen=True)
-class GeluMultiply(Elementwise):
-    """gelu(x) * y, the gate of GeGLU (Shazeer 2020, arXiv:2002.05202).
-
-    gelu(x) = x / 2 * (1 + tanh(u)) = x / (1 + exp(-2u)), where u = sqrt(2 / pi) (x + 0.044715 x^3)
-    (Hendrycks and Gimpel 2016, arXiv:1606.08415).
-    """
-
-    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
-        return gelu(k, x) * y
-
-    def reference(self, **a: Any) -> None:
-        x = a["x"].astype(np.float64)
-        u = GELU_SCALE * (x + 0.044715 * x**3)
-        with np.errstate(over="ignore"):
-            a["out"][...] = x / (1 + np.exp(-2 * u)) * a["y"]  # 1 + tanh(u) would cancel out
+    def reference(self, x: Array, y: Array, positions: Array, out: Array, width: int) -> None:
+        out[...] = x * y[positions][:, None]
 
 
-@dataclass(frozen=True)
-class Gelu(Unary):
-    """gelu(x), as in `GeluMultiply`"""
-
-    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
-        return gelu(k, x)
-
-    def reference(self, **a: Any) -> None:
-        GeluMultiply().reference(**a, y=1.0)
-
-
-@dataclass(frozen=True)
-class Silu(Unary):
-    """x / (1 + exp(-x))"""
-
-    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
-        return x * sigmoid(k, x)
-
-    def reference(self, **a: Any) -> None:
-        x = a["x"].astype(np.float64)
-        with np.errstate(over="ignore"):
-            a["out"][...] = x / (1 + np.exp(-x))
+# ---- activation functions and gates --------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sigmoid(Unary):
     """1 / (1 + exp(-x))"""
 
-    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+    def apply(self, k: Kernel, x: Value) -> Value:
         return sigmoid(k, x)
 
-    def reference(self, **a: Any) -> None:
-        with np.errstate(over="ignore"):
-            a["out"][...] = 1 / (1 + np.exp(-a["x"].astype(np.float64)))
+    def formula(self, x: Array) -> Array:
+        return _sigmoid(x)
 
 
 @dataclass(frozen=True)
-class SigmoidMultiply(Elementwise):
+class Silu(Unary):
+    """x / (1 + exp(-x))"""
+
+    def apply(self, k: Kernel, x: Value) -> Value:
+        return x * sigmoid(k, x)
+
+    def formula(self, x: Array) -> Array:
+        return x * _sigmoid(x)
+
+
+@dataclass(frozen=True)
+class Gelu(Unary):
+    """gelu(x) = x / 2 * (1 + tanh(u)) = x / (1 + exp(-2u)), where
+    u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+
+    def apply(self, k: Kernel, x: Value) -> Value:
+        return gelu(k, x)
+
+    def formula(self, x: Array) -> Array:
+        return _gelu(x)
+
+
+@dataclass(frozen=True)
+class SiluMultiply(Binary):
+    """silu(x) * y = x / (1 + exp(-x)) * y, the gate of SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        # Below -87, where exp is bounded, silu is 0.
+        gate = (x < -87.0).select(x * 0.0, x / (exp(k, -x) + 1.0))
+        return gate * y
+
+    def formula(self, x: Array, y: Array) -> Array:
+        return x * _sigmoid(x) * y
+
+
+@dataclass(frozen=True)
+class GeluMultiply(Binary):
+    """gelu(x) * y, the gate of GeGLU (Shazeer 2020, arXiv:2002.05202); gelu: see `Gelu`."""
+
+    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
+        return gelu(k, x) * y
+
+    def formula(self, x: Array, y: Array) -> Array:
+        return _gelu(x) * y
+
+
+@dataclass(frozen=True)
+class SigmoidMultiply(Binary):
     """sigmoid(x) * y = y / (1 + exp(-x)): a gate"""
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
         return sigmoid(k, x) * y
 
-    def reference(self, **a: Any) -> None:
-        x = a["x"].astype(np.float64)
-        with np.errstate(over="ignore"):
-            a["out"][...] = 1 / (1 + np.exp(-x)) * a["y"]
+    def formula(self, x: Array, y: Array) -> Array:
+        return _sigmoid(x) * y
 
 
 @dataclass(frozen=True)
-class ClampedSwiGlu(Elementwise):
-    """g * sigmoid(1.702 g) * (u + 1), where g is x up to 7 and u is y from -7 to 7 (gpt-oss)"""
+class ClampedSwiGlu(Binary):
+    """g * sigmoid(1.702 g) * (u + 1), where g = min(x, 7) and u = clip(y, -7, 7) (gpt-oss)"""
 
     def apply(self, k: Kernel, x: Value, y: Value) -> Value:
         gate = k.minimum(x, SWIGLU_LIMIT)
         up = k.minimum(k.maximum(y, -SWIGLU_LIMIT), SWIGLU_LIMIT)
         return gate * sigmoid(k, gate * SWIGLU_ALPHA) * (up + 1.0)
 
-    def reference(self, **a: Any) -> None:
-        gate = np.minimum(a["x"].astype(np.float64), SWIGLU_LIMIT)
-        up = np.clip(a["y"].astype(np.float64), -SWIGLU_LIMIT, SWIGLU_LIMIT)
-        with np.errstate(over="ignore"):
-            a["out"][...] = gate / (1 + np.exp(-SWIGLU_ALPHA * gate)) * (up + 1)
+    def formula(self, x: Array, y: Array) -> Array:
+        gate, up = np.minimum(x, SWIGLU_LIMIT), np.clip(y, -SWIGLU_LIMIT, SWIGLU_LIMIT)
+        result: Array = gate * _sigmoid(SWIGLU_ALPHA * gate) * (up + 1)
+        return result
 
 
 @dataclass(frozen=True)
-class SoftCap(WithNumber):
-    """y * tanh(x / y), with one y for everything: what stays within -y and y (arXiv:2408.00118)"""
+class SoftCap(Elementwise):
+    """y * tanh(x / y), from -y to y, with one number y for everything (arXiv:2408.00118)"""
 
-    def apply(self, k: Kernel, x: Value, y: Value) -> Value:
-        return tanh(k, x / y) * y
+    def emit(self, k: OpKernel, x: Float32s, y: Float, out: Float32s, width: Int) -> None:
+        for token, column, size in self.strips(k, width):
+            at = token * width + column
+            out.store(tanh(k, x.load(at, size) / y) * y, at)
 
-    def reference(self, **a: Any) -> None:
-        a["out"][...] = a["y"] * np.tanh(a["x"].astype(np.float64) / a["y"])
+    def reference(self, x: Array, y: float, out: Array, width: int) -> None:
+        out[...] = y * np.tanh(x.astype(np.float64) / y)
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def _gelu(x: Array) -> Array:
+    u = GELU_SCALE * (x + 0.044715 * x**3)
+    return x * _sigmoid(2 * u)  # 1 + tanh(u) would cancel out

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from linnet.kernels.ir import Value, f32, i8, i32, i64, pointer, u8
+from linnet.kernels.ir import Pointer, Value, f32, i8, i32, u8
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import ALL_ROWS, Op, OpKernel
+from linnet.kernels.ops.base import ALL_ROWS, Array, Int, Op, OpKernel
 
 ROUNDS = 1000  # in an item
 N_WEIGHTS, MOST_X = 3, 4  # registers; their 12 sums keep two units of five cycles' latency busy
@@ -17,7 +17,7 @@ N_WEIGHTS, MOST_X = 3, 4  # registers; their 12 sums keep two units of five cycl
 
 @dataclass(frozen=True)
 class Peak(Op):
-    """Multiply and add in registers, at full tilt; an item is 1000 rounds of a tile of sums.
+    """Multiply and add in registers, as fast as it goes; an item is 1000 rounds of a tile of sums.
 
     data: factors to begin with, `n_data` bytes; out: (n_items * lanes,) numbers of 4 bytes
 
@@ -26,7 +26,6 @@ class Peak(Op):
                 for weights in 3 registers, for x in 3 or 4:  sums[weights][x] += weights * x
     """
 
-    parameters = {"data": pointer, "out": pointer, "n_items": i64}
     per_lane: ClassVar[int]  # arithmetic operations of a round, for each of a register's sums
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
@@ -44,10 +43,10 @@ class Peak(Op):
     def n_data(self, isa: ISA) -> int:
         return self.n_factors(isa) * isa.bits // 8
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
+    def emit(self, k: OpKernel, data: Pointer, out: Pointer, n_items: Int) -> None:
         n_bytes = k.isa.bits // 8
         for item in k.items():
-            starts = [a["data"].at(i * n_bytes) for i in range(self.n_factors(k.isa))]
+            starts = [data.at(i * n_bytes) for i in range(self.n_factors(k.isa))]
             factors = [k.cell(value) for value in self.factors(k, starts)]
             weights, xs = factors[:N_WEIGHTS], factors[N_WEIGHTS:]
             kind = self.zero(k).type
@@ -60,12 +59,12 @@ class Peak(Op):
                     for w, total in zip(weights, row, strict=True):
                         total.set(self.multiply_add(k, total.get(), w.get(), x.get()))
             cells = [cell.get() for row in sums for cell in row]
-            a["out"].store(sum(cells[1:], cells[0]), item * n_bytes)
+            out.store(sum(cells[1:], cells[0]), item * n_bytes)
 
     def zero(self, k: OpKernel) -> Value:
         raise NotImplementedError
 
-    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
+    def factors(self, k: OpKernel, starts: list[Pointer]) -> list[Value]:
         raise NotImplementedError
 
     def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
@@ -83,7 +82,7 @@ class PeakDot(Peak):
     def zero(self, k: OpKernel) -> Value:
         return k.constant(i32[k.isa.lanes], 0)
 
-    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
+    def factors(self, k: OpKernel, starts: list[Pointer]) -> list[Value]:
         n = k.isa.bits // 8
         weights = [start.load(u8[n]) & self.largest for start in starts[:N_WEIGHTS]]
         return [*weights, *(start.load(i8[n]) for start in starts[N_WEIGHTS:])]
@@ -91,13 +90,13 @@ class PeakDot(Peak):
     def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
         return k.isa.dot(total, w, x, self.largest)
 
-    def reference(self, **a: Any) -> None:
+    def reference(self, data: Array, out: Array, n_items: int) -> None:
         """For a vector of `out.size / n_items` lanes, whatever the ISA."""
-        lanes = a["out"].size // a["n_items"]
-        vectors = a["data"].reshape(-1, lanes, 4).astype(np.int64)
+        lanes = out.size // n_items
+        vectors = data.reshape(-1, lanes, 4).astype(np.int64)
         weights = vectors[:N_WEIGHTS] & 0xFF & self.largest
         products = np.einsum("wlb,xlb->l", weights, vectors[N_WEIGHTS:])
-        a["out"].reshape(-1, lanes)[...] = products * ROUNDS
+        out.reshape(-1, lanes)[...] = products * ROUNDS
 
 
 @dataclass(frozen=True)
@@ -109,14 +108,14 @@ class PeakFMA(Peak):
     def zero(self, k: OpKernel) -> Value:
         return k.constant(f32[k.isa.lanes], 0)
 
-    def factors(self, k: OpKernel, starts: list[Any]) -> list[Value]:
+    def factors(self, k: OpKernel, starts: list[Pointer]) -> list[Value]:
         return [start.load(f32[k.isa.lanes]) for start in starts]
 
     def multiply_add(self, k: OpKernel, total: Value, w: Value, x: Value) -> Value:
         return k.fma(w, x, total)
 
-    def reference(self, **a: Any) -> None:
-        lanes = a["out"].size // a["n_items"]
-        vectors = a["data"].reshape(-1, lanes).astype(np.float64)
+    def reference(self, data: Array, out: Array, n_items: int) -> None:
+        lanes = out.size // n_items
+        vectors = data.reshape(-1, lanes).astype(np.float64)
         products = vectors[:N_WEIGHTS].sum(axis=0) * vectors[N_WEIGHTS:].sum(axis=0)
-        a["out"].reshape(-1, lanes)[...] = products * ROUNDS
+        out.reshape(-1, lanes)[...] = products * ROUNDS

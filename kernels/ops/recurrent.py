@@ -6,15 +6,26 @@ pass are stepped through in order, so each slot's must be in order of position, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import Pointer, Value, f32, i32, i64, pointer
+from linnet.kernels.ir import Value, f32
 from linnet.kernels.ir.functions import exp, softplus
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import ALL_ROWS, Op, OpKernel
+from linnet.kernels.ops.base import (
+    ALL_ROWS,
+    Array,
+    Float32s,
+    Int,
+    Int32s,
+    Int64s,
+    Numbers,
+    Op,
+    OpKernel,
+)
+from linnet.kernels.ops.work import Work
 
 CHANNELS = 64  # of a convolution that make an item
 STATE_ROWS = 16  # of a delta-net's state that make an item
@@ -36,55 +47,55 @@ class ShortConvolution(Op):
 
     size: int
 
-    parameters = {
-        "x": pointer,
-        "kernel": pointer,
-        "state": pointer,
-        "slots": pointer,
-        "positions": pointer,
-        "out": pointer,
-        "width": i64,
-        "n_rows": pointer,
-    }
     writes = frozenset({"out", "state"})
+    picks = {"state": "slots"}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return -(-sizes["width"] // CHANNELS), ALL_ROWS
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        width, n_past = a["width"], self.size - 1
+    def emit(
+        self, k: OpKernel, x: Float32s, kernel: Float32s, state: Float32s, slots: Int32s,
+        positions: Int32s, out: Float32s, width: Int, n_rows: Int64s,
+    ) -> None:  # fmt: skip
+        n_past = self.size - 1
         for item in k.items("channels"):
             first = item * CHANNELS
             count = k.minimum(width - first, CHANNELS)
-            for token in k.range(a["n_rows"].load(i64), name="token"):
-                slot, position = (a[n].load(i32, token * 4).to(i64) for n in ("slots", "positions"))
-                state = a["state"].at(slot * width * (4 * n_past))
+            for token in k.range(n_rows.load(), name="token"):
+                position = positions.index(token)
+                past = state.at(slots.index(token) * width * n_past)
                 for lanes, i in k.strips(count, (k.isa.lanes, 1)):
                     column = first + i
                     zero = k.constant(f32[lanes], 0)
                     window = [
                         (position > n_past - 1 - j).select(
-                            state.load(f32[lanes], (width * j + column) * 4), zero
+                            past.load(width * j + column, lanes), zero
                         )
                         for j in range(n_past)
                     ]
-                    window.append(a["x"].load(f32[lanes], (token * width + column) * 4))
+                    window.append(x.load(token * width + column, lanes))
                     total = zero
-                    for j, x in enumerate(window):
-                        weight = a["kernel"].load(f32[lanes], (width * j + column) * 4)
-                        total = k.fma(x, weight, total)
-                    for j, x in enumerate(window[1:]):
-                        state.store(x, (width * j + column) * 4)
-                    a["out"].store(total, (token * width + column) * 4)
+                    for j, number in enumerate(window):
+                        total = k.fma(number, kernel.load(width * j + column, lanes), total)
+                    for j, number in enumerate(window[1:]):
+                        past.store(number, width * j + column)
+                    out.store(total, token * width + column)
 
-    def reference(self, **a: Any) -> None:
-        for token, (slot, position) in enumerate(zip(a["slots"], a["positions"], strict=True)):
-            state = a["state"][slot]
+    def reference(
+        self, x: Array, kernel: Array, state: Array, slots: Array, positions: Array, out: Array,
+        width: int,
+    ) -> None:  # fmt: skip
+        for token, (slot, position) in enumerate(zip(slots, positions, strict=True)):
             if position == 0:
-                state[...] = 0
-            window = np.concatenate([state, a["x"][token : token + 1]])
-            a["out"][token] = (window.astype(np.float64) * a["kernel"]).sum(axis=0)
-            state[...] = window[1:]
+                state[slot] = 0
+            window = np.concatenate([state[slot], x[token : token + 1]])
+            out[token] = (window.astype(np.float64) * kernel).sum(axis=0)
+            state[slot] = window[1:]
+
+    def work(self, kernel: Array, slots: Array, **others: Any) -> Work:
+        """A multiply-add for each weight and token."""
+        done = super().work(kernel=kernel, slots=slots, **others)
+        return replace(done, n_operations=2 * kernel.size * len(slots))
 
 
 @dataclass(frozen=True)
@@ -94,21 +105,20 @@ class Decay(Op):
     x, out: f32 (n_tokens, width); bias, rate: f32 (width,), rates below 0 (arXiv:2412.06464).
     """
 
-    parameters = {"x": pointer, "bias": pointer, "rate": pointer, "out": pointer, "width": i64}
-
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 1, 1
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
+    def emit(
+        self, k: OpKernel, x: Float32s, bias: Float32s, rate: Float32s, out: Float32s, width: Int
+    ) -> None:
         for token in k.items("token"):
-            for lanes, i in k.strips(a["width"], (k.isa.lanes, 1)):
-                at = (token * a["width"] + i) * 4
-                x = a["x"].load(f32[lanes], at) + a["bias"].load(f32[lanes], i * 4)
-                a["out"].store(exp(k, softplus(k, x) * a["rate"].load(f32[lanes], i * 4)), at)
+            for lanes, i in k.strips(width, (k.isa.lanes, 1)):
+                at = token * width + i
+                steps = softplus(k, x.load(at, lanes) + bias.load(i, lanes))
+                out.store(exp(k, steps * rate.load(i, lanes)), at)
 
-    def reference(self, **a: Any) -> None:
-        x = a["x"].astype(np.float64) + a["bias"]
-        a["out"][...] = np.exp(np.logaddexp(0, x) * a["rate"])
+    def reference(self, x: Array, bias: Array, rate: Array, out: Array, width: int) -> None:
+        out[...] = np.exp(np.logaddexp(0, x.astype(np.float64) + bias) * rate)
 
 
 @dataclass(frozen=True)
@@ -129,75 +139,70 @@ class DeltaNet(Op):
 
     head_dim: int
 
-    parameters = {
-        "queries": pointer,
-        "keys": pointer,
-        "values": pointer,
-        "decay": pointer,
-        "beta": pointer,
-        "state": pointer,
-        "slots": pointer,
-        "positions": pointer,
-        "out": pointer,
-        "n_k_heads": i64,
-        "n_heads": i64,
-        "n_rows": pointer,
-    }
     writes = frozenset({"out", "state"})
+    picks = {"state": "slots"}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_heads"] * -(-self.head_dim // STATE_ROWS), ALL_ROWS
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        head_dim, n_heads = self.head_dim, a["n_heads"]
+    def emit(
+        self, k: OpKernel, queries: Float32s, keys: Float32s, values: Float32s, decay: Float32s,
+        beta: Float32s, state: Float32s, slots: Int32s, positions: Int32s, out: Float32s,
+        n_k_heads: Int, n_heads: Int, n_rows: Int64s,
+    ) -> None:  # fmt: skip
+        head_dim = self.head_dim
         runs = -(-head_dim // STATE_ROWS)
         for item in k.items("rows"):
             head, first = item // runs, item % runs * STATE_ROWS
             last = k.minimum(first + STATE_ROWS, head_dim)
-            for token in k.range(a["n_rows"].load(i64), name="token"):
-                slot, position = (a[n].load(i32, token * 4).to(i64) for n in ("slots", "positions"))
-                state = a["state"].at((slot * n_heads + head) * (4 * head_dim * head_dim))
-                of_keys = (token * a["n_k_heads"] + head % a["n_k_heads"]) * (4 * head_dim)
-                at = token * n_heads + head
-                decay, beta = (a[name].load(f32, at * 4) for name in ("decay", "beta"))
-                decay = (position > 0).select(decay, 0.0)
+            for token in k.range(n_rows.load(), name="token"):
+                slot, position = slots.index(token), positions.index(token)
+                of_head = state.at((slot * n_heads + head) * (head_dim * head_dim))
+                of_keys = (token * n_k_heads + head % n_k_heads) * head_dim
+                of_values = token * n_heads + head
+                query, key = queries.at(of_keys), keys.at(of_keys)
+                kept = (position > 0).select(decay.load(of_values), 0.0)
+                rate = beta.load(of_values)
                 for row in k.range(last, first, name="row"):
-                    value = a["values"].load(f32, (at * head_dim + row) * 4)
-                    out = self._step(
-                        k, state.at(row * (4 * head_dim)), a["queries"].at(of_keys),
-                        a["keys"].at(of_keys), value, decay, beta,
-                    )  # fmt: skip
-                    a["out"].store(out, (at * head_dim + row) * 4)
+                    value = values.load(of_values * head_dim + row)
+                    state_row = of_head.at(row * head_dim)
+                    result = self._step(k, state_row, query, key, value, kept, rate)
+                    out.store(result, of_values * head_dim + row)
 
     def _step(
-        self, k: OpKernel, state: Pointer, query: Pointer, key: Pointer,
+        self, k: OpKernel, state: Numbers, query: Numbers, key: Numbers,
         value: Value, decay: Value, beta: Value,
     ) -> Value:  # fmt: skip
         """Update a row of the state, and return its product with the query."""
         lanes = min(k.isa.lanes, self.head_dim & -self.head_dim)
-        places = range(0, 4 * self.head_dim, 4 * lanes)
-        keys = [key.load(f32[lanes], at) for at in places]
-        kept = [state.load(f32[lanes], at) * decay for at in places]
+        places = range(0, self.head_dim, lanes)
+        keys = [key.load(at, lanes) for at in places]
+        kept = [state.load(at, lanes) * decay for at in places]
         change = (value - _product(k, kept, keys)) * beta
         kept = [k.fma(x, change, s) for x, s in zip(keys, kept, strict=True)]
         for at, s in zip(places, kept, strict=True):
             state.store(s, at)
-        return _product(k, kept, [query.load(f32[lanes], at) for at in places])
+        return _product(k, kept, [query.load(at, lanes) for at in places])
 
-    def reference(self, **a: Any) -> None:
+    def reference(
+        self, queries: Array, keys: Array, values: Array, decay: Array, beta: Array, state: Array,
+        slots: Array, positions: Array, out: Array, n_k_heads: int, n_heads: int,
+    ) -> None:  # fmt: skip
         heads = -1, self.head_dim
-        for token, (slot, position) in enumerate(zip(a["slots"], a["positions"], strict=True)):
-            states = a["state"][slot]
-            q, k = (
-                a[name][token].reshape(heads).astype(np.float64) for name in ("queries", "keys")
-            )
-            q, k = (np.tile(x, (a["n_heads"] // a["n_k_heads"], 1)) for x in (q, k))
-            decay, beta = (a[name][token][:, None, None] for name in ("decay", "beta"))
-            v = a["values"][token].reshape(heads)[..., None]
-            kept = states * (decay if position else 0.0)
-            kept = kept + beta * (v - kept @ k[..., None]) * k[:, None]
-            states[...] = kept
-            a["out"][token] = (kept @ q[..., None]).reshape(-1)
+        for token, (slot, position) in enumerate(zip(slots, positions, strict=True)):
+            q, k = (x[token].reshape(heads).astype(np.float64) for x in (queries, keys))
+            q, k = (np.tile(x, (n_heads // n_k_heads, 1)) for x in (q, k))
+            v = values[token].reshape(heads)[..., None]
+            kept = state[slot] * (decay[token][:, None, None] if position else 0.0)
+            kept = kept + beta[token][:, None, None] * (v - kept @ k[..., None]) * k[:, None]
+            state[slot] = kept
+            out[token] = (kept @ q[..., None]).reshape(-1)
+
+    def work(self, state: Array, slots: Array, **others: Any) -> Work:
+        """For each token and number of a state a multiplication by its decay, and multiply-adds
+        for state @ key, the update and state @ query."""
+        done = super().work(state=state, slots=slots, **others)
+        return replace(done, n_operations=7 * state[0].size * len(slots))
 
 
 def _product(k: OpKernel, a: list[Value], b: list[Value]) -> Value:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.ir import f32, i32, i64, pointer
+from linnet.kernels.ir import Value
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import Op, OpKernel
+from linnet.kernels.ops.base import Array, Float32s, Int, Int32s, Numbers, Op, OpKernel
 
 
 @dataclass(frozen=True)
@@ -28,54 +28,55 @@ class Rope(Op):
 
     adjacent: bool
 
-    parameters = {
-        "x": pointer,
-        "positions": pointer,
-        "table": pointer,
-        "n_heads": i64,
-        "head_dim": i64,
-        "n_pairs": i64,
-    }
     writes = frozenset({"x"})
+    picks = {"table": "positions"}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 1, 1
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        n_pairs = a["n_pairs"]
+    def emit(
+        self, k: OpKernel, x: Float32s, positions: Int32s, table: Float32s,
+        n_heads: Int, head_dim: Int, n_pairs: Int,
+    ) -> None:  # fmt: skip
+        rotate = _rotate_adjacent if self.adjacent else _rotate_halves
         for token in k.items("token"):
-            position = a["positions"].load(i32, token * 4).to(i64)
-            cosines = a["table"].at(position * n_pairs * 8)
-            sines = cosines.at(n_pairs * 4)
-            for head in k.range(a["n_heads"], name="head"):
-                x = a["x"].at((token * a["n_heads"] + head) * a["head_dim"] * 4)
+            cosines = table.at(positions.index(token) * n_pairs * 2)
+            sines = cosines.at(n_pairs)
+            for head in k.range(n_heads, name="head"):
+                numbers = x.at((token * n_heads + head) * head_dim)
                 for size, i in k.strips(n_pairs, (k.isa.lanes, 4, 1)):
-                    cos, sin = cosines.load(f32[size], i * 4), sines.load(f32[size], i * 4)
-                    if self.adjacent:
-                        pairs = x.load(f32[2 * size], i * 8)
-                        first, second = (pairs.shuffle(range(j, 2 * size, 2)) for j in (0, 1))
-                    else:
-                        first, second = (
-                            x.load(f32[size], i * 4),
-                            x.load(f32[size], (i + n_pairs) * 4),
-                        )
-                    turned = first * cos - second * sin, first * sin + second * cos
-                    if self.adjacent:
-                        order = [j // 2 + size * (j % 2) for j in range(2 * size)]
-                        x.store(turned[0].shuffle(order, turned[1]), i * 8)
-                    else:
-                        x.store(turned[0], i * 4)
-                        x.store(turned[1], (i + n_pairs) * 4)
+                    rotate(numbers, i, n_pairs, cosines.load(i, size), sines.load(i, size))
 
-    def reference(self, **a: Any) -> None:
-        x, n = a["x"].reshape(-1, a["n_heads"], a["head_dim"]), a["n_pairs"]
-        cos, sin = np.moveaxis(a["table"][a["positions"]].astype(np.float64), 1, 0)[:, :, None]
-        halves = [slice(0, 2 * n, 2), slice(1, 2 * n, 2)] if self.adjacent else [
-            slice(0, n), slice(n, 2 * n)
-        ]  # fmt: skip
-        first, second = (x[..., half].astype(np.float64) for half in halves)
-        x[..., halves[0]] = first * cos - second * sin
-        x[..., halves[1]] = first * sin + second * cos
+    def reference(
+        self, x: Array, positions: Array, table: Array, n_heads: int, head_dim: int, n_pairs: int
+    ) -> None:
+        heads, n = x.reshape(-1, n_heads, head_dim), n_pairs
+        cos, sin = np.moveaxis(table[positions].astype(np.float64), 1, 0)[:, :, None]
+        one, other = (
+            (slice(0, 2 * n, 2), slice(1, 2 * n, 2)) if self.adjacent
+            else (slice(0, n), slice(n, 2 * n))
+        )  # fmt: skip
+        a, b = (heads[..., half].astype(np.float64) for half in (one, other))
+        heads[..., one] = a * cos - b * sin
+        heads[..., other] = a * sin + b * cos
+
+
+def _rotate_adjacent(x: Numbers, i: Value, n_pairs: Value, cos: Value, sin: Value) -> None:
+    """The pairs (2i, 2i + 1) of a head, as many from the i-th on as `cos` and `sin` have lanes."""
+    size = cos.type.lanes
+    pairs = x.load(i * 2, 2 * size)
+    a, b = pairs.shuffle(range(0, 2 * size, 2)), pairs.shuffle(range(1, 2 * size, 2))
+    interleaved = [j // 2 + size * (j % 2) for j in range(2 * size)]
+    x.store((a * cos - b * sin).shuffle(interleaved, a * sin + b * cos), i * 2)
+
+
+def _rotate_halves(x: Numbers, i: Value, n_pairs: Value, cos: Value, sin: Value) -> None:
+    """The pairs (i, i + n_pairs) of a head, as many from the i-th on as `cos` and `sin` have
+    lanes."""
+    a, b = x.load(i, cos.type.lanes), x.load(i + n_pairs, cos.type.lanes)
+    first, second = a * cos - b * sin, a * sin + b * cos
+    x.store(first, i)
+    x.store(second, i + n_pairs)
 
 
 def rope_table(

@@ -12,10 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import f32, i32, i64, pointer
+from linnet.kernels.ir import f32, i32, i64
 from linnet.kernels.ir.functions import exp_or_zero, sigmoid
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import ALL_ROWS, Op, OpKernel
+from linnet.kernels.ops.base import (
+    ALL_ROWS,
+    Array,
+    Float,
+    Float32s,
+    Int,
+    Int32s,
+    Int64s,
+    Numbers,
+    Op,
+    OpKernel,
+)
 
 MOST_EXPERTS = 4096
 SMALLEST_SUM = 2.0**-14  # of the chosen experts' weights, where they are divided by it
@@ -37,15 +48,6 @@ class TopExperts(Op):
     scores: str  # "softmax" or "sigmoid"
     normalised: bool
 
-    parameters = {
-        "logits": pointer,
-        "bias": pointer,
-        "experts": pointer,
-        "weights": pointer,
-        "n_experts": i64,
-        "n_used": i64,
-        "scale": f32,
-    }
     writes = frozenset({"experts", "weights"})
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
@@ -54,78 +56,76 @@ class TopExperts(Op):
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
         return 2 * 4 * MOST_EXPERTS
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        n, n_used = a["n_experts"], a["n_used"]
-        scores, rank = k.scratch, k.scratch.at(4 * MOST_EXPERTS)
+    def emit(
+        self, k: OpKernel, logits: Float32s, bias: Float32s, experts: Int32s, weights: Float32s,
+        n_experts: Int, n_used: Int, scale: Float,
+    ) -> None:  # fmt: skip
+        scores = Numbers(k.scratch, f32)
+        rank = scores.at(MOST_EXPERTS)
         for token in k.items("token"):
-            logits = a["logits"].at(token * n * 4)
+            of_token = logits.at(token * n_experts)
             largest, total = k.cell(k.constant(f32, -np.inf), "largest"), k.cell(f32, "total")
-            for i in k.range(n, name="largest"):
-                largest.set(k.maximum(logits.load(f32, i * 4), largest.get()))
-            for size, i in k.strips(n, (k.isa.lanes, 1)):
-                x = logits.load(f32[size], i * 4)
-                score = sigmoid(k, x) if self.scores == "sigmoid" else exp_or_zero(
-                    k, x - largest.get()
-                )  # fmt: skip
-                scores.store(score, i * 4)
+            for i in k.range(n_experts, name="largest"):
+                largest.set(k.maximum(of_token.load(i), largest.get()))
+            for size, i in k.strips(n_experts, (k.isa.lanes, 1)):
+                x = of_token.load(i, size)
+                is_sigmoid = self.scores == "sigmoid"
+                score = sigmoid(k, x) if is_sigmoid else exp_or_zero(k, x - largest.get())
+                scores.store(score, i)
                 total.set(total.get() + score.sum())
             share = k.constant(f32, 1) if self.scores == "sigmoid" else 1.0 / total.get()
-            for size, i in k.strips(n, (k.isa.lanes, 1)):
-                score = scores.load(f32[size], i * 4) * share
-                scores.store(score, i * 4)
-                rank.store(score + a["bias"].load(f32[size], i * 4), i * 4)
-            experts, weights = (a[name].at(token * n_used * 4) for name in ("experts", "weights"))
+            for size, i in k.strips(n_experts, (k.isa.lanes, 1)):
+                score = scores.load(i, size) * share
+                scores.store(score, i)
+                rank.store(score + bias.load(i, size), i)
+            chosen, chosen_weights = experts.at(token * n_used), weights.at(token * n_used)
             total.set(0)
             for place in k.range(n_used, name="place"):
-                best, best_score = k.cell(i64, "best"), k.cell(k.constant(f32, -np.inf), "score")
-                for i in k.range(n, name="expert"):
-                    score = rank.load(f32, i * 4)
-                    better = score > best_score.get()
+                best, best_rank = k.cell(i64, "best"), k.cell(k.constant(f32, -np.inf), "rank")
+                for i in k.range(n_experts, name="expert"):
+                    of_expert = rank.load(i)
+                    better = of_expert > best_rank.get()
                     best.set(better.select(i, best.get()))
-                    best_score.set(better.select(score, best_score.get()))
-                chosen = best.get()
-                weight = scores.load(f32, chosen * 4)
-                rank.store(k.constant(f32, -np.inf), chosen * 4)
-                experts.store(chosen.to(i32), place * 4)
-                weights.store(weight, place * 4)
+                    best_rank.set(better.select(of_expert, best_rank.get()))
+                weight = scores.load(best.get())
+                rank.store(k.constant(f32, -np.inf), best.get())
+                chosen.store(best.get().to(i32), place)
+                chosen_weights.store(weight, place)
                 total.set(total.get() + weight)
-            factor = a["scale"]
-            if self.normalised:
-                factor = factor / k.maximum(total.get(), SMALLEST_SUM)
+            factor = scale / k.maximum(total.get(), SMALLEST_SUM) if self.normalised else scale
             for place in k.range(n_used, name="place"):
-                weights.store(weights.load(f32, place * 4) * factor, place * 4)
+                chosen_weights.store(chosen_weights.load(place) * factor, place)
 
-    def reference(self, **a: Any) -> None:
-        logits = a["logits"].astype(np.float64)
+    def reference(
+        self, logits: Array, bias: Array, experts: Array, weights: Array,
+        n_experts: int, n_used: int, scale: float,
+    ) -> None:  # fmt: skip
+        wide = logits.astype(np.float64)
         if self.scores == "sigmoid":
-            scores = 1 / (1 + np.exp(-logits))
+            scores = 1 / (1 + np.exp(-wide))
         else:
-            scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+            scores = np.exp(wide - wide.max(axis=1, keepdims=True))
             scores /= scores.sum(axis=1, keepdims=True)
-        order = np.argsort(-(scores + a["bias"]), axis=1, kind="stable")[:, : a["n_used"]]
-        weights = np.take_along_axis(scores, order, axis=1)
+        order = np.argsort(-(scores + bias), axis=1, kind="stable")[:, :n_used]
+        chosen = np.take_along_axis(scores, order, axis=1)
         if self.normalised:
-            weights /= np.maximum(weights.sum(axis=1, keepdims=True), SMALLEST_SUM)
-        a["experts"][...] = order
-        a["weights"][...] = weights * a["scale"]
+            chosen /= np.maximum(chosen.sum(axis=1, keepdims=True), SMALLEST_SUM)
+        experts[...] = order
+        weights[...] = chosen * scale
 
 
 @dataclass(frozen=True)
 class GroupByExpert(Op):
-    """List the products of a pass by their experts; one item.
+    """Sort the products of a pass by expert: a counting sort, and one item.
 
-    experts: i32 (n_products,), n_used for each token; order: i32 (n_products,), numbers of products
-    by expert, and in order for each; starts: i64 (n_experts + 1,), where each expert's begin.
+    experts: i32 (n_tokens, n_used), whose place is the product's number; order: i32 (n_products,),
+    where order[starts[e] : starts[e + 1]] are the products of expert e, in order; starts: i64
+    (n_experts + 1,).
+
+        starts[e] = how many products have an expert below e
+        for product:  order[next place of its expert] = product
     """
 
-    parameters = {
-        "experts": pointer,
-        "order": pointer,
-        "starts": pointer,
-        "n_used": i64,
-        "n_experts": i64,
-        "n_rows": pointer,
-    }
     writes = frozenset({"order", "starts"})
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
@@ -134,29 +134,33 @@ class GroupByExpert(Op):
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
         return 8 * MOST_EXPERTS
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        n_products = a["n_rows"].load(i64) * a["n_used"]
-        starts, next_place = a["starts"], k.scratch
-        for expert in k.range(a["n_experts"] + 1, name="clear"):
-            starts.store(k.constant(i64, 0), expert * 8)
+    def emit(
+        self, k: OpKernel, experts: Int32s, order: Int32s, starts: Int64s,
+        n_used: Int, n_experts: Int, n_rows: Int64s,
+    ) -> None:  # fmt: skip
+        n_products, next_place = n_rows.load() * n_used, Numbers(k.scratch, i64)
+        for expert in k.range(n_experts + 1, name="clear"):
+            starts.store(k.constant(i64, 0), expert)
         for product in k.range(n_products, name="count"):
-            at = (a["experts"].load(i32, product * 4).to(i64) + 1) * 8
-            starts.store(starts.load(i64, at) + 1, at)
-        for expert in k.range(a["n_experts"], name="add"):
-            start = starts.load(i64, expert * 8)
-            next_place.store(start, expert * 8)
-            starts.store(starts.load(i64, expert * 8 + 8) + start, expert * 8 + 8)
+            after = experts.index(product) + 1
+            starts.store(starts.load(after) + 1, after)
+        for expert in k.range(n_experts, name="add"):
+            start = starts.load(expert)
+            next_place.store(start, expert)
+            starts.store(starts.load(expert + 1) + start, expert + 1)
         for product in k.range(n_products, name="place"):
-            at = a["experts"].load(i32, product * 4).to(i64) * 8
-            place = next_place.load(i64, at)
-            a["order"].store(product.to(i32), place * 4)
-            next_place.store(place + 1, at)
+            expert = experts.index(product)
+            place = next_place.load(expert)
+            order.store(product.to(i32), place)
+            next_place.store(place + 1, expert)
 
-    def reference(self, **a: Any) -> None:
-        experts = a["experts"].reshape(-1)
-        a["order"].reshape(-1)[...] = np.argsort(experts, kind="stable")
-        a["starts"][0] = 0
-        a["starts"][1:] = np.bincount(experts, minlength=a["n_experts"]).cumsum()
+    def reference(
+        self, experts: Array, order: Array, starts: Array, n_used: int, n_experts: int
+    ) -> None:
+        chosen = experts.reshape(-1)
+        order.reshape(-1)[...] = np.argsort(chosen, kind="stable")
+        starts[0] = 0
+        starts[1:] = np.bincount(chosen, minlength=n_experts).cumsum()
 
 
 @dataclass(frozen=True)
@@ -166,33 +170,27 @@ class PerExpert(Op):
     x, out: f32 (n_tokens, n_used, width); scales: f32 (n_experts,); biases: f32 (n_experts, width).
     """
 
-    parameters = {
-        "x": pointer,
-        "experts": pointer,
-        "scales": pointer,
-        "biases": pointer,
-        "out": pointer,
-        "n_used": i64,
-        "width": i64,
-    }
+    picks = {"scales": "experts", "biases": "experts"}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_used"], 1
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        width = a["width"]
-        for pair in k.items("product"):
-            expert = a["experts"].load(i32, pair * 4).to(i64)
-            x, out = (a[name].at(pair * width * 4) for name in ("x", "out"))
-            scale, biases = a["scales"].load(f32, expert * 4), a["biases"].at(expert * width * 4)
+    def emit(
+        self, k: OpKernel, x: Float32s, experts: Int32s, scales: Float32s, biases: Float32s,
+        out: Float32s, n_used: Int, width: Int,
+    ) -> None:  # fmt: skip
+        for product in k.items("product"):
+            expert, start = experts.index(product), product * width
+            scale, bias = scales.load(expert), biases.at(expert * width)
             for size, i in k.strips(width, (k.isa.lanes, 1)):
-                y = x.load(f32[size], i * 4) * scale + biases.load(f32[size], i * 4)
-                out.store(y, i * 4)
+                out.store(x.load(start + i, size) * scale + bias.load(i, size), start + i)
 
-    def reference(self, **a: Any) -> None:
-        x = a["x"].reshape(*a["experts"].shape, a["width"])
-        out = x * a["scales"][a["experts"], None] + a["biases"][a["experts"]]
-        a["out"][...] = out.reshape(a["out"].shape)
+    def reference(
+        self, x: Array, experts: Array, scales: Array, biases: Array, out: Array,
+        n_used: int, width: int,
+    ) -> None:  # fmt: skip
+        products = x.reshape(*experts.shape, width)
+        out[...] = (products * scales[experts, None] + biases[experts]).reshape(out.shape)
 
 
 @dataclass(frozen=True)
@@ -202,22 +200,21 @@ class SumExperts(Op):
     x: f32 (n_tokens, n_used, width); weights: f32 (n_tokens, n_used); out: f32 (n_tokens, width).
     """
 
-    parameters = {"x": pointer, "weights": pointer, "out": pointer, "n_used": i64, "width": i64}
-
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 1, 1
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        width, n_used = a["width"], a["n_used"]
+    def emit(
+        self, k: OpKernel, x: Float32s, weights: Float32s, out: Float32s, n_used: Int, width: Int
+    ) -> None:
         for token in k.items("token"):
-            x, weights = a["x"].at(token * n_used * width * 4), a["weights"].at(token * n_used * 4)
+            results, of_token = x.at(token * n_used * width), weights.at(token * n_used)
             for size, i in k.strips(width, (k.isa.lanes, 1)):
                 total = k.cell(f32[size], "total")
                 for j in k.range(n_used, name="expert"):
-                    weight = weights.load(f32, j * 4)
-                    total.set(k.fma(x.load(f32[size], (j * width + i) * 4), weight, total.get()))
-                a["out"].store(total.get(), (token * width + i) * 4)
+                    result = results.load(j * width + i, size)
+                    total.set(k.fma(result, of_token.load(j), total.get()))
+                out.store(total.get(), token * width + i)
 
-    def reference(self, **a: Any) -> None:
-        x = a["x"].reshape(*a["weights"].shape, a["width"]).astype(np.float64)
-        a["out"][...] = (x * a["weights"][..., None]).sum(axis=1)
+    def reference(self, x: Array, weights: Array, out: Array, n_used: int, width: int) -> None:
+        products = x.reshape(*weights.shape, width).astype(np.float64)
+        out[...] = (products * weights[..., None]).sum(axis=1)

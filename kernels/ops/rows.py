@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import f32, i32, i64, pointer
+from linnet.kernels.ir import Pointer
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import Op, OpKernel
-from linnet.kernels.products.matvec import chunks, row_stride
+from linnet.kernels.ops.base import Array, Float32s, Int, Int32s, Op, OpKernel
 from linnet.kernels.quants import WeightType
+from linnet.kernels.quants.packed_rows import chunks, row_stride
 
 
 @dataclass(frozen=True)
@@ -26,83 +26,69 @@ class PickRows(Op):
 
     type: WeightType
 
-    parameters = {"table": pointer, "rows": pointer, "out": pointer, "width": i64}
+    picks = {"table": "rows"}
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 1, 1
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
+    def emit(self, k: OpKernel, table: Pointer, rows: Int32s, out: Float32s, width: Int) -> None:
         for item in k.items():
-            row = a["rows"].load(i32, item * 4).to(i64)
-            packed = a["table"].at(row * row_stride(self.type, a["width"]))
-            for size, column, chunk in chunks(k, self.type, packed, a["width"]):
-                at = (item * a["width"] + column) * 4
-                start = 0
+            packed = table.at(rows.index(item) * row_stride(self.type, width))
+            for size, column, chunk in chunks(k, self.type, packed, width):
+                start = item * width + column
                 for floats in self.type.floats(k, chunk, size):
-                    a["out"].store(floats, at + start)
-                    start += floats.type.bytes
+                    out.store(floats, start)
+                    start = start + floats.type.lanes
 
-    def reference(self, **a: Any) -> None:
-        a["out"][...] = self.type.dequantize(a["table"][a["rows"]].view(np.uint8))
+    def reference(self, table: Array, rows: Array, out: Array, width: int) -> None:
+        out[...] = self.type.dequantize(table[rows].view(np.uint8))
 
 
 @dataclass(frozen=True)
 class PickColumns(Op):
     """out[row] = x[row][start : start + width], a part of every row; an item is a row.
 
-    x: f32 (n_rows, stride); out: f32 (n_rows, width); a token may have several rows.
+    x: f32 (n_rows, stride); out: f32 (n_rows, width); a token has `n_parts` rows.
     """
-
-    parameters = {
-        "x": pointer,
-        "out": pointer,
-        "start": i64,
-        "width": i64,
-        "stride": i64,
-        "n_parts": i64,
-    }
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_parts"], 1
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
+    def emit(
+        self, k: OpKernel, x: Float32s, out: Float32s,
+        start: Int, width: Int, stride: Int, n_parts: Int,
+    ) -> None:  # fmt: skip
         for row in k.items("row"):
-            x = a["x"].at((row * a["stride"] + a["start"]) * 4)
-            for lanes, i in k.strips(a["width"], (k.isa.lanes, 1)):
-                a["out"].store(x.load(f32[lanes], i * 4), (row * a["width"] + i) * 4)
+            part = x.at(row * stride + start)
+            for size, i in k.strips(width, (k.isa.lanes, 1)):
+                out.store(part.load(i, size), row * width + i)
 
-    def reference(self, **a: Any) -> None:
-        part = slice(a["start"], a["start"] + a["width"])
-        a["out"][...] = a["x"].reshape(-1, a["stride"])[:, part].reshape(a["out"].shape)
+    def reference(
+        self, x: Array, out: Array, start: int, width: int, stride: int, n_parts: int
+    ) -> None:
+        out[...] = x.reshape(-1, stride)[:, start : start + width].reshape(out.shape)
 
 
 @dataclass(frozen=True)
 class JoinColumns(Op):
-    """out[row] = x[row], y[row]; an item is a row, of which a token may have several.
+    """out[row] = x[row], y[row]; an item is a row, of which a token has `n_parts`.
 
     x: f32 (n_rows, n_x); y: f32 (n_rows, n_y); out: f32 (n_rows, n_x + n_y)
     """
 
-    parameters = {
-        "x": pointer,
-        "y": pointer,
-        "out": pointer,
-        "n_x": i64,
-        "n_y": i64,
-        "n_parts": i64,
-    }
-
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_parts"], 1
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
+    def emit(
+        self, k: OpKernel, x: Float32s, y: Float32s, out: Float32s, n_x: Int, n_y: Int, n_parts: Int
+    ) -> None:
         for row in k.items("row"):
-            out = a["out"].at(row * (a["n_x"] + a["n_y"]) * 4)
-            for name, width, start in (("x", a["n_x"], 0), ("y", a["n_y"], a["n_x"] * 4)):
-                part = a[name].at(row * width * 4)
-                for lanes, i in k.strips(width, (k.isa.lanes, 1)):
-                    out.at(start).store(part.load(f32[lanes], i * 4), i * 4)
+            start = row * (n_x + n_y)
+            for size, i in k.strips(n_x, (k.isa.lanes, 1)):
+                out.store(x.load(row * n_x + i, size), start + i)
+            for size, i in k.strips(n_y, (k.isa.lanes, 1)):
+                out.store(y.load(row * n_y + i, size), start + n_x + i)
 
-    def reference(self, **a: Any) -> None:
-        parts = [a[name].reshape(-1, a[f"n_{name}"]) for name in ("x", "y")]
-        a["out"][...] = np.concatenate(parts, axis=1).reshape(a["out"].shape)
+    def reference(self, x: Array, y: Array, out: Array, n_x: int, n_y: int, n_parts: int) -> None:
+        rows = x.reshape(-1, n_x), y.reshape(-1, n_y)
+        out[...] = np.concatenate(rows, axis=1).reshape(out.shape)

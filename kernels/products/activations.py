@@ -1,6 +1,6 @@
 """Activations as products take them: int8 in groups of 32, under one scale each.
 
-A row is packed span by span: 256 columns while they last, then single groups of 32. A span holds
+A row is packed span by span: spans of 256 columns while they last, then spans of 32. A span holds
 its lanes in the order of products (`linnet.kernels.products.interleave`), then, for every 16
 columns, the f32 scale of their group, the f32 sum of what they stand for, and the i32 sum of their
 lanes:
@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.ir import Pointer, Value, f32, i8, i32, i64, pointer, u32
+from linnet.kernels.ir import Pointer, Value, f32, i8, i32, i64, u32
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import Op, OpKernel
-from linnet.kernels.products.interleave import GROUP, GROUPS, RUN, RUNS, place
+from linnet.kernels.ops.base import Array, Float32s, Int, Op, OpKernel
+from linnet.kernels.products.interleave import GROUP, GROUPS, RUN, RUNS, SPAN, place
+
+Doubles = npt.NDArray[np.float64]
 
 # Adding 1.5 * 2^23 and taking it away leaves a small number's nearest integer, ties to even.
 ROUNDING = 12582912.0
@@ -52,10 +54,22 @@ class Span:
     n_groups: int | Value
 
     @classmethod
-    def of(cls, rows: Pointer, row: Value | int, n_columns: Value, column: Value, n: int) -> Span:
-        """The span of `n` columns (256 or 32) from `column` on, in one of several rows."""
+    def of(
+        cls, rows: Pointer, row: Value | int, n_columns: Value, column: Value, size: int
+    ) -> Span:
+        """Of packed `rows` of `n_columns` the span that begins at this row and column.
+
+        `size`: columns that are taken at a time there; 256 of them are one span, fewer are spans
+        of 32 one after the other.
+        """
         at = packed_bytes(n_columns) * row + span_bytes(column)
-        return cls(rows.at(at), n // GROUP)
+        return cls(rows.at(at), GROUPS if size == SPAN else 1)
+
+    def find(self, group: Value) -> tuple[Span, Value | int]:
+        """Of the groups from here on, counted from 0: the span it is in, and its number there."""
+        if self.n_groups == GROUPS:
+            return self, group
+        return Span(self.address.at(span_bytes(GROUP) * group), 1), 0
 
     def lanes(self, run: int, group: int | Value) -> Pointer:
         """i8: a run of a group; on from there the same run of the groups that follow."""
@@ -74,11 +88,20 @@ class Span:
         return self.address.at(self.n_groups * (GROUP + 16) + group * 8)
 
 
-@dataclass(frozen=True)
-class Quantize(Op):
-    """x f32 (n_rows, width) -> out u8 (n_rows, packed_bytes(width)); an item is a group of 32.
+class Packing(Op):
+    """x f32 (n_rows, width) -> out u8 (n_rows, packed_bytes(width)); a token may have several rows.
 
-    A token may have several rows.
+    `width`: a multiple of 32.
+    """
+
+    def values(self, packed: Array, n_columns: int) -> Doubles:
+        """The activations (n_rows, n_columns) that packed rows stand for."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Quantize(Packing):
+    """Activations as int8, packed as this module says; an item is a group of 32.
 
         for group in items:
             for largest in 127, 126:
@@ -91,21 +114,32 @@ class Quantize(Op):
     A NaN or infinity in a group leaves no product with that group finite.
     """
 
-    parameters = {"x": pointer, "out": pointer, "width": i64}
-
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["x"] // GROUP, 1
 
     def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return 16, 16
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
+    def emit(self, k: OpKernel, x: Float32s, out: Pointer, width: Int) -> None:
         for n, done in k.strips(k.last - k.first, (4, 1)):
-            self._groups(k, a, k.first + done, n)
+            first = k.first + done
+            groups = [x.load((first + i) * GROUP, GROUP) for i in range(n)]
+            lanes, scales, sums = self._quantize(k, groups)
+            for i in range(n):
+                span, group = self._place(k, out, width, first + i)
+                scale, packed = scales[i].splat(2), lanes[i].to(i32).to(i8)
+                for run in range(RUNS):
+                    span.lanes(run, group).store(packed[RUN * run : RUN * (run + 1)])
+                span.scales(group).store(scale)
+                span.sums(group).store(sums[i] * scale)
+                span.lane_sums(group).store(sums[i].to(i32))
 
-    def _groups(self, k: OpKernel, a: dict[str, Any], first: Value, n: int) -> None:
-        """n groups at a time: what is summed across lanes is summed for all of them together."""
-        x = [a["x"].load(f32[GROUP], (first + i) * (GROUP * 4)) for i in range(n)]
+    def _quantize(self, k: OpKernel, x: list[Value]) -> tuple[list[Value], Value, list[Value]]:
+        """n groups f32[32] -> lanes f32[32] of each, scales f32[n], and sums of 16 lanes f32[2].
+
+        What is summed across lanes is summed for all groups together.
+        """
+        n = len(x)
         # As integers, magnitudes order like the floats, and NaN is above them all.
         sizes = [(group.bits(u32[GROUP]) & 0x7FFFFFFF).bits(i32[GROUP]) for group in x]
         halves = [k.maximum(size[:16], size[16:]) for size in sizes]
@@ -121,16 +155,10 @@ class Quantize(Op):
             products, squares = group * rounded, rounded * rounded
             parts += [products[:16] + products[16:], squares[:16] + squares[16:]]
             parts += [rounded[:16], rounded[16:]]
-        sums = k.reduce(parts, operator.add)
-        scales = sums.shuffle(range(0, 4 * n, 4)) / k.maximum(sums.shuffle(range(1, 4 * n, 4)), 1.0)
-        for i in range(n):
-            scale, packed = scales[i].splat(2), lanes[i].to(i32).to(i8)
-            span, group = self._place(k, a, first + i)
-            for run in range(RUNS):
-                span.lanes(run, group).store(packed[RUN * run : RUN * (run + 1)])
-            span.scales(group).store(scale)
-            span.sums(group).store(sums[4 * i + 2 : 4 * i + 4] * scale)
-            span.lane_sums(group).store(sums[4 * i + 2 : 4 * i + 4].to(i32))
+        totals = k.reduce(parts, operator.add)  # of each group: products, squares, two sums
+        products, squares = (totals.shuffle(range(i, 4 * n, 4)) for i in (0, 1))
+        sums = [totals[4 * i + 2 : 4 * i + 4] for i in range(n)]
+        return lanes, products / k.maximum(squares, 1.0), sums
 
     def _round(self, k: OpKernel, x: list[Value], inverse: Value) -> tuple[list[Value], Value]:
         """Each group's lanes as f32[32], and the sums of what rounding moved, squared: f32[n]."""
@@ -144,18 +172,25 @@ class Quantize(Op):
             parts.append(squares[:16] + squares[16:])
         return lanes, k.reduce(parts, operator.add)
 
-    def _place(self, k: OpKernel, a: dict[str, Any], item: Value) -> tuple[Span, Value]:
+    def _place(self, k: OpKernel, out: Pointer, width: Value, item: Value) -> tuple[Span, Value]:
         """The span that an item's group belongs to, and the group's number in it."""
-        in_row = a["width"] // GROUP
+        in_row = width // GROUP
         row = (item.to(u32) // in_row.to(u32)).to(i64)
         group = item - row * in_row
         n_groups = (group < (in_row & -GROUPS)).select(k.constant(i64, GROUPS), 1)
         start = group & -n_groups
-        at = packed_bytes(a["width"]) * row + span_bytes(start * GROUP)
-        return Span(a["out"].at(at), n_groups), group - start
+        at = packed_bytes(width) * row + span_bytes(start * GROUP)
+        return Span(out.at(at), n_groups), group - start
 
-    def reference(self, **a: Any) -> None:
-        groups = a["x"].reshape(-1, a["width"] // GROUP, GROUP)
+    def values(self, packed: Array, n_columns: int) -> Doubles:
+        parts = [
+            span["lanes"].swapaxes(2, 3) * span["scales"][..., :1].astype(np.float64)[..., None]
+            for span in spans(packed)
+        ]
+        return np.concatenate([part.reshape(len(packed), -1) for part in parts], axis=1)
+
+    def reference(self, x: Array, out: Array, width: int) -> None:
+        groups = x.reshape(-1, width // GROUP, GROUP)
         largest = np.abs(groups).max(axis=-1)
         (lanes, errors), (other_lanes, other_errors) = (
             self._rounded(groups, largest, np.float32(steps)) for steps in STEPS
@@ -164,7 +199,7 @@ class Quantize(Op):
         lanes = np.where(better[..., None], other_lanes, lanes)
         scales = _sum(groups * lanes) / np.maximum(_sum(lanes * lanes), 1)
         done = 0
-        for span in spans(a["out"].reshape(len(groups), -1)):
+        for span in spans(out.reshape(len(groups), -1)):
             n_rows, n_spans, n_groups = span["scales"].shape[:3]
             here = slice(done, done + n_spans * n_groups)
             each = lanes[:, here].reshape(n_rows, n_spans, n_groups, RUNS, RUN)
@@ -199,18 +234,9 @@ def spans(packed: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[Any]]:
     Fields: `lanes` (4, n_groups, 8), `scales`, `sums` and `lane_sums` (n_groups, 2).
     """
     end = span_bytes((packed.shape[1] - 64) // 2)
-    whole = end // span_bytes(GROUPS * GROUP) * span_bytes(GROUPS * GROUP)
+    whole = end // span_bytes(SPAN) * span_bytes(SPAN)
     for n_groups, part in ((GROUPS, packed[:, :whole]), (1, packed[:, whole:end])):
         pairs = "<f4", (n_groups, 2)
         fields: Any = [("lanes", "i1", (RUNS, n_groups, RUN)), ("scales", *pairs), ("sums", *pairs)]
         fields += [("lane_sums", "<i4", (n_groups, 2))]
         yield part.view(np.dtype(fields)) if part.size else np.empty((len(part), 0), fields)
-
-
-def dequantized(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """The activations (n_rows, n_columns) that `Quantize`'s bytes stand for."""
-    parts = [
-        (span["lanes"].swapaxes(2, 3) * span["scales"][..., :1].astype(np.float64)[..., None])
-        for span in spans(packed)
-    ]
-    return np.concatenate([part.reshape(len(packed), -1) for part in parts], axis=1)

@@ -9,9 +9,9 @@ sums of all eight groups into one:
     lanes  64..127 : numbers 8..15 of group 0, ...
     lanes 128..191, 192..255 : numbers 16..23, 24..31
 
-Activations are written so once, by `Quantize`; weights are dealt so in registers when they are
-unpacked. What is left of a row past its last whole 256 is in spans of one group, which this order
-leaves as they are.
+`Quantize` stores activations in this order; weights are interleaved in registers as they are
+unpacked. The groups of a row behind its last whole 256 are spans of their own, of which this order
+is that of the columns.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from linnet.kernels.ir import Value
 
 GROUP = 32  # numbers under one scale of activations
 GROUPS, RUNS, RUN = 8, 4, 8  # in a span; in a group; numbers in a run
+SPAN = GROUPS * GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +34,31 @@ class Register:
     runs: tuple[tuple[int, int], ...]
 
 
-def deal(parts: Sequence[Value], order: Sequence[int], n_bytes: int) -> list[Register]:
-    """The lanes of a span, or of a single group, as unpacked -> registers in the order of products.
+def interleave(parts: Sequence[Value], order: Sequence[int], n_bytes: int) -> list[Register]:
+    """The lanes of a span as they are unpacked -> registers of `n_bytes` in the order of products.
 
-    `parts`: u8 vectors of whole groups of 32, one after the other as `order` says; `n_bytes`: of a
-    register (16, 32 or 64). Registers meet in pairs and part again by a bit of their runs' numbers,
-    twice: eight shuffles for 256 lanes where registers have 64 bytes.
+    `parts`: u8 vectors of one length, end to end the groups of 32 that `order` names, which are the
+    eight of a span of 256 or the one of a span of 32; `n_bytes`: 16, 32 or 64.
+
+    Two rounds sort pairs of registers by a bit of their runs' numbers: eight shuffles for 256 lanes
+    in registers of 64 bytes.
     """
     runs = [(run, group) for group in order for run in range(RUNS)]
     n = min(n_bytes // RUN, len(runs))
-    hand = [
+    registers = [
         Register(lanes, tuple(runs[n * i : n * (i + 1)]))
         for i, lanes in enumerate(parts[0].k.regroup(parts, n * RUN))
     ]
     for bit in (2, 1) if len(order) > 1 else ():
-        hand.sort(key=lambda register: sorted(register.runs))
-        if len({run & bit for run, _ in hand[0].runs}) == 2:
-            pairs = zip(hand[::2], hand[1::2], strict=True)
-            hand = [_pick(a, b, bit, value) for a, b in pairs for value in (0, bit)]
-    return sorted(hand, key=lambda register: register.runs)
+        registers.sort(key=lambda register: sorted(register.runs))
+        if len({run & bit for run, _ in registers[0].runs}) == 2:
+            pairs = zip(registers[::2], registers[1::2], strict=True)
+            registers = [_select(a, b, bit, value) for a, b in pairs for value in (0, bit)]
+    return sorted(registers, key=lambda register: register.runs)
 
 
-def _pick(a: Register, b: Register, bit: int, value: int) -> Register:
-    """The runs of two registers whose number has this value of the bit, in order."""
+def _select(a: Register, b: Register, bit: int, value: int) -> Register:
+    """Of two registers the runs whose number has this value of the bit, in order."""
     both = [*a.runs, *b.runs]
     places = [i for i, (run, _) in enumerate(both) if run & bit == value]
     places.sort(key=both.__getitem__)
@@ -64,5 +67,5 @@ def _pick(a: Register, b: Register, bit: int, value: int) -> Register:
 
 
 def place(run: int, group: int | Value, n_groups: int | Value) -> int | Value:
-    """Where the run of a group begins, in a span of so many groups."""
+    """The byte at which the run of a group begins, in a span of so many groups."""
     return (n_groups * run + group) * RUN

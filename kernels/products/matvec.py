@@ -1,4 +1,4 @@
-"""Products with few rows of activations, as decoding has: the weights are read once, in order."""
+"""GEMV: products with few rows of activations, as decoding has; weights are read once, in order."""
 
 from __future__ import annotations
 
@@ -6,89 +6,112 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from linnet.kernels.ir import Cell, Pointer, Value, f32, i8, i32, i64, pointer
+from linnet.kernels.ir import Pointer, Value, f32, i8, i32
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import ALL_ROWS, Op, OpKernel
-from linnet.kernels.products.activations import Span, dequantized
-from linnet.kernels.products.interleave import GROUP, RUN, Register, deal
+from linnet.kernels.ops.accumulators import Accumulators
+from linnet.kernels.ops.base import ALL_ROWS, Float32s, Int, OpKernel
+from linnet.kernels.products.activations import Quantize, Span
+from linnet.kernels.products.base import MatrixProduct
+from linnet.kernels.products.interleave import GROUP, RUN, SPAN, Register, interleave
 from linnet.kernels.quants import QuantType, WeightType
 from linnet.kernels.quants.base import Unpacked
+from linnet.kernels.quants.packed_rows import chunks, row_stride
 
-CACHE_LINE = 64
 
+@dataclass(frozen=True)
+class Gemv(MatrixProduct):
+    """out[t] = weights @ x[t] for `n_rows` tokens t; an item is a row of weights.
 
-class RowsOfWeights(Op):
-    """An op whose items are the rows of a packed matrix."""
+    for row in items:
+        for chunk in weights[row]:
+            add its products with x[t] to sums[t], for all tokens t
+        out[t][row] = sum of sums[t]
+    """
 
-    type: WeightType
-
-    parameters = {
-        "weights": pointer,
-        "x": pointer,
-        "out": pointer,
-        "n_columns": i64,
-        "n_out": i64,
-    }
+    n_rows: int
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_out"], ALL_ROWS
 
     def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return isa.tuning.items_of(self.type.row_bytes(sizes["n_columns"]))
+        return rows_at_a_time(self.type, isa, sizes["n_columns"])
+
+    def emit(
+        self, k: OpKernel, weights: Pointer, x: Pointer, out: Float32s, n_columns: Int, n_out: Int
+    ) -> None:
+        row_bytes = row_stride(self.type, n_columns)
+        for row in k.items("row"):
+            sums = self.multiply(k, weights.at(row * row_bytes), x, n_columns)
+            for token, total in enumerate(sums):
+                out.store(total.sum(), row + n_out * token)
+
+    def multiply(
+        self, k: OpKernel, row: Pointer, x: Pointer, n_columns: Value
+    ) -> list[Accumulators]:
+        """Trace the products of one packed row with every token's x; returns their sums."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class MatVec(RowsOfWeights):
-    """out[t] = weights @ x[t] for `n_rows` tokens t packed by `Quantize`; an item is a weight row.
+class MatVec(Gemv):
+    """GEMV with x packed by `Quantize`: products of bytes, summed as integers.
 
-    for row in items:
-        for chunk in row:                            # a k-quant block, or blocks of 32
-            registers, scales, constants = unpack(chunk)      # once, for all tokens
-            for t in tokens:
-                for those with the same scales:      # all four of 64 bytes, where groups have 32
-                    sums[t] += (sum of dot(register, x[t].lanes)) * (scales * x[t].scales)
-                sums[t] += constants * x[t].sums
-        out[t][row] = sum of sums[t]
+    for span of 256 or 32 in chunk:
+        registers, scales, constants = unpack(span)      # once, for all tokens
+        for t in tokens:
+            for those with the same scales:      # all four of 64 bytes, where groups have 32
+                sums[t] += (sum of dot(register, x[t].lanes)) * (scales * x[t].scales)
+            sums[t] += constants * x[t].sums
     """
 
     type: QuantType
-    n_rows: int
 
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        type, n_columns = self.type, a["n_columns"]
-        row_bytes = row_stride(type, n_columns)
-        for row in k.items("row"):
-            weights = a["weights"].at(row * row_bytes)
-            totals = [Accumulators(k) for _ in range(self.n_rows)]
-            for size, column, packed in chunks(k, type, weights, n_columns):
-                chunk = type.unpack_chunk(k, packed, size)
-                constants = type.constants(chunk)
+    packing = Quantize()
+
+    def multiply(
+        self, k: OpKernel, row: Pointer, x: Pointer, n_columns: Value
+    ) -> list[Accumulators]:
+        sums = [Accumulators(k) for _ in range(self.n_rows)]
+        for size, column, packed in chunks(k, self.type, row, n_columns):
+            for start, order, weights in self._spans(k, packed, size):
+                constants = self.type.constants(weights)
                 if constants is not None:
-                    constants = constants.repeat_lanes(type.group // 16)
-                products = self._products(chunk, size, k.isa.bits // 8)
-                for token, total in enumerate(totals):
-                    span = Span.of(a["x"], token, n_columns, column, size)
+                    constants = constants.repeat_lanes(self.type.group // 16)
+                products = self._products(weights, order, k.isa.bits // 8)
+                for token, total in enumerate(sums):
+                    span = Span.of(x, token, n_columns, column + start, GROUP * len(order))
                     for registers, scales in products:
                         total.add(self._dot(registers, span), scales * x_scales(registers[0], span))
                     if constants is not None:
                         total.add(constants, span.sums(0).load(constants.type))
-            for token, total in enumerate(totals):
-                a["out"].store(total.sum(), (row + a["n_out"] * token) * 4)
+        return sums
+
+    def _spans(
+        self, k: OpKernel, packed: Pointer, size: int
+    ) -> Iterator[tuple[int, Sequence[int], Unpacked]]:
+        """A chunk by the spans of activations: (first column, order of its groups, weights)."""
+        chunk = self.type.unpack_chunk(k, packed, size)
+        if size == SPAN:
+            yield 0, self.type.order, chunk
+            return
+        for i, group in enumerate(self.type.groups(k, chunk)):
+            yield GROUP * i, (0,), group
 
     def _products(
-        self, chunk: Unpacked, size: int, n_bytes: int
+        self, weights: Unpacked, order: Sequence[int], n_bytes: int
     ) -> list[tuple[list[Register], Value]]:
         """Registers of weights whose products may be added as integers, and their scales."""
         together: dict[tuple[int, ...], list[Register]] = {}
-        for register in deal(chunk.lanes, self.type.order[: size // GROUP], n_bytes):
+        for register in interleave(weights.lanes, order, n_bytes):
             groups = tuple(
                 (GROUP * group + RUN * run) // self.type.group for run, group in register.runs
             )
             together.setdefault(groups, []).append(register)
         return [
-            (registers, chunk.scales.shuffle([group for group in groups for _ in range(RUN // 4)]))
+            (
+                registers,
+                weights.scales.shuffle([group for group in groups for _ in range(RUN // 4)]),
+            )
             for groups, registers in together.items()
         ]
 
@@ -101,45 +124,28 @@ class MatVec(RowsOfWeights):
             total = lanes.k.isa.dot(total, register.lanes, x, self.type.largest)
         return total.to(f32)
 
-    def reference(self, **a: Any) -> None:
-        a["out"][...] = (
-            dequantized(a["x"]) @ self.type.dequantize(a["weights"]).astype(np.float64).T
-        )
-
 
 @dataclass(frozen=True)
-class FloatMatVec(RowsOfWeights):
-    """out[t] = weights @ x[t] for `n_rows` tokens t in f32; an item is a weight row.
+class FloatMatVec(Gemv):
+    """GEMV with x in f32.
 
-    for row in items:
-        for chunk in row:
-            for register in floats(chunk):           # unpacked once, for all tokens
-                for t in tokens:
-                    sums[t] += register * x[t]
-        out[t][row] = sum of sums[t]
+    for register in floats(chunk):           # unpacked once, for all tokens
+        for t in tokens:
+            sums[t] += register * x[t]
     """
 
-    type: WeightType
-    n_rows: int
-
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        row_bytes = row_stride(self.type, a["n_columns"])
-        for row in k.items("row"):
-            weights = a["weights"].at(row * row_bytes)
-            totals = [Accumulators(k) for _ in range(self.n_rows)]
-            for size, column, packed in chunks(k, self.type, weights, a["n_columns"]):
-                start = 0
-                for floats in self.type.floats(k, packed, size):
-                    for token, total in enumerate(totals):
-                        x = a["x"].at((column + a["n_columns"] * token) * 4)
-                        total.add(floats, x.load(floats.type, start * 4))
-                    start += floats.type.lanes
-            for token, total in enumerate(totals):
-                a["out"].store(total.sum(), (row + a["n_out"] * token) * 4)
-
-    def reference(self, **a: Any) -> None:
-        weights = self.type.dequantize(a["weights"]).astype(np.float64)
-        a["out"][...] = a["x"].astype(np.float64) @ weights.T
+    def multiply(
+        self, k: OpKernel, row: Pointer, x: Pointer, n_columns: Value
+    ) -> list[Accumulators]:
+        sums = [Accumulators(k) for _ in range(self.n_rows)]
+        for size, column, packed in chunks(k, self.type, row, n_columns):
+            start = 0
+            for floats in self.type.floats(k, packed, size):
+                for token, total in enumerate(sums):
+                    x_row = x.at((column + n_columns * token) * 4)
+                    total.add(floats, x_row.load(floats.type, start * 4))
+                start += floats.type.lanes
+        return sums
 
 
 def x_scales(register: Register, span: Span) -> Value:
@@ -150,51 +156,6 @@ def x_scales(register: Register, span: Span) -> Value:
     return span.scales(first_group).load(f32[n])
 
 
-class Accumulators:
-    """Running sums of products in registers, zero where this is made.
-
-    Products are dealt out to two sums in turn, so that one multiply-add need not wait for the last;
-    to two for any number of tokens, which keeps each token's result the same.
-    """
-
-    CHAINS = 2
-
-    def __init__(self, k: OpKernel) -> None:
-        self._k, self._start = k, k.here()
-        self._cells: dict[tuple[int, int], Cell] = {}
-        self._n_added = 0
-
-    def add(self, a: Value, b: Value) -> None:
-        """Add a * b, lane by lane."""
-        place = a.type.lanes, self._n_added % self.CHAINS
-        self._n_added += 1
-        if place not in self._cells:
-            self._cells[place] = self._k.cell(a.type, "sum", self._start)
-        cell = self._cells[place]
-        cell.set(self._k.fma(a, b, cell.get()))
-
-    def sum(self) -> Value:
-        by_lanes: dict[int, Value] = {}
-        for (lanes, _), cell in self._cells.items():
-            by_lanes[lanes] = by_lanes[lanes] + cell.get() if lanes in by_lanes else cell.get()
-        first, *others = (total.sum() for total in by_lanes.values())
-        return sum(others, first)
-
-
-def row_stride(type: WeightType, n_columns: Value) -> Value:
-    """Bytes that the packed weights of `n_columns` columns take."""
-    return (n_columns >> (type.block.bit_length() - 1)) * type.bytes
-
-
-def chunks(
-    k: OpKernel, type: WeightType, row: Pointer, n_columns: Value
-) -> Iterator[tuple[int, Value, Pointer]]:
-    """Walk a row: (weights in the chunk, its first column, its packed bytes), prefetching ahead."""
-    for size, column in k.strips(n_columns, type.chunks):
-        packed = row.at(row_stride(type, column))
-        n_bytes = size // type.block * type.bytes
-        ahead = k.isa.tuning.prefetch_bytes
-        if ahead and n_bytes >= CACHE_LINE:
-            for line in range(0, n_bytes, CACHE_LINE):
-                packed.prefetch(ahead + line)
-        yield size, column, packed
+def rows_at_a_time(type: WeightType, isa: ISA, n_columns: int) -> tuple[int, int]:
+    """The fewest and the most rows of weights that a thread takes: see `Tuning`."""
+    return isa.tuning.items_of(type.row_bytes(n_columns))

@@ -7,6 +7,7 @@ from linnet.kernels.quants.floats import BF16, F16, F32
 from linnet.kernels.quants.iq4_nl import IQ4_NL
 from linnet.kernels.quants.iq4_xs import IQ4_XS
 from linnet.kernels.quants.mxfp4 import MXFP4
+from linnet.kernels.quants.nvfp4 import NVFP4
 from linnet.kernels.quants.q2_k import Q2_K
 from linnet.kernels.quants.q3_k import Q3_K
 from linnet.kernels.quants.q4_0 import Q4_0, Q4_1
@@ -24,6 +25,6 @@ WEIGHT_TYPES: dict[str, WeightType] = {
         F32(), F16(), BF16(),
         Q8_0(), Q4_0(), Q4_1(), Q5_0(), Q5_1(),
         Q2_K(), Q3_K(), Q4_K(), Q5_K(), Q6_K(),
-        IQ4_NL(), IQ4_XS(), MXFP4(),
+        IQ4_NL(), IQ4_XS(), MXFP4(), NVFP4(),
     )
 }  # fmt: skip

@@ -2,14 +2,15 @@
 
 A type describes how a block unpacks, as vector expressions: 8-bit lanes, and for every `group` of
 weights a scale and an offset, so that `weight = scale * (lane - zero) + offset`. From this one
-description come row look-up, the few-row and many-row products, and their tests.
+description come row look-up, the products of few rows and of many (GEMV, GEMM), and their tests.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ Records = npt.NDArray[Any]  # (n,) blocks
 
 BATCH = 1 << 20  # weights quantised at a time: threads take turns in Python, so turns are long
 HALF_MAX = 65504.0  # the largest F16 number
+BLOCKS, GROUPS = (32, 64, 128, 256), (16, 32)  # weights in a block, and under one scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class WeightType:
         """Weights that kernels take at a time: as many of the first as fit a row, then the next."""
         return (256,) if self.block == 256 else (256, self.block)
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """One block as a numpy record: the fields in file order, without padding."""
         return np.dtype([(n, d, (c,)) if c > 1 else (n, d) for n, (d, c) in self.fields.items()])
@@ -145,13 +147,20 @@ class FloatType(WeightType):
 
 class QuantType(WeightType):
     """Weights packed in blocks. `group`: weights that share a scale; `largest`: no lane is above;
-    `zero`: the lane that stands for a weight of no scale; `order`: which eighths of 256 weights
-    `unpack` gives in turn."""
+    `zero`: the lane that stands for a weight of no scale; `order`: the numbers of the eight groups
+    of 32 weights of 256 in the order in which `unpack` gives them."""
 
     group: ClassVar[int] = 32
     order: ClassVar[tuple[int, ...]] = tuple(range(8))
     largest: ClassVar[int]
     zero: ClassVar[int] = 0
+
+    def __init_subclass__(cls) -> None:
+        """Raises ValueError for a block or a group of weights that kernels do not take."""
+        for name, allowed in (("block", BLOCKS), ("group", GROUPS)):
+            if (value := getattr(cls, name)) not in allowed:
+                known = ", ".join(map(str, allowed))
+                raise ValueError(f"{cls.__name__}: {name} is {value}; it must be one of {known}")
 
     def unpack(self, b: Blocks) -> Unpacked:
         """The blocks as IR values."""
@@ -164,6 +173,14 @@ class QuantType(WeightType):
         """u8[32] for each 32 weights of a chunk, in the order of columns."""
         parts = k.regroup(chunk.lanes, 32)
         return [part for _, part in sorted(zip(self.order, parts, strict=False), key=_first)]
+
+    def groups(self, k: Kernel, chunk: Unpacked) -> Iterator[Unpacked]:
+        """Each 32 weights of a chunk by themselves, in the order of columns."""
+        n = 32 // self.group
+        for i, lanes in enumerate(self.in_column_order(k, chunk)):
+            own = slice(n * i, n * (i + 1))
+            offsets = None if chunk.offsets is None else chunk.offsets[own]
+            yield Unpacked([lanes], chunk.scales[own], offsets)
 
     def constants(self, chunk: Unpacked) -> Value | None:
         """What every group adds for each unit of its activations' sum: f32[n_groups], or nothing.
@@ -213,7 +230,7 @@ def nibbles(q: Value) -> Value:
 
 
 def shifted(lanes: Value, bits: Sequence[int]) -> Value:
-    """Equal runs of u8 lanes shifted to the right, each by as many bits as its turn says.
+    """u8 lanes in as many equal runs as `bits` has numbers; run i shifted right by bits[i].
 
     As 32-bit words, which CPUs shift lane by lane: bits of the byte above come in at the top.
     """

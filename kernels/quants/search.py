@@ -20,7 +20,7 @@ import numpy.typing as npt
 from linnet.kernels.quants.base import HALF_MAX, Bytes, Floats
 
 STRETCHES: Final = np.linspace(-2, 2, 9, dtype=np.float32)  # levels more or less over the range
-ROUNDS: Final = 1  # of finding levels and line in turn, behind the guesses
+ROUNDS: Final = 1  # after the guesses: levels for the best line, then a line for these levels
 HALF_TINY: Final = 2.0**-24  # the smallest F16 number above zero
 TINY: Final = 1e-36  # below this a square is as good as zero
 

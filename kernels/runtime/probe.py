@@ -1,22 +1,21 @@
 """Where a pass's time goes: the same steps, with a clock read around every chunk of work.
 
-A probed program has each step's function wrapped in one that writes down when a thread began and
-ended a chunk, in a log that all threads share. What lies between a thread's chunks, it has waited.
-The program itself and the team that runs it are untouched.
+In a probed program, a `Probe` calls each step's function and logs when the chunk of work began and
+ended; all threads write to one log. Between two of its chunks, a thread waited. The program itself
+and the team that runs it are unchanged.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.ir import i64, pointer
-from linnet.kernels.ops.base import Op, OpKernel
-from linnet.kernels.runtime.memory import aligned
+from linnet.kernels.ir import Pointer, i64
+from linnet.kernels.memory import aligned
+from linnet.kernels.ops.base import Int, Op, OpKernel
 from linnet.kernels.runtime.program import Lowered
 from linnet.kernels.runtime.step_record import STEP_RECORD
 
@@ -29,34 +28,29 @@ class Probe(Op):
     """A step's function, timed; log: i64 (1 + capacity, 8), of which the first word counts.
 
     begin = clock;  function(step_arguments, first, last, scratch);  end = clock
-    log[n] = step, begin, end, scratch               # the scratch memory tells threads apart
+    n = log[0][0]++
+    log[1 + n] = step, begin, end, scratch           # the scratch memory tells threads apart
     """
 
-    parameters = {
-        "function": pointer,
-        "step_arguments": pointer,
-        "log": pointer,
-        "capacity": i64,
-        "step": i64,
-    }
-
-    def emit(self, k: OpKernel, **a: Any) -> None:
-        log = a["log"]
+    def emit(
+        self, k: OpKernel, function: Pointer, step_arguments: Pointer, log: Pointer,
+        capacity: Int, step: Int,
+    ) -> None:  # fmt: skip
         begin = k.ticks()
-        k.call(a["function"], a["step_arguments"], k.first, k.last, k.scratch)
+        k.call(function, step_arguments, k.first, k.last, k.scratch)
         end = k.ticks()
         n = log.atomic_add(k.constant(i64, 1))
-        with k.when(n < a["capacity"]):
+        with k.when(n < capacity):
             entry = log.at((n * WORDS + HEAD) * 8)
-            for word, value in enumerate((a["step"], begin, end)):
+            for word, value in enumerate((step, begin, end)):
                 entry.store(value, 8 * word)
             entry.store_pointer(k.scratch, 24)
 
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Chunks of work in order of their beginning: the step (n,), when it began and ended, in ticks
-    of `Kernel.ticks`, and a number that is the thread's own."""
+    """Chunks of work by the time they began, all (n,): index of the step, begin and end in units of
+    `Kernel.ticks`, and a number that differs between threads."""
 
     step: npt.NDArray[np.int64]
     begin: npt.NDArray[np.int64]
@@ -65,7 +59,7 @@ class Entries:
 
 
 class Probed:
-    """A lowered program under observation; `lowered` is for the team to run."""
+    """A lowered program whose steps are timed: `lowered` is for the team to run."""
 
     def __init__(self, lowered: Lowered, library: Library, *, capacity: int = 1 << 20) -> None:
         """`capacity`: how many chunks the log holds."""
@@ -83,7 +77,7 @@ class Probed:
         self.lowered = replace(lowered, records=records, scratch_bytes=scratch_bytes, owned=owned)
 
     def take(self) -> Entries:
-        """What was logged since the last call. Raises RuntimeError if that was too much."""
+        """What was logged since the last call. Raises RuntimeError where the log was too short."""
         n = int(self._log[0])
         self._log[0] = 0
         if n > self._capacity:

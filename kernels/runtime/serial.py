@@ -17,7 +17,7 @@ import numpy as np
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, i64, pointer
 from linnet.kernels.isa import ISA
-from linnet.kernels.runtime.memory import aligned
+from linnet.kernels.memory import aligned
 from linnet.kernels.runtime.program import Lowered
 from linnet.kernels.runtime.step_record import AT, RECORD_BYTES
 from linnet.kernels.runtime.team import item_count
@@ -34,10 +34,9 @@ def serial(library: Library, program: Lowered, *owned: Any) -> Callable[[], None
     scratch = aligned(program.scratch_bytes)
     given = (program.records.ctypes.data, len(program.records), scratch.ctypes.data)
     memory = np.array(given, np.uint64)
-    walk = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address(_Walk()))
-    run = partial(walk, memory.ctypes.data)  # no Python of ours between caller and native code
-    vars(run)["owned"] = library, program, scratch, memory, owned
-    return run
+    walk: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address(_Walk()))
+    walk.owned = library, program, scratch, memory, owned
+    return partial(walk, memory.ctypes.data)  # a partial adds no Python frame to the call
 
 
 class _Walk:

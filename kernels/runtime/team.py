@@ -14,7 +14,7 @@ others serve. Whoever has nothing in hand takes a chunk of the step that is open
 So a step waits for items, never for threads: one that the system has put aside holds up the others
 only if it had a chunk in hand, and a slow core takes fewer chunks. A wait spins briefly, then
 yields the CPU, then sleeps. Between passes the servers wait in the same way for a while, and then
-return to Python to wait for a bell until the next pass: an idle team costs nothing.
+return to Python, where a lock holds them until the next pass: an idle team costs nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy.typing as npt
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, Pointer, Value, i32, i64, pointer, u64
 from linnet.kernels.isa import ISA
-from linnet.kernels.runtime.memory import aligned
+from linnet.kernels.memory import aligned
 from linnet.kernels.runtime.program import Lowered
 from linnet.kernels.runtime.step_record import AT, RECORD_BYTES
 
@@ -71,16 +71,16 @@ class Team:
         self._memory[N_THREADS // 8] = n_threads
         self._memory[CURSOR // 8] = ALL_TAKEN
         self._scratch = aligned(0)
-        self._bells = [threading.Lock() for _ in range(1, n_threads)]
+        self._wakes = [threading.Lock() for _ in range(1, n_threads)]
         self._closed = threading.Event()
         arguments = (self._memory, self._closed, serve)
         self._threads = [
             threading.Thread(
-                target=_work, args=(thread, bell, *arguments), name=f"linnet-{thread}", daemon=True
+                target=_work, args=(thread, wake, *arguments), name=f"linnet-{thread}", daemon=True
             )
-            for thread, bell in enumerate(self._bells, start=1)
+            for thread, wake in enumerate(self._wakes, start=1)
         ]
-        self._finalizer = weakref.finalize(self, _close, self._bells, self._closed)
+        self._finalizer = weakref.finalize(self, _close, self._wakes, self._closed)
         try:
             for thread in self._threads:
                 thread.start()
@@ -102,9 +102,9 @@ class Team:
         try:
             try:
                 self._publish(self._address, 0)
-                _ring(self._bells)
+                _wake_all(self._wakes)
             except BaseException:  # Ctrl-C, which may come between any two calls
-                _ring(self._bells)
+                _wake_all(self._wakes)
                 raise
         finally:  # and must not leave others in a pass behind: here is no call but one
             self._lead(self._address, 0)
@@ -123,29 +123,29 @@ class Team:
 
 
 def _work(
-    thread: int, bell: threading.Lock, memory: npt.NDArray[np.uint64],
+    thread: int, wake: threading.Lock, memory: npt.NDArray[np.uint64],
     closed: threading.Event, serve: Any,
 ) -> None:  # fmt: skip
     """A server's life; it holds no reference to the Team, so that a forgotten Team ends."""
-    bell.acquire()
+    wake.acquire()
     while not closed.is_set():
         serve(memory.ctypes.data, thread)  # even if the pass is over by now: the next may be near
-        bell.acquire()
+        wake.acquire()
 
 
-def _ring(bells: list[threading.Lock]) -> None:
-    """Wake whoever waits for a bell, or is about to: a bell is a lock that nobody owns.
+def _wake_all(wakes: list[threading.Lock]) -> None:
+    """Release the lock that each server waits for, or will wait for next.
 
     Not a Condition, whose own lock stays locked if Ctrl-C comes while it is taken.
     """
-    for bell in bells:
-        with contextlib.suppress(RuntimeError):  # it has rung, and not been heard yet
-            bell.release()
+    for wake in wakes:
+        with contextlib.suppress(RuntimeError):  # released before, and not acquired since
+            wake.release()
 
 
-def _close(bells: list[threading.Lock], closed: threading.Event) -> None:
+def _close(wakes: list[threading.Lock], closed: threading.Event) -> None:
     closed.set()
-    _ring(bells)
+    _wake_all(wakes)
 
 
 def _native(library: Library, source: _TeamKernel) -> Any:

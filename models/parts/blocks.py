@@ -131,19 +131,17 @@ class FeedForward:
         cls, w: Weights, config: Config, *, n_ff: int | None = None, suffix: str = "",
         activation: Elementwise = MULTIPLIED_BY_SILU, fused: bool = False, scaled: bool = False,
     ) -> FeedForward:  # fmt: skip
-        """`n_ff`: its width, where it is not the model's; `suffix`: what its tensors end in.
-
-        `fused`: whether the first half of `ffn_up` is the gate; `scaled`: whether the architecture
-        knows of scales here.
+        """`n_ff`: its width, where it is not the model's; `suffix`: what its tensors end in;
+        `fused`: the first half of `ffn_up` is the gate; `scaled`: the architecture has scales here.
         """
         n_ff, n_embd = n_ff or config.n_ff, config.n_embd
         scales = {"scaled": scaled, "scale_after_bias": True}
-        down = w.linear(f"ffn_down{suffix}", n_embd, n_ff, **scales)
+        down = w.matrix(f"ffn_down{suffix}", n_embd, n_ff, **scales)
         if fused:
-            gate, up = w.linear(f"ffn_up{suffix}", 2 * n_ff, n_embd, **scales).split(n_ff, n_ff)
+            gate, up = w.matrix(f"ffn_up{suffix}", 2 * n_ff, n_embd, **scales).split(n_ff, n_ff)
         else:
-            gate = w.linear(f"ffn_gate{suffix}", n_ff, n_embd, **scales)
-            up = w.linear(f"ffn_up{suffix}", n_ff, n_embd, **scales)
+            gate = w.matrix(f"ffn_gate{suffix}", n_ff, n_embd, **scales)
+            up = w.matrix(f"ffn_up{suffix}", n_ff, n_embd, **scales)
         return cls(gate, up, down, activation)
 
     def record(self, g: Graph, x: Buffer) -> Buffer:
@@ -163,8 +161,8 @@ class Perceptron:
     @classmethod
     def load(cls, w: Weights, config: Config, *, activation: Unary) -> Perceptron:
         n_ff, n_embd = config.n_ff, config.n_embd
-        up = w.linear("ffn_up", n_ff, n_embd, scaled=False)
-        return cls(up, w.linear("ffn_down", n_embd, n_ff, scaled=False), activation)
+        up = w.matrix("ffn_up", n_ff, n_embd, scaled=False)
+        return cls(up, w.matrix("ffn_down", n_embd, n_ff, scaled=False), activation)
 
     def record(self, g: Graph, x: Buffer) -> Buffer:
         (up,) = g.linear(x, self.up)

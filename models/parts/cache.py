@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from linnet.kernels.ir import Type
+from linnet.kernels.memory import release
 from linnet.kernels.ops.attention import NO_WINDOW
+from linnet.kernels.ops.cache_types import LANES, CacheType
 from linnet.kernels.ops.query_rows import RUN
+from linnet.kernels.runtime.program import Persistent
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +42,71 @@ STATE = Ring(capacity=0, window=1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cache:
-    """Keys and values of one layer, as `linnet.kernels.ops.kv_cache` lays them out."""
+    """Keys and values of one layer, as `type` stores them in each slot."""
 
-    type: Type
+    type: CacheType
     ring: Ring
-    keys: npt.NDArray[np.floating]
-    values: npt.NDArray[np.floating]
+    n_heads: int
+    head_dim: int
+    keys: Persistent
+    values: Persistent
+
+    @classmethod
+    def of(cls, type: CacheType, ring: Ring, *, n_heads: int, head_dim: int) -> Cache:
+        sizes = 1, n_heads, ring.capacity, head_dim
+        keys = Persistent("keys", type.keys_shape(*sizes)[1:], type.dtype)
+        values = Persistent("values", type.values_shape(*sizes)[1:], type.dtype)
+        return cls(type, ring, n_heads, head_dim, keys, values)
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether it keeps a whole context, so that a position has a place of its own."""
+        return self.ring.window == NO_WINDOW
+
+    @property
+    def slot_bytes(self) -> int:
+        """What a slot takes once it is full."""
+        return self.keys.n_bytes + self.values.n_bytes
+
+    @property
+    def position_bytes(self) -> int:
+        """What a position of a slot takes."""
+        return 2 * self.n_heads * self.type.head_bytes(self.head_dim)
+
+    def place(self, n_slots: int) -> None:
+        """Take the memory of so many slots; pages of it as positions are filled."""
+        self.keys.place(n_slots)
+        self.values.place(n_slots)
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        """Have slot `target` hold what slot `source` does in the places of its first n positions:
+        of a ring that has come around, all of it."""
+        for array, n_together in ((self.keys, LANES), (self.values, 1)):
+            end = -(-n // n_together)
+            array.data[target, :, :end] = array.data[source, :, :end]
+
+    def release(self, slot: int, first: int) -> None:
+        """Give whole pages of the positions from `first` on back to the system.
+
+        What they held is lost. A ring, in which positions before `first` may lie anywhere, gives
+        back all or, where `first` is not 0, nothing.
+        """
+        if first and not self.holds_all:
+            return
+        for array, n_together in ((self.keys, LANES), (self.values, 1)):
+            for head in array.data[slot]:
+                release(head[-(-first // n_together) :])
+
+
+@dataclass(eq=False, slots=True)
+class State(Persistent):
+    """Numbers that a layer carries along a sequence: those after its last token, f32."""
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        """Have slot `target` hold what slot `source` does, which is of all its n positions."""
+        self.data[target] = self.data[source]
+
+    def release(self, slot: int, first: int) -> None:
+        """Give the memory of a slot back to the system; nothing where `first` is not 0."""
+        if not first:
+            release(self.data[slot])

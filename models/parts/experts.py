@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +26,14 @@ from linnet.models.parts.blocks import (
 )
 from linnet.models.parts.config import MAX_WIDTH, Config, Keys
 from linnet.models.parts.graph import Graph
-from linnet.models.parts.weights import Floats, Matrix, Stack, Weights
+from linnet.models.parts.weights import Floats, Matrix, Weights
 
 
 @dataclass(frozen=True, slots=True)
 class Gating:
-    """How a token's experts are chosen and weighed: by the `scores` "softmax" or "sigmoid".
+    """How a token's experts are chosen and weighted: by the `scores` "softmax" or "sigmoid".
 
-    `normalised`: the chosen ones' weights are made to add up to 1; then all are multiplied by
-    `scale`.
+    `normalised`: weights of the chosen are divided by their sum; then `scale` multiplies them.
     """
 
     scores: str = "softmax"
@@ -45,8 +43,8 @@ class Gating:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chosen:
-    """The experts of each token (n_tokens, n_used) i32, and the products by expert: see
-    `GroupByExpert`."""
+    """`experts` (n_tokens, n_used) i32: those of each token. `order`, `starts`: the same grouped by
+    expert, as `GroupByExpert` writes them."""
 
     experts: Buffer
     order: Buffer
@@ -81,9 +79,9 @@ class Experts:
 
     router: Matrix
     bias: Floats | None  # added to the scores for choosing
-    gate: Stack
-    up: Stack
-    down: Stack
+    gate: Matrix
+    up: Matrix
+    down: Matrix
     n_used: int
     gating: Gating
     activation: Elementwise
@@ -93,28 +91,28 @@ class Experts:
     @classmethod
     def load(
         cls, w: Weights, config: Config, keys: Keys, *, gating: Gating = Gating(),
-        activation: Elementwise = MULTIPLIED_BY_SILU, scaled: bool = False, n_ff: int = 0,
+        activation: Elementwise = MULTIPLIED_BY_SILU, scaled: bool = False,
         norm: Block | None = None, router_norm: Block | None = None,
     ) -> Experts:  # fmt: skip
-        """`scaled`: whether the architecture knows of scales here; `n_ff`: an expert's width where
-        the file does not say: the model's for 0."""
+        """`scaled`: whether the architecture has scales here."""
         n_experts = keys.integer("expert_count", 1, MOST_EXPERTS)
         n_used = keys.integer("expert_used_count", 1, n_experts)
         key, n_embd = "expert_feed_forward_length", config.n_embd
-        n_ff = keys.integer(key, 0, MAX_WIDTH, default=0) or n_ff or config.n_ff
+        n_ff = keys.integer(key, 0, MAX_WIDTH, default=0) or config.n_ff
         if "ffn_gate_up_exps.weight" in w:
-            gate, up = w.stack("ffn_gate_up_exps", n_experts, 2 * n_ff, n_embd).split(n_ff, n_ff)
+            fused = w.matrix("ffn_gate_up_exps", n_experts, 2 * n_ff, n_embd, scaled=False)
+            gate, up = fused.split(n_ff, n_ff)
         else:
             gate, up = (
-                w.stack(name, n_experts, n_ff, n_embd, scaled=scaled)
+                w.matrix(name, n_experts, n_ff, n_embd, scaled=scaled)
                 for name in ("ffn_gate_exps", "ffn_up_exps")
             )
         return cls(
-            router=w.linear("ffn_gate_inp", n_experts, n_embd, scaled=False),
+            router=w.matrix("ffn_gate_inp", n_experts, n_embd, scaled=False),
             bias=w.optional("exp_probs_b.bias", n_experts),
             gate=gate,
             up=up,
-            down=w.stack("ffn_down_exps", n_experts, n_embd, n_ff, scaled=scaled),
+            down=w.matrix("ffn_down_exps", n_experts, n_embd, n_ff, scaled=scaled),
             n_used=n_used,
             gating=gating,
             activation=activation,
@@ -128,7 +126,7 @@ class Experts:
         x = self.norm.record(g, x) if self.norm else x
         (logits,) = g.linear(of_router, self.router)
         chosen, weights = self._choose(g, logits)
-        gate, up = (expert_linear(g, x, chosen, stack) for stack in (self.gate, self.up))
+        gate, up = (expert_linear(g, x, chosen, matrices) for matrices in (self.gate, self.up))
         y = expert_linear(g, g.combine(self.activation, gate, up), chosen, self.down)
         out = g.buffer("experts", self.down.n_out)
         g.program.step(
@@ -151,29 +149,29 @@ class Experts:
         return Chosen.record(g, experts, n_experts), weights
 
 
-def expert_linear(g: Graph, x: Buffer, chosen: Chosen, stack: Stack) -> Buffer:
+def expert_linear(g: Graph, x: Buffer, chosen: Chosen, matrices: Matrix) -> Buffer:
     """Each token's x, or its x for each of its experts, times the experts' matrices.
 
     x: (n_tokens, n_columns) or (n_tokens, n_used, n_columns) -> (n_tokens, n_used, n_out)
     """
-    n_used, width, n_columns = chosen.n_used, stack.n_out, stack.n_columns
-    op: Any = ExpertLinear.of(stack.type, exact=g.exact)
-    op = replace(op, n_columns=n_columns)
-    out = g.buffer(stack.name, n_used * width)
+    n_used, width, n_columns = chosen.n_used, matrices.n_out, matrices.n_columns
+    n_experts = len(matrices.packed)
+    op = ExpertLinear.of(matrices.type, n_columns, activations=g.numerics.activations)
+    out = g.buffer(matrices.name, n_used * width)
     g.product(
-        stack.name, op, x, weights=stack.packed, out=out,
+        matrices.name, op, x, weights=matrices.packed, out=out,
         n_columns=n_columns, n_out=width, experts=chosen.experts, order=chosen.order,
-        starts=chosen.starts, n_experts=stack.n_experts, n_used=n_used,
-        n_sharing=n_used * n_columns // x.width, expert_bytes=stack.packed.strides[0],
+        starts=chosen.starts, n_experts=n_experts, n_used=n_used,
+        n_sharing=n_used * n_columns // x.width, expert_bytes=matrices.packed.strides[0],
     )  # fmt: skip
-    if stack.scales is None and stack.biases is None:
+    if matrices.scale is None and matrices.bias is None:
         return out
-    scales, biases = stack.scales, stack.biases
+    scales, biases = matrices.scale, matrices.bias
     added = g.buffer("bias", n_used * width)
     g.program.step(
         "bias of experts", PerExpert(), x=out, experts=chosen.experts, out=added, n_used=n_used,
-        width=width, scales=np.ones(stack.n_experts, np.float32) if scales is None else scales,
-        biases=np.zeros((stack.n_experts, width), np.float32) if biases is None else biases,
+        width=width, scales=np.ones(n_experts, np.float32) if scales is None else scales,
+        biases=np.zeros((n_experts, width), np.float32) if biases is None else biases,
     )  # fmt: skip
     return added
 

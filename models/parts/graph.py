@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import Type, f16, f32
 from linnet.kernels.ops.attention import Attend
 from linnet.kernels.ops.base import Op
 from linnet.kernels.ops.elementwise import (
@@ -20,37 +18,89 @@ from linnet.kernels.ops.elementwise import (
     SoftCap,
     Unary,
 )
-from linnet.kernels.ops.kv_cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
+from linnet.kernels.ops.kv_cache import StoreKeys, StoreValues
 from linnet.kernels.ops.norm import LayerNorm, RmsNorm
 from linnet.kernels.ops.rope import Rope
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
 from linnet.kernels.products.activations import packed_bytes
-from linnet.kernels.products.linear import Linear, Product
+from linnet.kernels.products.base import Product
+from linnet.kernels.products.linear import Linear
 from linnet.kernels.quants import WEIGHT_TYPES
-from linnet.kernels.runtime.memory import aligned
-from linnet.kernels.runtime.program import Argument, Buffer, Program, Rows
-from linnet.models.parts.cache import STATE, Cache, Ring
-from linnet.models.parts.positions import PositionTable, Temperature
-from linnet.models.parts.rope import Rope as Rotation
+from linnet.kernels.runtime.program import Argument, Buffer, Persistent, Program, Rows
+from linnet.models.parts.cache import STATE, Cache, Ring, State
+from linnet.models.parts.numerics import Numerics
+from linnet.models.parts.positions import PositionTable, Tabulated
 from linnet.models.parts.weights import Floats, Matrix
 
 
 class Graph:
-    """A program under recording, for `n_slots` sequences of up to `n_ctx` positions each.
+    """A program under recording, for sequences of up to `n_ctx` positions each.
 
-    `exact`: multiply packed weights by f32 activations and keep keys and values in f32, instead of
-    int8 activations and an f16 cache. `rings`: how much of a sequence its layers keep.
-    `cache_bytes`: what keys, values and states take, of all sequences.
+    Recording takes no memory. `allocate` does, for as many sequences as there is to be room for,
+    before the program is lowered. `states`: what layers carry along a sequence, beside `caches`.
     """
 
-    def __init__(self, program: Program, *, n_ctx: int, n_slots: int, exact: bool) -> None:
-        self.program, self.n_ctx, self.n_slots, self.exact = program, n_ctx, n_slots, exact
+    def __init__(self, program: Program, *, n_ctx: int, numerics: Numerics) -> None:
+        self.program, self.n_ctx, self.numerics, self.n_slots = program, n_ctx, numerics, 0
         self._packed: dict[tuple[Buffer, Op, int], Buffer] = {}
-        self._tables: dict[Rotation | Temperature, PositionTable] = {}
+        self._tables: dict[Tabulated, PositionTable] = {}
         self._caches: dict[object, Cache] = {}
-        self.rings: set[Ring] = set()
-        self.cache_bytes = 0  # that keys, values and states take once they are full
+        self.states: list[State] = []
         self.shared: dict[object, Any] = {}  # what blocks far apart take, by who made it
+
+    # -- what stays from pass to pass -----------------------------------------------------------
+    @property
+    def caches(self) -> list[Cache]:
+        """The keys and values of each layer that has its own."""
+        return list(self._caches.values())
+
+    @property
+    def rings(self) -> set[Ring]:
+        """How much of a sequence its layers keep."""
+        return {cache.ring for cache in self.caches} | ({STATE} if self.states else set())
+
+    @property
+    def slot_bytes(self) -> int:
+        """What caches and states of a sequence take once it fills the context."""
+        caches = sum(cache.slot_bytes for cache in self.caches)
+        return caches + sum(state.n_bytes for state in self.states)
+
+    def sequence_bytes(self, n_positions: int) -> int:
+        """What caches and states of a sequence of so many positions take."""
+        caches = sum(c.position_bytes * min(n_positions, c.ring.capacity) for c in self.caches)
+        return caches + (sum(state.n_bytes for state in self.states) if n_positions else 0)
+
+    @property
+    def table_bytes(self) -> int:
+        """What the tables of positions take once they are full."""
+        return sum(table.array.n_bytes for table in self._tables.values())
+
+    def allocate(self, n_slots: int) -> None:
+        """Place caches and states for so many sequences, and tables: pages of them are taken when
+        positions are filled. Raises MemoryError."""
+        self.n_slots = n_slots
+        for kept in self._kept():
+            kept.place(n_slots)
+        for table in self._tables.values():
+            table.array.place()
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        """Have slot `target` hold what slot `source` does of its first n positions."""
+        for kept in self._kept():
+            kept.copy(source, target, n)
+
+    def release(self, slot: int, first: int = 0) -> None:
+        """Give memory of a slot's positions from `first` on back to the system."""
+        for kept in self._kept():
+            kept.release(slot, first)
+
+    def reach(self, n_positions: int) -> None:
+        """Have what depends on positions ready for those below; before each pass of a program."""
+        for table in self._tables.values():
+            table.reach(n_positions)
+
+    def _kept(self) -> list[Cache | State]:
+        return [*self.caches, *self.states]
 
     # -- rows in, rows out ----------------------------------------------------------------------
     def embed(self, table: Matrix) -> Buffer:
@@ -95,65 +145,41 @@ class Graph:
         )  # fmt: skip
         return out
 
-    def rope(self, x: Buffer, rope: Rotation, *, head_dim: int) -> Buffer:
-        """Rotate the first 2 * n_pairs columns of every head by position, in place."""
-        table = self._table(rope)
+    def rope(self, x: Buffer, angles: Tabulated, *, head_dim: int, adjacent: bool) -> Buffer:
+        """Rotate the first 2 * n_pairs columns of every head by position, in place.
+
+        `angles`: their cosines and sines (n_ctx, 2, n_pairs); `adjacent`: see `Rope`.
+        """
+        table = self._table(angles)
         self.program.step(
-            "rope", Rope(rope.adjacent),
+            "rope", Rope(adjacent),
             x=x, positions=self.program.positions, table=table,
             n_heads=x.width // head_dim, head_dim=head_dim, n_pairs=table.shape[2],
         )  # fmt: skip
         return x
 
-    @property
-    def n_bytes(self) -> int:
-        """What caches, states and tables take once they are full."""
-        return self.cache_bytes + sum(table.data.nbytes for table in self._tables.values())
-
-    def reach(self, n_positions: int) -> None:
-        """Have what depends on positions ready for those below; before each pass of a program."""
-        for table in self._tables.values():
-            table.reach(n_positions)
-
-    def state(self, *shape: int) -> Floats:
-        """Numbers (n_slots, *shape) that stay from pass to pass; zero at first."""
-        self.rings.add(STATE)
-        state: Floats = self._memory((self.n_slots, *shape), f32)
-        return state
+    def state(self, *shape: int) -> State:
+        """Numbers (n_slots, *shape) f32 that stay from pass to pass; zero at first."""
+        self.states.append(State("state", shape, np.dtype(np.float32)))
+        return self.states[-1]
 
     def cache(
         self, n_kv_heads: int, head_dim: int, *, window: int | None = None, owner: object = None
     ) -> Cache:
         """Room for the keys and values of one layer, in which a token sees `window` positions, or
-        all before it; pages are taken as positions are filled.
-
-        The same for the same owner, if there is one.
-        """
+        all before it. The same for the same owner, if there is one."""
         owner = owner or object()
         if owner not in self._caches:
             ring = Ring.of(window, n_ctx=self.n_ctx, n_batch=self.program.max_tokens)
-            self._caches[owner] = self._new_cache(n_kv_heads, head_dim, ring)
+            type = self.numerics.cache_type
+            self._caches[owner] = Cache.of(type, ring, n_heads=n_kv_heads, head_dim=head_dim)
         return self._caches[owner]
 
-    def _new_cache(self, n_kv_heads: int, head_dim: int, ring: Ring) -> Cache:
-        type = f32 if self.exact else f16
-        shape = self.n_slots, n_kv_heads, ring.capacity, head_dim
-        self.rings.add(ring)
-        return Cache(type, ring, self._memory(keys_shape(*shape), type), self._memory(shape, type))
-
-    def _memory(self, shape: tuple[int, ...], type: Type) -> Any:
-        """Zeros that stay from pass to pass."""
-        self.cache_bytes += math.prod(shape) * type.bytes
-        return self._zeros(shape, type)
-
-    def _table(self, of: Rotation | Temperature) -> Floats:
+    def _table(self, of: Tabulated) -> Persistent:
         """A row of numbers for each position; once for all that are equal."""
         if of not in self._tables:
-            self._tables[of] = of.table(self._zeros((self.n_ctx, *of.shape), f32))
-        return self._tables[of].data
-
-    def _zeros(self, shape: tuple[int, ...], type: Type) -> Any:
-        return aligned(math.prod(shape) * type.bytes).view(NUMPY_TYPES[type]).reshape(shape)
+            self._tables[of] = of.table(self.n_ctx)
+        return self._tables[of].array
 
     def attend(
         self, q: Buffer, k: Buffer | None, v: Buffer | None, cache: Cache, *, scale: float,
@@ -164,7 +190,7 @@ class Graph:
         `softcap`: scores stay within it, if not 0; `sinks`: (n_heads,) scores of nothing. See
         `Attend`.
         """
-        _, n_kv_heads, capacity, head_dim = cache.values.shape
+        n_kv_heads, capacity, head_dim = cache.n_heads, cache.ring.capacity, cache.head_dim
         place = {"slots": self.program.slots, "positions": self.program.positions}
         stores = (StoreKeys(cache.type), k, cache.keys), (StoreValues(cache.type), v, cache.values)
         for op, x, array in stores:
@@ -227,12 +253,12 @@ class Graph:
         self.program.step("scale", ScaleRows(), x=x, y=factors, out=out, width=x.width)
         return out
 
-    def sharpen(self, x: Buffer, temperature: Temperature) -> Buffer:
-        """x of a token times the factor of its position."""
+    def scale_by_position(self, x: Buffer, factors: Tabulated) -> Buffer:
+        """Each row of x times the factor of its token's position; `factors`: (n_ctx,)."""
         out = self.buffer("scale", x.width, x.rows)
         self.program.step(
             "scale", ScaleByPosition(),
-            x=x, y=self._table(temperature), positions=self.program.positions, out=out,
+            x=x, y=self._table(factors), positions=self.program.positions, out=out,
             width=x.width,
         )  # fmt: skip
         return out
@@ -254,11 +280,13 @@ class Graph:
 
     def _linear(self, x: Buffer, matrix: Matrix) -> Buffer:
         out = self.buffer(matrix.name, matrix.n_out, x.rows)
+        op = Linear.of(matrix.type, activations=self.numerics.activations)
         self.product(
-            matrix.name, Linear.of(matrix.type, exact=self.exact), x, weights=matrix.packed,
-            out=out, n_columns=matrix.n_columns, n_out=matrix.n_out,
+            matrix.name, op, x,
+            weights=matrix.packed, out=out, n_columns=matrix.n_columns, n_out=matrix.n_out,
         )  # fmt: skip
-        out = self.scale(out, matrix.scale)
+        if matrix.scale is not None:
+            out = self.scale(out, float(matrix.scale))
         if matrix.bias is not None:
             out = self._elementwise("bias", AddRow(), out, matrix.bias)
         return out
@@ -278,10 +306,3 @@ class Graph:
             self.program.step("pack", packing, x=x, out=packed, width=n_columns)
             self._packed[key] = packed
         return self._packed[key]
-
-
-class Measure(Graph):
-    """A recording that takes no memory, to know beforehand what one will take."""
-
-    def _zeros(self, shape: tuple[int, ...], type: Type) -> Any:
-        return np.broadcast_to(np.zeros((), NUMPY_TYPES[type]), shape)

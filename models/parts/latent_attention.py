@@ -15,45 +15,45 @@ from linnet.kernels.runtime.program import Buffer
 from linnet.models.parts.blocks import Block
 from linnet.models.parts.experts import Chosen, expert_linear
 from linnet.models.parts.graph import Graph
-from linnet.models.parts.rope import Rope
-from linnet.models.parts.weights import Matrix, Stack
+from linnet.models.parts.rotary import RotaryEmbedding
+from linnet.models.parts.weights import Matrix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentAttention:
-    """Heads of `n_plain` numbers that know no position and `n_rot` that are turned by it."""
+    """Heads of `n_plain` columns without position and `n_rot` that are rotated by it."""
 
     q_down: Matrix | None  # queries may pass a bottleneck
     q_norm: Block | None
     q: Matrix
-    kv: Matrix  # to the latent vector, and to the turned part of the keys
+    kv: Matrix  # to the latent vector, and to the rotated part of the keys
     kv_norm: Block
-    k_b: Stack  # (n_heads, n_latent, n_plain)
-    v_b: Stack  # (n_heads, n_values, n_latent)
+    k_b: Matrix  # (n_heads, n_latent, n_plain)
+    v_b: Matrix  # (n_heads, n_values, n_latent)
     output: Matrix
-    rope: Rope
+    rope: RotaryEmbedding
     scale: float
 
     def record(self, g: Graph, x: Buffer) -> Buffer:
         """x (n_tokens, n_embd) -> (n_tokens, n_embd)"""
-        n_heads, n_plain, n_latent = self.k_b.n_experts, self.k_b.n_columns, self.k_b.n_out
-        n_rot, head_dim = 2 * self.rope.frequencies.size, self.q.n_out // self.k_b.n_experts
+        n_heads, n_latent, n_plain = len(self.k_b.packed), self.k_b.n_out, self.k_b.n_columns
+        n_rot, head_dim = 2 * self.rope.frequencies.size, self.q.n_out // n_heads
         of_q = x
         if self.q_down and self.q_norm:
             (of_q,) = g.linear(x, self.q_down)
             of_q = self.q_norm.record(g, of_q)
         (q,) = g.linear(of_q, self.q)
         (kv,) = g.linear(x, self.kv)
-        q_turned, k_turned = (
-            g.rope(g.columns(y, start, n_rot, every=start + n_rot), self.rope, head_dim=n_rot)
+        q_rotated, k_rotated = (
+            self.rope.rotate(g, g.columns(y, start, n_rot, every=start + n_rot), n_rot)
             for y, start in ((q, n_plain), (kv, n_latent))
         )
         heads = every_head(g, n_heads)
         q = expert_linear(g, g.columns(q, 0, n_plain, every=head_dim), heads, self.k_b)
         latent = g.columns(kv, 0, n_latent, every=kv.width)
-        k = g.join(self.kv_norm.record(g, latent), k_turned, n_parts=1)
+        k = g.join(self.kv_norm.record(g, latent), k_rotated, n_parts=1)
         found = g.attend(
-            g.join(q, q_turned, n_parts=n_heads), k, k, g.cache(1, n_latent + n_rot),
+            g.join(q, q_rotated, n_parts=n_heads), k, k, g.cache(1, n_latent + n_rot),
             scale=self.scale,
         )  # fmt: skip
         values = g.columns(found, 0, n_latent, every=n_latent + n_rot)

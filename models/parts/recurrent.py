@@ -30,9 +30,9 @@ class ShortConv:
     @classmethod
     def load(cls, w: Weights, config: Config, keys: Keys) -> ShortConv:
         n, size = config.n_embd, keys.integer("shortconv.l_cache", 2, MAX_KERNEL)
-        b, c, x = w.linear("shortconv.in_proj", 3 * n, n).split(n, n, n)
+        b, c, x = w.matrix("shortconv.in_proj", 3 * n, n).split(n, n, n)
         kernel = np.ascontiguousarray(w.vector("shortconv.conv.weight", n, size).T)
-        return cls(b, c, x, w.linear("shortconv.out_proj", n, n), kernel)
+        return cls(b, c, x, w.matrix("shortconv.out_proj", n, n), kernel)
 
     def record(self, g: Graph, x: Buffer) -> Buffer:
         b, c, x = g.linear(x, self.b, self.c, self.x)
@@ -75,7 +75,7 @@ class GatedDeltaNet:
             raise keys.error("ssm.inner_size", n_v, f"{n_heads} heads of {head_dim}")
         size = keys.integer("ssm.conv_kernel", 2, MAX_KERNEL)
         n_k, n_embd = n_k_heads * head_dim, config.n_embd
-        q, k, v = w.linear("attn_qkv", 2 * n_k + n_v, n_embd).split(n_k, n_k, n_v)
+        q, k, v = w.matrix("attn_qkv", 2 * n_k + n_v, n_embd).split(n_k, n_k, n_v)
         kernel = w.vector("ssm_conv1d.weight", 2 * n_k + n_v, size)
         of_q, of_k, of_v = (
             np.ascontiguousarray(part.T) for part in np.split(kernel, [n_k, 2 * n_k])
@@ -84,10 +84,10 @@ class GatedDeltaNet:
             q=q,
             k=k,
             v=v,
-            gate=w.linear("attn_gate", n_v, n_embd),
-            alpha=w.linear("ssm_alpha", n_heads, n_embd),
-            beta=w.linear("ssm_beta", n_heads, n_embd),
-            output=w.linear("ssm_out", n_embd, n_v),
+            gate=w.matrix("attn_gate", n_v, n_embd),
+            alpha=w.matrix("ssm_alpha", n_heads, n_embd),
+            beta=w.matrix("ssm_beta", n_heads, n_embd),
+            output=w.matrix("ssm_out", n_embd, n_v),
             kernels=(of_q, of_k, of_v),
             decay_bias=w.vector("ssm_dt.bias", n_heads),
             decay_rate=w.vector("ssm_a", n_heads),

@@ -34,9 +34,10 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matrix:
-    """A packed matrix (n_out, n_columns) where it lies in the file, with what may go with it.
+    """A packed matrix (n_out, n_columns), or one for each expert, where it lies in the file.
 
-    `packed`: uint8 (n_out, row_bytes). The product is `scale` * packed @ x + `bias`.
+    `packed`: uint8 (n_out, row_bytes); `bias`: f32 (n_out,); `scale`: f32 (). Of experts, all have
+    a dimension (n_experts,) before these. The product is `scale` * packed @ x + `bias`.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Matrix:
     n_columns: int
     packed: npt.NDArray[np.uint8]
     bias: Floats | None = None
-    scale: float = 1.0
+    scale: Floats | None = None
 
     def split(self, *n_rows: int) -> tuple[Matrix, ...]:
         """So many rows each, one part after the other, all where they lie."""
@@ -54,45 +55,12 @@ class Matrix:
             replace(
                 self,
                 n_out=n,
-                packed=self.packed[end - n : end],
-                bias=None if self.bias is None else self.bias[end - n : end],
+                packed=self.packed[..., end - n : end, :],
+                bias=None
+                if self.bias is None
+                else np.ascontiguousarray(self.bias[..., end - n : end]),
             )
             for n, end in zip(n_rows, ends, strict=True)
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Stack:
-    """Packed matrices (n_out, n_columns), one for each expert, where they lie in the file.
-
-    `packed`: uint8 (n_experts, n_out, row_bytes); `biases`: (n_experts, n_out), `scales`:
-    (n_experts,). A product is scales[e] * packed[e] @ x + biases[e].
-    """
-
-    name: str
-    type: WeightType
-    n_out: int
-    n_columns: int
-    packed: npt.NDArray[np.uint8]
-    biases: Floats | None = None
-    scales: Floats | None = None
-
-    @property
-    def n_experts(self) -> int:
-        return len(self.packed)
-
-    def split(self, *n_rows: int) -> tuple[Stack, ...]:
-        """So many rows of every matrix, one part after the other, all where they lie."""
-        ends = list(itertools.accumulate(n_rows))
-        parts = [slice(end - n, end) for n, end in zip(n_rows, ends, strict=True)]
-        return tuple(
-            replace(
-                self,
-                n_out=part.stop - part.start,
-                packed=self.packed[:, part],
-                biases=None if self.biases is None else self.biases[:, part].copy(),
-            )
-            for part in parts
         )
 
 
@@ -131,56 +99,36 @@ class Weights:
         """The same, or None where the file has no such tensor."""
         return self.vector(name, *shape) if name in self else None
 
-    def linear(
-        self, name: str, n_out: int, n_columns: int, *,
-        scaled: bool = True, scale_after_bias: bool = False,
-    ) -> Matrix:  # fmt: skip
-        """`name`.weight (n_out, n_columns) of any type we compute with; `.bias`, `.scale` if there.
+    def matrix(
+        self, name: str, *shape: int, scaled: bool = True, scale_after_bias: bool = False
+    ) -> Matrix:
+        """`name`.weight (n_out, n_columns) or (n_experts, n_out, n_columns), of any type we compute
+        with; `name`.bias (n_out,) or (n_experts, n_out) and `name`.scale (1,) or (n_experts,), if
+        there.
 
-        `scaled`: whether the architecture knows of a scale here; `scale_after_bias`: the file's
-        scale multiplies its bias, too.
+        `scaled`: the architecture has a scale here; `scale_after_bias`: which multiplies the bias.
         """
-        weight = f"{name}.weight"
-        type, packed = self._packed(weight, n_out, n_columns)
-        bias = self.optional(f"{name}.bias", n_out)
-        scales = self.optional(f"{name}.scale", 1) if scaled else None
-        scale = float(scales[0]) if scales is not None else 1.0
-        if bias is not None and scale_after_bias:
-            bias = bias * np.float32(scale)
-        return Matrix(
-            name=self._prefix + weight,
-            type=type,
-            n_out=n_out,
-            n_columns=n_columns,
-            packed=packed,
-            bias=bias,
-            scale=scale,
-        )
+        *experts, n_out, n_columns = shape
+        type, packed = self._packed(f"{name}.weight", *shape)
+        bias = self.optional(f"{name}.bias", *experts, n_out)
+        scale = self.optional(f"{name}.scale", *(experts or [1])) if scaled else None
+        if scale is not None:
+            scale = scale.reshape(experts)
+            if bias is not None and scale_after_bias:
+                bias = bias * scale[..., np.newaxis]
+        weight = f"{self._prefix}{name}.weight"
+        return Matrix(weight, type, n_out, n_columns, packed, bias, scale)
 
     def row(self, name: str, n_columns: int) -> Matrix:
         """`name`.weight (n_columns,): a matrix of one row."""
         type, packed = self._packed(f"{name}.weight", n_columns)
         return Matrix(f"{self._prefix}{name}.weight", type, 1, n_columns, packed.reshape(1, -1))
 
-    def stack(
-        self, name: str, n_experts: int, n_out: int, n_columns: int, *, scaled: bool = False
-    ) -> Stack:
-        """`name`.weight (n_experts, n_out, n_columns), and `.bias` and `.scale` if there."""
-        type, packed = self._packed(f"{name}.weight", n_experts, n_out, n_columns)
-        return Stack(
-            name=f"{self._prefix}{name}.weight",
-            type=type,
-            n_out=n_out,
-            n_columns=n_columns,
-            packed=packed,
-            biases=self.optional(f"{name}.bias", n_experts, n_out),
-            scales=self.optional(f"{name}.scale", n_experts) if scaled else None,
-        )
-
     def _packed(self, name: str, *shape: int) -> tuple[WeightType, npt.NDArray[np.uint8]]:
         """A tensor of this shape and of a type we compute with: packed rows (..., row_bytes)."""
         tensor = self._tensor(name)
-        if tensor.shape != shape:
+        of_one = shape[1:] if shape[0] == 1 else shape  # a slowest dimension of 1 may be left out
+        if tensor.shape not in (shape, of_one):
             raise ModelError(f"{self._prefix}{name}: shape {tensor.shape} should be {shape}")
         if 0 in shape:
             raise ModelError(f"{self._prefix}{name}: shape {shape} holds no weights")

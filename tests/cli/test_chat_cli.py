@@ -290,7 +290,7 @@ def test_a_turn_computes_what_is_new(path: str) -> None:
         conversation.begin("s")
         *_, last = conversation.ask("hello")
         assert last.stats is not None
-        assert last.stats.n_cached == 2  # bos, and a space
+        assert last.stats.n_cached == 0  # so little in common is computed again
 
 
 def test_an_answer_that_is_stopped_is_kept_as_far_as_it_came(path: str) -> None:
@@ -336,12 +336,17 @@ SUGGESTED = (
     ("general.sampling.min_p", FLOAT32, 0.25),
     ("general.sampling.penalty_repeat", FLOAT32, 1.5),
     ("general.sampling.penalty_last_n", INT32, -1),
+    ("general.sampling.xtc_probability", FLOAT32, 0.5),
+    ("general.sampling.xtc_threshold", FLOAT32, 0.25),
     ("general.sampling.mirostat", INT32, 2),
+    ("general.sampling.mirostat_tau", FLOAT32, 4.5),
+    ("general.sampling.mirostat_eta", FLOAT32, 0.25),
     ("general.sampling.sequence", STRING, "top_k;temp"),
 )
 IN_OUR_WORDS = {
     "temperature": 0.5, "top_k": 17, "top_p": 0.75, "min_p": 0.25, "repeat_penalty": 1.5,
-    "repeat_last_n": -1,
+    "repeat_last_n": -1, "xtc_probability": 0.5, "xtc_threshold": 0.25, "mirostat": 2,
+    "mirostat_tau": 4.5, "mirostat_eta": 0.25, "samplers": ("top_k", "temperature"),
 }  # fmt: skip
 
 
@@ -396,6 +401,14 @@ def test_a_file_suggests_parameters(
         ("top_k", INT32, -1, "top_k is -1; it must be an integer"),
         ("top_p", UINT32, 2, "top_p is 2; it must be a number from 0 to 1"),
         ("penalty_last_n", INT32, -2, "penalty_last_n is -2; it must be an integer from -1"),
+        ("mirostat", INT32, 1, "mirostat is 1; it must be 0, which is off, or 2"),
+        (
+            "sequence",
+            STRING,
+            "top_k;top_x",
+            r"sequence\[1\] is 'top_x'; it must be one of penalties",
+        ),
+        ("sequence", INT32, 7, "sequence is 7; it must be at most 100 names"),
     ],
 )
 def test_a_bad_suggestion_is_named_unless_overruled(
@@ -404,9 +417,11 @@ def test_a_bad_suggestion_is_named_unless_overruled(
     path = tiny(tmp_path / "bad.gguf", (f"general.sampling.{key}", kind, value))
     with LLM(path) as llm, pytest.raises(ModelError, match=rf"general\.sampling\.{message}"):
         llm.generate("a")
-    check_refused(run("generate", "-m", path, "a"), f"general.sampling.{key} is ")
-    flag = {"penalty_last_n": "--repeat-last-n"}.get(key, f"--{key.replace('_', '-')}")
-    assert run("generate", "-q", "-m", path, "-n", 1, flag, 1, "a").status == 0
+    check_refused(run("generate", "-m", path, "a"), f"general.sampling.{key}")
+    flag = {"penalty_last_n": "--repeat-last-n", "sequence": "--samplers"}.get(key, f"--{key}")
+    good = {"mirostat": 2, "sequence": "top_k;temp"}.get(key, 1)
+    overruled = run("generate", "-q", "-m", path, "-n", 1, flag.replace("_", "-"), good, "a")
+    assert overruled.status == 0
 
 
 def test_a_list_in_place_of_a_number_is_refused() -> None:

@@ -29,7 +29,7 @@ import linnet
 from linnet import LLM, Chunk, SamplingParams, Tokenizer
 from linnet import __main__ as commands
 from linnet.engine.cli import main as cli
-from linnet.engine.running.session import PROMPT_TOKENS
+from linnet.engine.running.runner import PROMPT_TOKENS
 from linnet.kernels.runtime.team import Team
 
 TINY = TinyLlama(type="Q4_K", n_ctx=1 << 14)
@@ -267,11 +267,19 @@ def test_flags_reach_model_and_sampler(
     monkeypatch.setattr("linnet.engine.cli.options.LLM", Recorder)
     flags = """-q -n 3 --temp 0.5 --top-k 7 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.5
         --repeat-last-n 20 --presence-penalty 0.25 --frequency-penalty 0.75 --stop zz --stop yy
+        --samplers dry;top_k;temp --dynatemp-range 0.25 --dynatemp-exp 2 --typical 0.5
+        --top-nsigma 1.5 --xtc-probability 0.5 --xtc-threshold 0.25 --dry-multiplier 0.75
+        --dry-base 2 --dry-allowed-length 3 --dry-penalty-last-n 99 --dry-sequence-breaker ab
+        --dry-sequence-breaker \\n --mirostat 2 --mirostat-ent 4 --mirostat-lr 0.5
         -s 42 --ignore-eos -t 2 -c 64 -b 7 --isa generic --activations f32 --no-mmap"""
     assert run("generate", "-m", path, *flags.split(), PROMPT).status == 0
     params = SamplingParams(
         max_tokens=3, temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, repeat_penalty=1.5,
         repeat_last_n=20, presence_penalty=0.25, frequency_penalty=0.75, stop=("zz", "yy"),
+        samplers=("dry", "top_k", "temperature"), dynatemp_range=0.25, dynatemp_exponent=2,
+        typ_p=0.5, top_n_sigma=1.5, xtc_probability=0.5, xtc_threshold=0.25, dry_multiplier=0.75,
+        dry_base=2, dry_allowed_length=3, dry_penalty_last_n=99,
+        dry_sequence_breakers=("ab", "\n"), mirostat=2, mirostat_tau=4, mirostat_eta=0.5,
         seed=42, ignore_eos=True,
     )  # fmt: skip
     options = {

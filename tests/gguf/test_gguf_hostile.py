@@ -1,4 +1,4 @@
-"""Files that mean harm, or met with bad luck: refused with a GGUFError, quickly, in little memory.
+"""Files that mean harm, or were damaged: refused with a GGUFError, quickly, in little memory.
 
 Every file is opened in a process of its own (gguf_probe.py), mapped and read into memory, so that
 a crash or a hang is the failure of one test.

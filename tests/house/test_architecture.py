@@ -9,14 +9,26 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from support import ROOT
 
 import linnet
+from linnet.engine.cli.main import COMMANDS
 
 ROOMS = ("kernels", "models", "engine")  # from the ground up
+WINGS = {  # of each room, from the ground up: folders, and files that lie beside them
+    "kernels": (
+        "memory", "ir", "isa", "quants", "compiler", "ops", "products", "runtime",
+    ),
+    "models": ("parts", "architectures"),
+    "engine": (
+        "machine", "checks", "gguf", "text", "chat", "sampling", "running", "quantize", "measure",
+        "open_model", "llm", "cli",
+    ),
+}  # fmt: skip
 MOST_LINES = 350
 
 
@@ -43,6 +55,39 @@ def importers(module: str) -> set[str]:
     }
 
 
+def name_of(path: Path) -> str:
+    """What a file is imported as."""
+    parts = ("linnet", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sources(*ROOMS)}
+
+
+def module_of(name: str) -> str | None:
+    """The module that is, or that holds, what is imported by this name; None for others' names."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def imported_modules(module: str) -> set[str]:
+    """The package's modules that one imports: wherever, and be it for types alone."""
+    found = {module_of(name) for name in imports(MODULES[module])}
+    return {name for name in found if name} - {module}
+
+
+def wing(module: str) -> tuple[str, str] | None:
+    """The room and the wing in it; None for what only holds a room's names."""
+    path = MODULES[module].relative_to(ROOT)
+    room, *inner = path.parts
+    if inner == ["__init__.py"]:
+        return None
+    if room == "models" and len(inner) == 1:
+        return room, "architectures"
+    return room, inner[0].removesuffix(".py")
+
+
 def test_there_is_something_to_look_at() -> None:
     assert all(len(sources(room)) > 5 for room in ROOMS)
     assert "kernels/compiler/jit.py" in importers("llvmlite")
@@ -53,6 +98,31 @@ def test_imports_go_down_only(room: str, above: tuple[str, ...]) -> None:
     for higher in above:
         climbers = importers(f"linnet.{higher}") & {str(p.relative_to(ROOT)) for p in sources(room)}
         assert not climbers
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    """Nor a hidden one: imports within functions and for type checkers count. A CycleError says
+    which it is."""
+    TopologicalSorter({module: imported_modules(module) for module in MODULES}).prepare()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_wing_has_its_place(room: str) -> None:
+    found = {found[1] for module in MODULES if (found := wing(module)) and found[0] == room}
+    assert found == set(WINGS[room])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_wings_import_what_lies_below_them(room: str) -> None:
+    climbs = set()
+    for module in MODULES:
+        for target in imported_modules(module):
+            one, other = wing(module), wing(target)
+            if one and other and one[0] == other[0] == room:
+                order = WINGS[room]
+                if order.index(one[1]) < order.index(other[1]):
+                    climbs.add((module, target))
+    assert climbs == set()
 
 
 def test_no_room_imports_the_public_face() -> None:
@@ -124,6 +194,14 @@ def test_the_public_face_imports_nothing_before_it_is_asked_for() -> None:
     heavy = {"numpy", "llvmlite", "linnet.engine", "linnet.kernels", "linnet.models"}
     assert not imported_by("import linnet; linnet.__version__; dir(linnet)") & heavy
     assert "linnet.engine.llm" in imported_by("import linnet; linnet.LLM")
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["nonsense"], []], ids=" ".join)
+def test_what_runs_no_command_imports_none(argv: list[str]) -> None:
+    imported = imported_by_command("", *argv, runs=True)
+    assert "linnet.engine.cli.parser" in imported
+    commands = {f"linnet.engine.cli.{name}" for name in COMMANDS}
+    assert not imported & {"numpy", "llvmlite", "jinja2", "tqdm", *commands}
 
 
 @pytest.mark.parametrize("runs", [False, True], ids=["imported", "run"])

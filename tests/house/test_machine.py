@@ -146,9 +146,9 @@ def test_no_more_threads_than_the_machine_has_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = TINY.write(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("linnet.engine.llm.BYTES_A_THREAD", 1)
+    monkeypatch.setattr("linnet.engine.open_model.BYTES_A_THREAD", 1)
     for n_threads in (1, 3):
-        monkeypatch.setattr("linnet.engine.llm.usable_threads", lambda n=n_threads: n)
+        monkeypatch.setattr("linnet.engine.open_model.usable_threads", lambda n=n_threads: n)
         with LLM(path) as llm:
             assert llm.n_threads == n_threads
 
@@ -188,7 +188,7 @@ def test_without_a_limit_it_is_what_the_machine_has(pretend: Pretend) -> None:
 @pytest.fixture
 def scarce(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with 100 MB of memory left."""
-    monkeypatch.setattr("linnet.engine.running.session.available_memory", lambda: 100_000_000)
+    monkeypatch.setattr("linnet.engine.running.runner.available_memory", lambda: 100_000_000)
 
 
 @pytest.mark.usefixtures("scarce")
@@ -197,13 +197,13 @@ def test_a_context_that_does_not_fit_is_refused_with_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], n_ctx: int
 ) -> None:
     path = TINY.write(tmp_path / "tiny.gguf")
-    figures = rf"{n_ctx} tokens needs \d+\.\d\d GB of memory, and 0\.10 GB are .* n_ctx \(-c\)"
-    with pytest.raises(MemoryError, match=figures):
+    figures = r"512 needs \d+\.\d\d GB of memory, and 0\.10 GB are .* n_ctx \(-c\)"
+    with pytest.raises(MemoryError, match=rf"{n_ctx} tokens with passes of {figures}"):
         LLM(path, n_ctx=n_ctx)
     with LLM(path) as llm:  # which fits
         assert llm.n_ctx == TINY.n_ctx
     assert main(["generate", "-m", str(path), "-c", str(n_ctx), "x"]) == 2
-    assert capsys.readouterr().err.startswith(f"linnet: a context of {n_ctx} tokens needs ")
+    assert capsys.readouterr().err.startswith(f"linnet: a cache of {n_ctx} tokens with ")
 
 
 @pytest.mark.usefixtures("scarce")
@@ -241,11 +241,11 @@ def test_buffers_that_do_not_fit_are_refused_with_figures(
     with LLM(path, n_batch=16) as llm:
         session = llm.session()
         session.close()
-        available = 2 * session.n_bytes
-    monkeypatch.setattr("linnet.engine.running.session.available_memory", lambda: available)
+        available = 2 * session.runner.n_bytes
+    monkeypatch.setattr("linnet.engine.running.runner.available_memory", lambda: available)
     with LLM(path, n_batch=16):
         pass
-    with pytest.raises(MemoryError, match=r"4096 tokens in passes of 4096 needs .*n_batch \(-b\)"):
+    with pytest.raises(MemoryError, match=r"tokens with passes of 4096 needs .*n_batch \(-b\)"):
         LLM(path, n_batch=4096)
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 import check_architectures
 import compare_llamacpp
 import compare_perplexity
+import compare_samplers
 import compare_seed
 import compare_tokenizers
 import comparing
@@ -20,10 +21,10 @@ import pytest
 from comparing import Comparison, medians, number, rate, seconds_to_output, table, take_turns
 from linnet_engine import TOKEN, Engine
 
-from linnet.engine.llm import DEMO_MODEL
+from linnet.engine.open_model import DEMO_MODEL
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.products.packed import PackedMatrix
 from linnet.kernels.quants import WEIGHT_TYPES
+from linnet.kernels.runtime.packed import PackedMatrix
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
@@ -119,7 +120,7 @@ def test_linnet_is_driven_as_each_test_says() -> None:
     engine.use_threads(2)
     assert engine.decode(2) > 0
     assert engine._session.ids == [TOKEN] * 3
-    assert engine._session.team.n_threads == 2
+    assert engine._session.runner.team.n_threads == 2
     assert engine.batch(4, 3) > 0
 
 
@@ -140,6 +141,7 @@ SCRIPTS: dict[ModuleType, list[str]] = {
     compare_perplexity: [str(DEMO_MODEL), "-f", __file__, "--types", "Q8_0"],
     check_architectures: ["llama"],
     compare_tokenizers: [str(DEMO_MODEL)],
+    compare_samplers: [],
 }
 
 

@@ -16,6 +16,7 @@ from linnet.kernels.ops.routing import (
     SumExperts,
     TopExperts,
 )
+from linnet.kernels.ops.work import Work
 from linnet.kernels.products.activations import Quantize, packed_bytes
 from linnet.kernels.products.experts import ExpertLinear, FloatExpertLinear
 from linnet.kernels.quants import WEIGHT_TYPES
@@ -167,6 +168,25 @@ def test_many_products_are_those_that_each_is_alone(
                 own = slice(*np.clip([first - start, last - start], 0, 200))
                 assert row[own].tobytes() == whole[own].tobytes()
                 assert np.isnan(np.delete(row, np.r_[own])).all()
+
+
+@pytest.mark.parametrize(("n_tokens", "n_read"), [(0, 0), (1, 2), (2, 4), (3, 5), (9, 5)])
+@pytest.mark.parametrize("exact", [True, False], ids=["f32", "int8"])
+def test_products_read_the_weights_of_as_many_experts_as_they_may_take(
+    exact: bool, n_tokens: int, n_read: int
+) -> None:
+    type = WEIGHT_TYPES["Q8_0"]
+    op = ExpertLinear.of(type, 64, activations="f32" if exact else "int8")
+    weights = np.zeros((5, 3, type.row_bytes(64)), np.uint8)
+    experts, n_used = np.zeros((n_tokens, 2), np.int32), 2
+    arguments: Any = {
+        "weights": weights, "x": np.zeros((n_tokens, 64), np.float32), "n_columns": 64, "n_out": 3,
+        "out": np.zeros((n_tokens, 6), np.float32), "experts": experts, "n_used": n_used,
+        "n_sharing": 2, "expert_bytes": weights.strides[0], **grouped(experts, 5),
+    }  # fmt: skip
+    n_bytes = n_read * 3 * type.row_bytes(64)
+    assert op.work(**arguments) == Work(n_tokens * n_used * 2 * 64 * 3, n_bytes)
+    assert op.read(max(n_tokens, 1), **arguments).nbytes == max(n_read, 2) * 3 * type.row_bytes(64)
 
 
 def test_rows_of_any_product_may_be_taken_alone(best_library: Library) -> None:

@@ -27,15 +27,15 @@ from support.kernel_harness import (
     unwritten,
 )
 
+from linnet.kernels.compiler.host import available_isas, choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.ir import f16, f32
-from linnet.kernels.isa import available_isas, choose_isa
 from linnet.kernels.isa.generic import Generic
 from linnet.kernels.ops.attention import NO_WINDOW, Attend
 from linnet.kernels.ops.bandwidth import ReadBytes
 from linnet.kernels.ops.base import Op
+from linnet.kernels.ops.cache_types import CACHE_TYPES
 from linnet.kernels.ops.elementwise import Add, AddRow, SiluMultiply
-from linnet.kernels.ops.kv_cache import NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
+from linnet.kernels.ops.kv_cache import StoreKeys, StoreValues
 from linnet.kernels.ops.norm import LayerNorm, RmsNorm
 from linnet.kernels.ops.recurrent import Decay, DeltaNet, ShortConvolution
 from linnet.kernels.ops.rope import Rope, rope_table
@@ -78,7 +78,8 @@ def test_a_touch_beside_an_array_is_a_signal(place: str) -> None:
 def product_cases(type: WeightType) -> Iterator[Case]:
     """Rows of one block, of whole chunks, and with something left behind these."""
     rng = np.random.default_rng(1)
-    columns = {1: (1, 64, 73), 32: (32, 256, 288), 256: (256, 512)}[type.block]
+    odd = (1, 64, 73) if type.block == 1 else (type.block, 256, 256 + type.block)
+    columns = sorted({*odd})
     for n_columns, n_out in zip(columns, (63, 64, 1), strict=False):
         weights = random_weights(type, n_out, n_columns, rng)
         sizes = {"weights": weights, "n_columns": n_columns, "n_out": n_out}
@@ -95,14 +96,15 @@ def product_cases(type: WeightType) -> Iterator[Case]:
 
 
 def attention_cases() -> Iterator[Case]:
-    for type, head_dim, group in ((f16, 64, 4), (f32, 80, 1), (f16, 8, 7)):
+    for name, head_dim, group in (("f16", 64, 4), ("f32", 80, 1), ("f16", 8, 7)):
+        type = CACHE_TYPES[name]
         # Contexts of which all positions are seen, and rings that have come around.
         for n_ctx, capacity in ((1, 1), (15, 15), (16, 16), (17, 17), (65, 65), (64, 64),
                                 (128, 64), (150, 64), (321, 128)):  # fmt: skip
             n_slots, n_heads = 2, 2
             shape = n_slots, n_heads, capacity, head_dim
-            values = np.ones(shape, NUMPY_TYPES[type])
-            keys = np.ones(keys_shape(*shape), values.dtype)
+            values = np.ones(type.values_shape(*shape), type.dtype)
+            keys = np.ones(type.keys_shape(*shape), type.dtype)
             place = {
                 "slots": np.int32([0, 1]),
                 "positions": np.int32([n_ctx - 1, n_ctx - 1]),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import platform
 import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from support.kernel_harness import Array, Snippet, evaluate, map_vectors, run_traced
+from support.kernel_harness import Array, Snippet, by_name, evaluate, map_vectors, run_traced
 
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import (
+    Family,
     Kernel,
     Pointer,
     Type,
@@ -27,13 +28,14 @@ from linnet.kernels.ir import (
     i16,
     i32,
     i64,
+    pointer,
     u8,
     u16,
     u32,
     u64,
 )
-from linnet.kernels.ir.kernel import VECTOR_REGISTERS
-from linnet.kernels.isa import ISAS, available_isas
+from linnet.kernels.isa import ISA, ISAS
+from linnet.kernels.isa.families import ARM64, X86, family
 
 f64 = Type("f", 64)
 LANES = 16
@@ -489,9 +491,7 @@ def test_strips_cover_every_element_once_in_order(library: Library, sizes: tuple
 # ---- what LLVM is kept from ----------------------------------------------------------------------
 
 
-@pytest.mark.skipif(
-    platform.machine() not in VECTOR_REGISTERS, reason="there is no such thing here"
-)
+@pytest.mark.skipif(not family().vector_register, reason="no name of this CPU's registers is known")
 def test_an_opaque_value_is_not_computed_ahead(
     best_library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -512,19 +512,50 @@ def test_an_opaque_value_is_not_computed_ahead(
     assert len(re.findall("= add", dump.read_text())) == 1  # the other sum is a constant
 
 
-def test_nothing_is_opaque_on_a_cpu_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def isa_of(family: Family) -> Any:
+    """An instruction set without words of its own."""
+    return type("Abacus", (ISA,), {"family": family})()
+
+
+def test_nothing_is_opaque_where_registers_have_no_name() -> None:
     """Rather than a value that LLVM sees through."""
-    monkeypatch.setattr(platform, "machine", lambda: "abacus")
-    k = Kernel("kernel", {}, available_isas()[-1])
-    with pytest.raises(NotImplementedError, match="abacus: LLVM's name of its vector registers"):
+    k = Kernel("kernel", {}, isa_of(Family()))
+    with pytest.raises(NotImplementedError, match="the ISA does not name its vector registers"):
         k.opaque(k.constant(i32[4], 1))
 
 
-def test_ticks_go_on(best_library: Library) -> None:
+def test_ticks_go_on(library: Library) -> None:
     def trace(k: Kernel, out: Pointer) -> None:
         for i in range(2):
             out.store(k.ticks(), 8 * i)
 
     out = np.zeros(2, np.int64)
-    run_traced(best_library, trace, out)
+    run_traced(library, trace, out)
     assert 0 < out[0] <= out[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "triple", "expected"),
+    [
+        (ARM64(), "aarch64-linux-gnu", r"\tisb\n(.*\n)*\tmrs\tx\d+, CNTVCT_EL0\n"),
+        (X86(), "x86_64-linux-gnu", r"\tpause\n(.*\n)*\trdtsc\n"),
+        (Family(), "riscv64-linux-gnu", r"\trdtime\t"),
+    ],
+    ids=by_name,
+)
+def test_each_family_waits_and_tells_the_time_in_its_own_way(
+    family: Family, triple: str, expected: str
+) -> None:
+    """In assembly of CPUs that this one need not be."""
+    k = Kernel("kernel", {"out": pointer}, isa_of(family))
+    k.pause()
+    k.parameters["out"].store(k.ticks())
+    if family.vector_register:
+        k.parameters["out"].store(k.opaque(k.constant(i32[4], 1)), 8)
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    machine = llvm.Target.from_triple(triple).create_target_machine()
+    assembly = machine.emit_assembly(
+        llvm.parse_assembly(f'target triple = "{triple}"\n{k.finish()}')
+    )
+    assert re.search(expected, assembly)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from support.kernel_harness import QUANT_TYPES, evaluate
 
-from linnet.kernels import isa as isas
+from linnet.kernels.compiler import host
+from linnet.kernels.compiler.host import available_isas, choose_isa
 from linnet.kernels.compiler.jit import Library, host_features
-from linnet.kernels.isa import ISAS, ISAError, available_isas, choose_isa
+from linnet.kernels.isa import ISAS, ISAError
 
 # ---- choice --------------------------------------------------------------------------------------
 
@@ -42,7 +43,7 @@ def test_an_unknown_isa_is_an_error_that_says_what_there_is(
 
 def test_an_isa_this_cpu_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     generic = ISAS[-1]
-    monkeypatch.setattr(isas, "available_isas", lambda: (generic,))
+    monkeypatch.setattr(host, "available_isas", lambda: (generic,))
     with pytest.raises(ISAError, match="'avx2': this CPU lacks it; available here: generic"):
         choose_isa("avx2")
     assert choose_isa().name == "generic"

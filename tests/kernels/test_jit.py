@@ -21,14 +21,15 @@ import numpy as np
 import pytest
 from support.kernel_harness import run
 
+from linnet.kernels.compiler.host import available_isas, choose_isa
 from linnet.kernels.compiler.jit import (
     ALLOWED_SYMBOLS,
     CompileError,
     Library,
-    ObjectCache,
     undefined_symbols,
 )
-from linnet.kernels.isa import ISA, available_isas, choose_isa
+from linnet.kernels.compiler.object_cache import ObjectCache
+from linnet.kernels.isa import ISA
 from linnet.kernels.ops.elementwise import Add
 
 PATIENCE = 120  # seconds that a process may take to start and to compile

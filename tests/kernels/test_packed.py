@@ -20,10 +20,10 @@ from support.kernel_harness import (
 )
 
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.products.activations import Quantize, dequantized, packed_bytes
+from linnet.kernels.products.activations import Quantize, packed_bytes
 from linnet.kernels.products.linear import MOST_FEW_ROWS
-from linnet.kernels.products.packed import PackedMatrix
 from linnet.kernels.quants import WEIGHT_TYPES, WeightType
+from linnet.kernels.runtime.packed import PackedMatrix
 
 EXACT = 1e-10  # NMSE of a product from what was multiplied
 Q4_K = WEIGHT_TYPES["Q4_K"]
@@ -49,7 +49,7 @@ def as_quantized(x: Array) -> Array:
     """The activations that the int8 products are exact for."""
     packed = np.zeros((len(x), packed_bytes(x.shape[1])), np.uint8)
     Quantize().reference(x=x, out=packed, width=x.shape[1])
-    return dequantized(packed)
+    return Quantize().values(packed, x.shape[1])
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_products_equal_those_in_float64(
 
 @pytest.mark.parametrize("n_rows", [1, 70])
 def test_exact_products_take_activations_as_they_are(n_rows: int, best_library: Library) -> None:
-    matrix, x = matrix_of(Q4_K, best_library, exact=True), normal(n_rows, N_COLUMNS)
+    matrix, x = matrix_of(Q4_K, best_library, activations="f32"), normal(n_rows, N_COLUMNS)
     assert nmse(matrix.matmul(x), truth(x, matrix)) < EXACT
 
 

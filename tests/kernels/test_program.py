@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,15 @@ from linnet.kernels.ops.rows import PickRows
 from linnet.kernels.products.activations import packed_bytes
 from linnet.kernels.products.linear import FloatLinear, Linear, Pack
 from linnet.kernels.quants import WEIGHT_TYPES
-from linnet.kernels.runtime.program import ALIGNMENT, Argument, Buffer, Program, Rows, Step
+from linnet.kernels.runtime.program import (
+    ALIGNMENT,
+    Argument,
+    Buffer,
+    Lowered,
+    Program,
+    Rows,
+    Step,
+)
 from linnet.kernels.runtime.team import Team
 
 # ---- recorded programs, at random ----------------------------------------------------------------
@@ -351,6 +361,57 @@ def test_one_program_serves_passes_of_every_size(best_library: Library) -> None:
             assert nmse(small.logits.data[: len(outputs)], expected) <= 1e-10
     finally:
         team.close()
+
+
+def test_two_threads_lower_at_once_while_passes_run(
+    best_library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kernel is compiled once, and no pass is disturbed."""
+    monkeypatch.setenv("LINNET_CACHE", "0")
+    library, small = Library(best_library.isa), Small.record()
+    of_any_number = small.program.lower(library)
+    small.set_inputs([3, 1], [1])
+    team, n_before = Team(library, 1), library.n_compiled
+    try:
+        team.run(of_any_number)
+        expected, begun = small.logits.data.copy(), threading.Barrier(2)
+
+        def lower() -> Lowered:
+            begun.wait()
+            return small.program.lower(library, n_tokens=2, n_outputs=1)
+
+        with ThreadPoolExecutor(2) as pool:
+            futures = [pool.submit(lower) for _ in range(2)]
+            while not all(future.done() for future in futures):
+                small.logits.data[...] = np.nan
+                team.run(of_any_number)
+                assert np.array_equal(small.logits.data, expected, equal_nan=True)
+        one, other = (future.result() for future in futures)
+        assert library.n_compiled - n_before == len(
+            set(one.records["function"].tolist()) - set(of_any_number.records["function"].tolist())
+        )
+        assert one.records["function"].tolist() == other.records["function"].tolist()
+        for lowered in (one, other):
+            small.logits.data[...] = np.nan
+            team.run(lowered)
+            assert nmse(small.logits.data[:1], expected[:1]) <= 1e-10
+    finally:
+        team.close()
+
+
+def test_a_program_may_grow_and_move_between_lowerings() -> None:
+    program, library = Program(4, 4), NoLibrary()
+    a, x = program.buffer("a", 16), np.ones(1)
+    program.step("one", Mix(), a=x, b=x, out=a)
+    arrays: list[Array] = []
+    for _ in range(2):
+        a.array = None
+        program.lay_out([a])
+        arrays.append(a.data)  # alive, so that the next place is another
+        (arguments,) = program.lower(library).arguments  # type: ignore[arg-type]
+        assert arguments["out"].tolist() == [a.data.ctypes.data]
+    program.step("two", Mix(), a=a, b=a, out=arrays[0])
+    assert waits_of(program.lower(library).records) == [False, True]  # type: ignore[arg-type]
 
 
 def test_scratch_is_for_as_many_rows_as_a_step_may_have(best_library: Library) -> None:

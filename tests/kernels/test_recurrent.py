@@ -95,6 +95,6 @@ def test_decays(library: Library) -> None:
     bias, rate = np.full(11, 0.25, np.float32), np.linspace(-16, -0.01, 11, dtype=np.float32)
     out, expected = unwritten(1, 11), np.zeros((1, 11))
     run(library, Decay(), 1, x=x, bias=bias, rate=rate, out=out, width=11)
-    Decay().reference(x=x, bias=bias, rate=rate, out=expected)
+    Decay().reference(x=x, bias=bias, rate=rate, out=expected, width=11)
     assert np.allclose(out, expected, rtol=2e-5, atol=1e-30)
     assert np.allclose(1 - out[0, :3], 1 - expected[0, :3], atol=1e-7)

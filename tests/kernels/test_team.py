@@ -18,9 +18,10 @@ import stress_team
 from support.kernel_harness import Array, LocalOp, random_weights, run_python
 from support.team_programs import WaitForFlag, chain, lowered
 
+from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import i64, pointer, u32
-from linnet.kernels.isa import ISA, choose_isa
+from linnet.kernels.isa import ISA
 from linnet.kernels.ops.base import ALL_ROWS, OpKernel
 from linnet.kernels.ops.rows import PickRows
 from linnet.kernels.products.linear import FloatLinear
@@ -249,11 +250,11 @@ def test_a_pass_needs_no_thread_but_the_one_that_leads(
 ) -> None:
     program, numbers = chain(best_library, length=10, n_items=64)
     team = team_of(3)
-    bells, team._bells = team._bells, []  # the others will hear of no pass
+    wakes, team._wakes = team._wakes, []  # the others will hear of no pass
     time.sleep(0.06)  # and by now wait for one in Python
     team.run(program)
     assert (numbers == 10).all()
-    team._bells = bells
+    team._wakes = wakes
 
 
 def run_while(team: Team, program: Lowered, watch: Callable[[], None]) -> None:

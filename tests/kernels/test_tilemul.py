@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from support.kernel_harness import QUANT_TYPES, Array, by_name, nmse, random_weights, run, unwritten
+from support.made_types import MADE_TYPES
 
+from linnet.kernels.compiler.host import available_isas
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Pointer, Value, f32, i64, u8, u16, u32
-from linnet.kernels.isa import ISA, available_isas
-from linnet.kernels.isa.amx import AMX, Tiles
+from linnet.kernels.isa import ISA
+from linnet.kernels.isa.amx import AMX
+from linnet.kernels.isa.tiles import Tiles
 from linnet.kernels.products.activations import packed_bytes
-from linnet.kernels.products.tilemul import RoundToBF16, TileMatMul, rounded
+from linnet.kernels.products.tilemul import RoundToBF16, TileMatMul
 from linnet.kernels.quants import QuantType
 
 TILE_BYTES = 1024
@@ -101,15 +104,15 @@ def as_bf16(x: Array) -> Array:
     """Rounded to nearest, ties to even."""
     out = np.zeros((len(x), packed_bytes(x.shape[1])), np.uint8)
     RoundToBF16().reference(x=x, out=out, width=x.shape[1])
-    return rounded(out, x.shape[1])
+    return RoundToBF16().values(out, x.shape[1])
 
 
-@pytest.mark.parametrize("type", QUANT_TYPES, ids=by_name)
+@pytest.mark.parametrize("type", [*QUANT_TYPES, *MADE_TYPES], ids=by_name)
 def test_products_in_tiles_are_those_of_the_rounded_activations(
     tiled: Library, type: QuantType
 ) -> None:
     """Numbers of tokens and rows around whole tiles; a chunk of columns, two, and what is left."""
-    columns = (256, 512, 256) if type.block == 256 else (32, 256, 288)
+    columns = type.block, 512, 256 + type.block
     op = TileMatMul(type) if tiled.isa.tiles is Tiles else Emulated(type)
     for n_tokens, n_columns, n_out in zip((1, 33, 70), columns, (5, 32, 45), strict=True):
         rng = np.random.default_rng(n_tokens)
@@ -145,7 +148,9 @@ def test_numbers_are_rounded_to_the_nearest_bf16(tiled: Library) -> None:
     x[2, :2] = np.array([0x7FFFFFFF, 0xFF800001], np.uint32).view(np.float32)
     expected = np.zeros((3, packed_bytes(64)), np.uint8)
     RoundToBF16().reference(x=x, out=expected, width=64)
-    ours, theirs = (rounded(packed, 64) for packed in (round_to_bf16(tiled, x), expected))
+    ours, theirs = (
+        RoundToBF16().values(packed, 64) for packed in (round_to_bf16(tiled, x), expected)
+    )
     assert np.array_equal(ours, theirs, equal_nan=True)
     exact = np.isfinite(x)
     assert (np.abs(theirs[exact] - x[exact]) <= np.abs(x[exact]) * 2**-8).all()

@@ -14,29 +14,38 @@ from typing import Any
 import numpy as np
 import pytest
 from support.kernel_harness import run as run_op
+from support.model_runner import BOTH
 from support.tiny_architectures import N_EXPERTS, N_KV, N_USED
 from support.tiny_architectures import TINY as ARCHITECTURES
 from support.tiny_llama import TinyLlama
 
 from linnet import LLM
 from linnet.engine.cli import main as cli
+from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.measure.bench import layers as layers_module
 from linnet.engine.measure.bench import measure as measure_module
 from linnet.engine.measure.bench import ops as ops_module
 from linnet.engine.measure.bench import plot, report
 from linnet.engine.measure.bench.layers import OUTSIDE, group_of, layers, timeline
-from linnet.engine.measure.bench.measure import BenchTest, Source, all_tests, measure, statistics_of
-from linnet.engine.measure.bench.runner import Runner
-from linnet.engine.measure.bench.work import Work, work
+from linnet.engine.measure.bench.measure import (
+    BenchModel,
+    BenchTest,
+    all_tests,
+    measure,
+    statistics_of,
+)
+from linnet.engine.measure.bench.workload import Workload
 from linnet.engine.measure.roofline import peak_rate, weights_read
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.isa import ISA, ISAS
 from linnet.kernels.isa.generic import Generic
 from linnet.kernels.ops import peak
 from linnet.kernels.ops.peak import PeakDot, PeakFMA
+from linnet.kernels.ops.work import Work
 from linnet.kernels.runtime.probe import Entries, Probed
 from linnet.kernels.runtime.team import Team
 from linnet.models import load_model
+from linnet.models.parts.numerics import Numerics
 
 TINY = TinyLlama(type="Q8_0", n_layers=2, n_ctx=64)
 EXPERTS = ARCHITECTURES["qwen3moe"]
@@ -57,19 +66,19 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def runner_of(path: str, best_library: Library) -> Iterator[Callable[..., Runner]]:
-    """Makes runners of the tiny model, and closes them."""
-    made: list[Runner] = []
+def workload_of(path: str, best_library: Library) -> Iterator[Callable[..., Workload]]:
+    """Makes workloads of the tiny model, and closes them."""
+    made: list[Workload] = []
+    file = GGUFFile(path)
 
-    def make(**options: Any) -> Runner:
-        with LLM(path, n_threads=1) as llm:
-            options = {"n_threads": 1, "n_ctx": 32, "n_batch": 8} | options
-            made.append(Runner(llm.model, best_library, **options))
-            return made[-1]
+    def make(**options: Any) -> Workload:
+        options = {"n_threads": 1, "n_ctx": 32, "n_batch": 8} | options
+        made.append(Workload(load_model(file.metadata, file.tensors), best_library, **options))
+        return made[-1]
 
     yield make
-    for runner in made:
-        runner.close()
+    for workload in made:
+        workload.close()
 
 
 def bench(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
@@ -83,32 +92,32 @@ def bench(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, 
 
 
 @pytest.mark.parametrize("n_parallel", [1, 3])
-def test_a_runner_computes_what_a_session_does(
-    runner_of: Callable[..., Runner], path: str, n_parallel: int
+def test_a_workload_computes_what_a_session_does(
+    workload_of: Callable[..., Workload], path: str, n_parallel: int
 ) -> None:
     """Bit for bit, in each of its sequences: so it is the same work that is measured."""
-    runner = runner_of(n_parallel=n_parallel, n_batch=8)
-    prompt = [int(i) for i in [*runner._ids[:8], *runner._ids[:3]]]  # in passes of 8 and 3
-    runner.prompt(11)
+    workload = workload_of(n_parallel=n_parallel, n_batch=8)
+    prompt = [int(i) for i in [*workload.ids[:8], *workload.ids[:3]]]  # in passes of 8 and 3
+    workload.prompt(11)
     with LLM(path, n_ctx=32, n_threads=1) as llm:
         session = llm.session()
-        assert np.array_equal(runner.logits.data[0], session.prompt(prompt))
-        runner.generate()
+        assert np.array_equal(workload.logits[0], session.prompt(prompt))
+        workload.generate()
         for row in range(n_parallel):
             session.prompt(prompt)
-            assert np.array_equal(runner.logits.data[row], session.extend(int(runner._ids[row])))
+            assert np.array_equal(workload.logits[row], session.extend(int(workload.ids[row])))
         session.close()
 
 
-def test_depth_is_what_was_filled(runner_of: Callable[..., Runner]) -> None:
-    runner = runner_of()
-    runner.prompt(5)
-    runner.generate()
-    assert runner.n_filled == 6
-    logits = np.array(runner.logits.data[0])
-    runner.n_filled = 5  # what comes after is overwritten
-    runner.generate()
-    assert np.array_equal(runner.logits.data[0], logits)
+def test_depth_is_what_was_filled(workload_of: Callable[..., Workload]) -> None:
+    workload = workload_of()
+    workload.prompt(5)
+    workload.generate()
+    assert workload.n_filled == 6
+    logits = np.array(workload.logits[0])
+    workload.n_filled = 5  # what comes after is overwritten
+    workload.generate()
+    assert np.array_equal(workload.logits[0], logits)
 
 
 @pytest.mark.parametrize(
@@ -123,33 +132,33 @@ def test_depth_is_what_was_filled(runner_of: Callable[..., Runner]) -> None:
     ],
 )
 def test_bytes_read(
-    runner_of: Callable[..., Runner], options: dict[str, int], filled: int, n_prompt: int,
+    workload_of: Callable[..., Workload], options: dict[str, int], filled: int, n_prompt: int,
     n_gen: int, passes: int, positions: list[int],
 ) -> None:  # fmt: skip
-    runner = runner_of(**options)
-    runner.n_filled = filled
+    workload = workload_of(**options)
+    workload.n_filled = filled
     tensors = TINY.tensors()
     output = tensors["output.weight"].data.nbytes
     matrices = [t for name, t in tensors.items() if name.startswith("blk") and len(t.shape) == 2]
     weights = sum(t.data.nbytes for t in matrices)
     without_logits = (-(-n_prompt // 8) - 1 if n_prompt else 0) * options.get("n_parallel", 1)
     expected = passes * weights + (passes - without_logits) * output + KV_BYTES * sum(positions)
-    assert runner.bytes_read(n_prompt, n_gen) == expected
+    assert workload.bytes_read(n_prompt, n_gen) == expected
 
 
 @pytest.fixture
-def runner_of_experts(best_library: Library) -> Iterator[Callable[..., Runner]]:
-    made: list[Runner] = []
+def workload_of_experts(best_library: Library) -> Iterator[Callable[..., Workload]]:
+    made: list[Workload] = []
 
-    def make(n_parallel: int) -> Runner:
+    def make(n_parallel: int) -> Workload:
         model = load_model(EXPERTS.metadata(), EXPERTS.tensors())
         options = {"n_threads": 1, "n_ctx": 16, "n_batch": 8, "n_parallel": n_parallel}
-        made.append(Runner(model, best_library, **options))
+        made.append(Workload(model, best_library, **options))
         return made[-1]
 
     yield make
-    for runner in made:
-        runner.close()
+    for workload in made:
+        workload.close()
 
 
 @pytest.mark.parametrize(
@@ -162,10 +171,10 @@ def runner_of_experts(best_library: Library) -> Iterator[Callable[..., Runner]]:
     ],
 )
 def test_of_experts_as_many_are_read_as_the_tokens_of_a_pass_can_take(
-    runner_of_experts: Callable[..., Runner], n_parallel: int, n_prompt: int, n_gen: int,
+    workload_of_experts: Callable[..., Workload], n_parallel: int, n_prompt: int, n_gen: int,
     experts: list[int], positions: list[int],
 ) -> None:  # fmt: skip
-    runner = runner_of_experts(n_parallel)
+    workload = workload_of_experts(n_parallel)
     sizes = {
         name: tensor.data.nbytes
         for name, tensor in EXPERTS.tensors().items()
@@ -176,20 +185,18 @@ def test_of_experts_as_many_are_read_as_the_tokens_of_a_pass_can_take(
     weights = len(experts) * others + sum(experts) * of_experts
     weights -= sizes["output.weight"] * (n_prompt > 8)  # the first of two passes has no logits
     cached = 2 * EXPERTS.n_layers * N_KV * 2 * sum(positions)
-    assert runner.bytes_read(n_prompt, n_gen) == weights + cached
-    assert sum(array.nbytes for array in weights_read(runner.program)) == (
+    assert workload.bytes_read(n_prompt, n_gen) == weights + cached
+    assert sum(array.nbytes for array in weights_read(workload.runner.program)) == (
         others + N_USED * of_experts
     )
 
 
 def test_too_long_a_context_is_an_error_before_any_work(
-    runner_of: Callable[..., Runner], monkeypatch: pytest.MonkeyPatch
+    workload_of: Callable[..., Workload], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "linnet.engine.measure.bench.runner.available_memory", lambda: KV_BYTES * 99
-    )
-    with pytest.raises(MemoryError, match=r"2 x 50 positions, \d+ a pass, needs .*\(-b\)"):
-        runner_of(n_ctx=50, n_parallel=2)
+    monkeypatch.setattr("linnet.engine.running.runner.available_memory", lambda: KV_BYTES * 99)
+    with pytest.raises(MemoryError, match=r"a cache of 100 tokens with passes of 8 needs .*\(-b\)"):
+        workload_of(n_ctx=50, n_parallel=2)
 
 
 # ---- arithmetic ----------------------------------------------------------------------------------
@@ -227,7 +234,7 @@ def test_tests_are_named_and_ordered_as_llama_bench_does() -> None:
 def test_a_row_is_consistent(path: str) -> None:
     test = BenchTest(n_prompt=6, n_gen=2, n_depth=3, n_parallel=2)
     ticks: list[None] = []
-    row = measure(Source(path), test, repetitions=3, tick=lambda: ticks.append(None))
+    row = measure(BenchModel(path), test, repetitions=3, tick=lambda: ticks.append(None))
     assert len(ticks) == 3
     assert row.keys() == LLAMA_BENCH | SAMPLES | OURS | {"isa", "test"}
     assert row["samples_ts"] == [1e9 * 16 / ns for ns in row["samples_ns"]]
@@ -239,11 +246,11 @@ def test_a_row_is_consistent(path: str) -> None:
     assert row["model_type"].endswith(" Q8_0")
 
 
-def test_work_of_steps(runner_of: Callable[..., Runner]) -> None:
-    runner = runner_of()
-    runner.n_filled = 4
-    runner.prepare_prompt(4, 3, n_outputs=0)
-    done = {step.name: work(step, runner.program) for step in runner.program.steps}
+def test_work_of_steps(workload_of: Callable[..., Workload]) -> None:
+    workload = workload_of()
+    workload.n_filled = 4
+    workload.runner.fill(workload.prompt_batch(4, 3, n_outputs=0))
+    done = {step.name: workload.runner.program.work(step) for step in workload.runner.program.steps}
     weights = TINY.tensors()["blk.0.ffn_up.weight"].data.nbytes
     assert done["blk.0.ffn_up.weight"] == Work(2 * 3 * 512 * 256, weights)
     # Tokens at positions 4, 5 and 6 see 5, 6 and 7; the last one's keys and values are read.
@@ -254,15 +261,17 @@ def test_work_of_steps(runner_of: Callable[..., Runner]) -> None:
 
 @pytest.mark.parametrize(("n_rows", "n_read"), [(1, N_USED), (3, N_EXPERTS)])
 def test_work_of_experts(
-    runner_of_experts: Callable[..., Runner], n_rows: int, n_read: int
+    workload_of_experts: Callable[..., Workload], n_rows: int, n_read: int
 ) -> None:
-    runner = runner_of_experts(1)
-    runner.prepare_prompt(0, n_rows, n_outputs=1)
-    (step,) = (step for step in runner.program.steps if step.name == "blk.0.ffn_up_exps.weight")
+    workload = workload_of_experts(1)
+    workload.runner.fill(workload.prompt_batch(0, n_rows, n_outputs=1))
+    (step,) = (
+        step for step in workload.runner.program.steps if step.name == "blk.0.ffn_up_exps.weight"
+    )
     weights = EXPERTS.tensors()[step.name]
     n_bytes = weights.data.nbytes // N_EXPERTS * n_read
     n_of_one = weights.shape[1] * weights.shape[2]
-    assert work(step, runner.program) == Work(2 * n_rows * N_USED * n_of_one, n_bytes)
+    assert workload.runner.program.work(step) == Work(2 * n_rows * N_USED * n_of_one, n_bytes)
 
 
 # ---- the probes ----------------------------------------------------------------------------------
@@ -298,28 +307,30 @@ def test_the_earliest_step_is_waited_for() -> None:
     assert list(line.waited * 3) == [20 + 2 + 2, 0, 3 + 3]  # threads 9 and 8; then 7 and 8
 
 
-def test_a_probed_program_computes_the_same(runner_of: Callable[..., Runner]) -> None:
-    runner = runner_of(n_threads=2)
-    runner.prompt(9)
-    runner.generate()
-    expected = np.array(runner.logits.data[0])
-    runner.n_filled = 9
-    probed = Probed(runner.token_pass, runner.library)
-    runner.prepare_token()
-    runner.team.run(probed.lowered)
-    assert np.array_equal(runner.logits.data[0], expected)
+def test_a_probed_program_computes_the_same(workload_of: Callable[..., Workload]) -> None:
+    workload = workload_of(n_threads=2)
+    workload.prompt(9)
+    workload.generate()
+    expected = np.array(workload.logits[0])
+    workload.n_filled = 9
+    batch = workload.token_batch()
+    workload.runner.fill(batch)
+    probed = Probed(workload.runner.lowered(batch), workload.runner.library)
+    workload.runner.team.run(probed.lowered)
+    assert np.array_equal(workload.logits[0], expected)
     found = probed.take()
-    assert set(found.step) == set(range(len(runner.program.steps)))
+    assert set(found.step) == set(range(len(workload.runner.program.steps)))
     assert (found.begin <= found.end).all()
     assert len(set(found.thread)) <= 2
     assert len(probed.take().step) == 0
 
 
-def test_a_log_that_is_too_small_is_told(runner_of: Callable[..., Runner]) -> None:
-    runner = runner_of()
-    probed = Probed(runner.token_pass, runner.library, capacity=4)
-    runner.prepare_token()
-    runner.team.run(probed.lowered)
+def test_a_log_that_is_too_small_is_told(workload_of: Callable[..., Workload]) -> None:
+    workload = workload_of()
+    batch = workload.token_batch()
+    workload.runner.fill(batch)
+    probed = Probed(workload.runner.lowered(batch), workload.runner.library, capacity=4)
+    workload.runner.team.run(probed.lowered)
     with pytest.raises(RuntimeError, match="the log holds 4"):
         probed.take()
 
@@ -364,7 +375,7 @@ def test_where_llvm_would_leave_work_out_there_is_no_peak(
     team = Team(best_library, 1)
     try:
         assert peak_rate(team, Library(best_library.isa), PeakFMA())
-        monkeypatch.setattr("linnet.kernels.ir.kernel.VECTOR_REGISTERS", {})
+        monkeypatch.setattr(type(best_library.isa.family), "vector_register", "")
         assert peak_rate(team, Library(best_library.isa), PeakFMA()) is None
     finally:
         team.close()
@@ -373,12 +384,12 @@ def test_where_llvm_would_leave_work_out_there_is_no_peak(
 def test_layers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers_module, "LEAST_SECONDS", 0.0)
     with LLM(path) as llm:
-        steps = llm.session().program.steps
+        steps = llm.session().runner.program.steps
     for test, name in (
         (BenchTest(n_prompt=9, n_gen=0, n_batch=8), "pp8"),
         (BenchTest(n_prompt=0, n_gen=5, n_depth=3, n_parallel=2), "tg1 x2 @ d3"),
     ):
-        rows = layers(Source(path), test, repetitions=3)
+        rows = layers(BenchModel(path), test, repetitions=3)
         assert {row["test"] for row in rows} == {name}
         assert [row["step"] for row in rows][-1] == OUTSIDE
         assert sum(row["calls"] for row in rows[:-1]) == len(steps)
@@ -390,7 +401,7 @@ def test_layers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_layers_take_prompts_and_generation_one_by_one(path: str) -> None:
     with pytest.raises(ValueError, match="pp4\\+tg2: --layers takes"):
-        layers(Source(path), BenchTest(n_prompt=4, n_gen=2))
+        layers(BenchModel(path), BenchTest(n_prompt=4, n_gen=2))
 
 
 def test_steps_of_all_layers_are_one_group() -> None:
@@ -413,9 +424,9 @@ def small_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_kernels")
-@pytest.mark.parametrize("exact", [False, True])
-def test_ops(exact: bool) -> None:
-    rows = list(ops_module.ops(["Q8_0"], exact=exact, repetitions=1))
+@BOTH
+def test_ops(numerics: Numerics) -> None:
+    rows = list(ops_module.ops(["Q8_0"], numerics=numerics, repetitions=1))
     assert [(row["n_rows"], row["from"]) for row in rows] == [
         *((n, "memory") for n in (1, 2, 4, 8, 16)),
         *((n, "cache") for n in (1, 2, 4, 8)),
@@ -501,6 +512,14 @@ def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) ->
     assert Path(json.loads(out)[0]["model_filename"]).name == "demo-Q4_K_M.gguf"
 
 
+def test_a_synthetic_model_may_have_fewer_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--synthetic", "llama-160m:Q4_0", "--n-layers", 2]
+    status, out, _ = bench(capsys, *model, "-p", 1, "-n", 0, "-r", 1, "-t", 1, "-o", "json")
+    assert status == 0
+    per_layer = 4 * 768 * 768 + 3 * 768 * 3072 + 2 * 768
+    assert json.loads(out)[0]["model_n_params"] == 2 * 32000 * 768 + 768 + 2 * per_layer
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -518,6 +537,7 @@ def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) ->
         (["-p", "0", "-n", "0"], "nothing to measure"),
         (["-m", "missing.gguf"], "'missing.gguf': No such file"),
         (["--synthetic", "llama-9b:Q4_K_M"], "model shape 'llama-9b' is unknown"),
+        (["--n-layers", "2"], "--n-layers is for synthetic models"),
         (["--ops", "Q9_9"], "kernel 'Q9_9' is unknown; known: F32, "),
         (["--ops", "norm", "--layers"], "--ops measures kernels alone"),
         (["-pg", "4,2", "-p", "0", "-n", "0", "--layers"], "--layers takes prompts"),

@@ -17,18 +17,20 @@ from support.kernel_harness import Array, by_name, random_weights, run, unwritte
 from linnet.engine.cli import main as cli
 from linnet.engine.cli import tune as command
 from linnet.engine.measure import tune as measuring
-from linnet.engine.measure.tune import Measure, Passes, choose, parameters, tune
+from linnet.engine.measure.tune import Passes, Timer, choose, parameters, tune
+from linnet.kernels.compiler import tunings
+from linnet.kernels.compiler.host import available_isas, choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.isa import ISA, ISAS, available_isas, choose_isa
-from linnet.kernels.isa import tuning as tunings
-from linnet.kernels.isa.tuning import Tuning, discard, store, stored, stored_path
+from linnet.kernels.compiler.tunings import discard, store, stored, stored_path
+from linnet.kernels.isa import ISA, ISAS
+from linnet.kernels.isa.tuning import Tuning
 from linnet.kernels.ops.base import Op
 from linnet.kernels.products.activations import Quantize, packed_bytes
 from linnet.kernels.products.linear import Linear
 from linnet.kernels.products.matmul import FloatMatMul, MatMul
 from linnet.kernels.products.matvec import FloatMatVec, MatVec
-from linnet.kernels.products.packed import PackedMatrix
 from linnet.kernels.quants import WEIGHT_TYPES
+from linnet.kernels.runtime.packed import PackedMatrix
 from linnet.kernels.runtime.program import Program
 from linnet.kernels.runtime.team import Team
 
@@ -335,7 +337,7 @@ def test_a_candidate_needs_a_clear_gain(speeds: list[list[float]], chosen: int) 
     assert choose(np.array(speeds), 1) == chosen
 
 
-def made_up(best: Tuning, *, drift: float = 0.0, calls: list[Any] | None = None) -> Measure:
+def made_up(best: Tuning, *, drift: float = 0.0, calls: list[Any] | None = None) -> Timer:
     """Seconds that grow by a tenth with every number that is not `best`'s, and with every call."""
     n_calls = 0
 
@@ -456,7 +458,7 @@ class MadeUp:
     def __init__(self, isa: ISA, n_threads: int) -> None:
         self._best = replace(isa.defaults, prefetch_bytes=9216, tile=(2, 1))
 
-    def __enter__(self) -> Measure:
+    def __enter__(self) -> Timer:
         return made_up(self._best)
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.kernel_harness import Array, nmse
-from support.model_runner import Runner, load_fixture
+from support.model_runner import INT8, Runner, load_fixture
 from support.tiny_architectures import N_EXPERTS, N_HEADS, N_VOCAB, TINY, TinyArchitecture
 
 import linnet.models
@@ -19,11 +19,12 @@ from linnet.kernels.ops.base import Op
 from linnet.kernels.ops.elementwise import ScaleByPosition
 from linnet.kernels.ops.rope import Rope
 from linnet.kernels.ops.routing import GroupByExpert
-from linnet.kernels.runtime.program import Program
+from linnet.kernels.runtime.program import Persistent, Program
 from linnet.models import ARCHITECTURES, ModelError, load_model
 from linnet.models.parts.cache import STATE
-from linnet.models.parts.graph import Graph, Measure
-from linnet.models.parts.positions import POSITIONS, Temperature
+from linnet.models.parts.graph import Graph
+from linnet.models.parts.heads import AttentionTemperature
+from linnet.models.parts.positions import POSITIONS
 
 EXACT = 1e-9  # NMSE of logits with f32 activations
 DEEP = "deepseek2 lite"  # 26 random layers, through which what rounding does grows
@@ -33,11 +34,13 @@ every_architecture = pytest.mark.parametrize("name", TINY)
 # ---- another engine ------------------------------------------------------------------------------
 
 # Another engine looks GELU up in a table of halves.
-USE_GELU = {"gemma2-dense", "gemma3-dense"}
+USE_GELU = {"archs/gemma2-dense", "archs/gemma3-dense"}
 FILES_OF_ARCHITECTURES = [
-    "gemma2-dense", "gemma3-dense", "gpt-oss-moe", "granite-dense", "lfm2-dense", "llama-dense",
-    "llama-moe", "mistral3-dense", "olmo2-dense", "phi3-dense", "qwen2-dense", "qwen3-dense",
-    "qwen35-dense", "qwen3moe-moe", "smollm3-dense",
+    "archs/gemma2-dense", "archs/gemma3-dense", "archs/gpt-oss-moe", "archs/granite-dense",
+    "archs/lfm2-dense", "archs/llama-dense", "archs/llama-moe", "archs/mistral3-dense",
+    "archs/olmo2-dense", "archs/phi3-dense", "archs/qwen2-dense", "archs/qwen3-dense",
+    "archs/qwen35-dense", "archs/qwen3moe-moe", "archs/smollm3-dense", "more_archs/deepseek2-moe",
+    "more_archs/granite-moe", "more_archs/granitemoe-dense",
 ]  # fmt: skip
 
 
@@ -46,9 +49,9 @@ def test_an_architecture_gives_the_logits_of_another_engine(
     fixtures: Path, runner: Callable[..., Runner], name: str
 ) -> None:
     """A prompt whole, in parts and token by token, and the reference."""
-    model, known = load_fixture(fixtures / "archs" / f"{name}.gguf")
+    model, known = load_fixture(fixtures / f"{name}.gguf")
     tokens = known["tokens"]
-    run = runner(model, exact=True)
+    run = runner(model)
     whole, reference = run.run(tokens), run.reference(tokens)
     parts = [run.run(tokens[i : i + 7], np.arange(i, min(i + 7, 48))) for i in range(0, 48, 7)]
     for logits in (whole, reference, np.concatenate(parts), run.one_by_one(tokens)):
@@ -64,14 +67,14 @@ def test_an_architecture_gives_the_logits_of_another_engine(
 
 
 def test_there_is_a_small_model_of_every_architecture() -> None:
-    assert {tiny.name for tiny in TINY.values()} == ARCHITECTURES.keys()
+    assert {tiny.name.replace("-", "_") for tiny in TINY.values()} == set(ARCHITECTURES)
 
 
 @every_architecture
 def test_native_steps_compute_what_their_references_do(
     runner: Callable[..., Runner], name: str
 ) -> None:
-    run = runner(load(TINY[name]), exact=True)
+    run = runner(load(TINY[name]))
     assert nmse(run.run(TOKENS), run.reference(TOKENS)) <= EXACT
 
 
@@ -80,7 +83,7 @@ def test_a_prompt_may_be_read_whole_in_parts_or_token_by_token(
     runner: Callable[..., Runner], name: str
 ) -> None:
     model, limit = load(TINY[name]), EXACT
-    run = runner(model, exact=True)
+    run = runner(model)
     whole = run.run(TOKENS)
     parts = [run.run(TOKENS[i : i + 7], range(i, min(i + 7, 30))) for i in range(0, 30, 7)]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
@@ -98,8 +101,8 @@ def test_int8_activations_come_close_whole_in_parts_and_token_by_token(
 ) -> None:
     tiny = TINY[name]
     model = load_model(tiny.metadata(), tiny.tensors("Q8_0"))
-    truth = runner(model, exact=True).run(TOKENS)
-    run = runner(model, exact=False)
+    truth = runner(model).run(TOKENS)
+    run = runner(model, numerics=INT8)
     whole, reference = run.run(TOKENS), run.reference(TOKENS)
     parts = [run.run(TOKENS[i : i + 7], range(i, min(i + 7, 30))) for i in range(0, 30, 7)]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
@@ -116,8 +119,8 @@ def test_sequences_do_not_touch_each_other(runner: Callable[..., Runner], name: 
     """Two in one pass, token about, in slots that others have used: each as if it were alone."""
     model = load(TINY[name])
     prompts = TOKENS[:15], TOKENS[15:]
-    alone = [runner(model, exact=True).run(prompt) for prompt in prompts]
-    run = runner(model, exact=True, n_slots=3)
+    alone = [runner(model).run(prompt) for prompt in prompts]
+    run = runner(model, n_slots=3)
     for slot in (1, 2):
         run.run(TOKENS[5:25], slots=[slot] * 20)
     together = run.run(
@@ -132,20 +135,16 @@ def test_sequences_do_not_touch_each_other(runner: Callable[..., Runner], name: 
 @every_architecture
 def test_layers_share_tables_of_positions(name: str) -> None:
     """A rotation for each kind of layer at most, and one temperature; all counted beforehand."""
-    model, options = load(TINY[name]), {"n_ctx": 64, "n_slots": 2, "exact": False}
-    graph, measure = Graph(Program(16, 1), **options), Measure(Program(16, 1), **options)
-    model.record(graph)
-    model.record(measure)
+    graph = Graph(Program(16, 1), n_ctx=64, numerics=INT8)
+    load(TINY[name]).record(graph)
     rotations, temperatures = (tables(graph, op) for op in (Rope, ScaleByPosition))
     assert len(rotations) <= len(graph.rings - {STATE})
     assert len(temperatures) == (name == "mistral3")
-    n_bytes = sum(table.nbytes for table in (*rotations, *temperatures))
-    assert measure.n_bytes == graph.n_bytes == graph.cache_bytes + n_bytes
-    for table in (*tables(measure, Rope), *tables(measure, ScaleByPosition)):
-        assert not any(table.strides)  # it is one zero
+    n_bytes = sum(table.n_bytes for table in (*rotations, *temperatures))
+    assert graph.table_bytes == n_bytes
 
 
-def tables(graph: Graph, op: type[Op]) -> list[Array]:
+def tables(graph: Graph, op: type[Op]) -> list[Persistent]:
     """What steps of this kind look up by position, each once."""
     found = [step.arguments for step in graph.program.steps if isinstance(step.op, op)]
     return list(
@@ -155,7 +154,7 @@ def tables(graph: Graph, op: type[Op]) -> list[Array]:
 
 def test_latent_attention_groups_its_heads_once() -> None:
     """For all layers; the products of experts, once for each of theirs."""
-    tiny, graph = TINY["deepseek2"], Graph(Program(16, 1), n_ctx=64, n_slots=1, exact=False)
+    tiny, graph = TINY["deepseek2"], Graph(Program(16, 1), n_ctx=64, numerics=INT8)
     load(tiny).record(graph)
     grouped = [step for step in graph.program.steps if isinstance(step.op, GroupByExpert)]
     found = [step.arguments["n_experts"] for step in grouped]
@@ -165,12 +164,13 @@ def test_latent_attention_groups_its_heads_once() -> None:
 def test_scores_grow_with_the_positions_that_are_reached() -> None:
     n_ctx = 2 * POSITIONS + 5
     expected = 1 + 0.5 * np.log(1 + np.arange(n_ctx) // 16)
-    table = Temperature(0.5, every=16).table(np.zeros(n_ctx, np.float32))
+    table = AttentionTemperature(0.5, every=16).table(n_ctx)
+    table.array.place()
     table.reach(1)
-    assert table.data[:POSITIONS] == pytest.approx(expected[:POSITIONS])
-    assert not table.data[POSITIONS:].any()
+    assert table.array.data[:POSITIONS] == pytest.approx(expected[:POSITIONS])
+    assert not table.array.data[POSITIONS:].any()
     table.reach(n_ctx)
-    assert table.data == pytest.approx(expected)
+    assert table.array.data == pytest.approx(expected)
 
 
 @every_architecture
@@ -206,17 +206,16 @@ def test_blocks_that_predict_further_tokens_are_left_out() -> None:
 def test_a_file_may_say_which_layers_have_a_window(runner: Callable[..., Runner]) -> None:
     """As an array with one number a layer, or as a number of layers of which one has none."""
     tiny = TINY["gemma3"]
-    whole = runner(load(tiny), exact=True).run(TOKENS)
+    whole = runner(load(tiny)).run(TOKENS)
     for pattern, same in ((np.array([1, 1, 1, 1, 1, 0, 1]), True), (6, True), (2, False)):
         keys = {**tiny.keys, "attention.sliding_window_pattern": pattern}
-        logits = runner(load(replace(tiny, keys=keys)), exact=True).run(TOKENS)
+        logits = runner(load(replace(tiny, keys=keys))).run(TOKENS)
         assert (nmse(logits, whole) <= EXACT) == same
 
 
 def test_long_contexts_take_other_factors(runner: Callable[..., Runner]) -> None:
     short, long = (
-        runner(load(TINY[name]), exact=True).run(TOKENS)
-        for name in ("phi3 with short contexts", "phi3")
+        runner(load(TINY[name])).run(TOKENS) for name in ("phi3 with short contexts", "phi3")
     )
     assert nmse(short, long) > 1e-3
 
@@ -261,7 +260,8 @@ def test_numbers_out_of_range_are_named(name: str, key: str, value: object) -> N
 
 def test_an_architecture_is_a_short_file_of_its_name() -> None:
     folder = Path(linnet.models.__path__[0])
-    files = {folder / f"{name.replace('-', '_')}.py" for name in ARCHITECTURES}
+    files = [folder / f"{name}.py" for name in ARCHITECTURES]
+    assert {*files, folder / "__init__.py"} == set(folder.glob("*.py"))
     lengths = [len(path.read_text().splitlines()) for path in files]
     assert statistics.median(lengths) < 50
     assert max(lengths) < 200

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.kernel_harness import Array, nmse
-from support.model_runner import Runner, load_fixture
+from support.kernel_harness import Array, nmse, run_python
+from support.model_runner import BOTH, F32, INT8, Runner, load_fixture
 from support.tiny_architectures import NamedTensor
 
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.models import ARCHITECTURES, Model, ModelError, load_model
 from linnet.models.parts.config import Config
+from linnet.models.parts.numerics import Numerics
 
 EXACT = 1e-9  # NMSE of logits with f32 activations
 
@@ -33,8 +34,8 @@ def test_quantised_llamas_give_the_logits_of_their_weights(
 ) -> None:
     """Within rounding with f32 activations; with int8 ones, closer than another engine comes."""
     model, known = load_fixture(fixtures / "quants" / f"llama-{name}.gguf")
-    for exact, limit in ((True, EXACT), (False, known["peer_nmse"])):
-        run = runner(model, exact=exact)
+    for numerics, limit in ((F32, EXACT), (INT8, known["peer_nmse"])):
+        run = runner(model, numerics=numerics)
         for logits in (run.run(known["tokens"]), run.one_by_one(known["tokens"])):
             assert nmse(logits, known["logits"]) <= limit
 
@@ -209,7 +210,7 @@ def test_llama_is_the_forward_pass_written_out(name: str, runner: Callable[..., 
         truth = forward(replace(tiny, metadata={}), TOKENS)
     else:
         truth = forward(tiny, TOKENS)
-    run = runner(tiny.load(), exact=True)
+    run = runner(tiny.load())
     assert nmse(run.run(TOKENS), truth) <= EXACT
     assert nmse(run.one_by_one(TOKENS), truth) <= EXACT
     assert nmse(run.reference(TOKENS), truth) <= EXACT
@@ -220,7 +221,7 @@ def test_int8_activations_come_close(name: str, runner: Callable[..., Runner]) -
     """As close as their rounding lets them, and that is how the reference rounds."""
     tiny = TINY[name]
     truth = forward(tiny, TOKENS)
-    run = runner(tiny.load(), exact=False)
+    run = runner(tiny.load(), numerics=INT8)
     reference = run.reference(TOKENS)
     for logits in (run.run(TOKENS), run.one_by_one(TOKENS)):
         assert nmse(logits, truth) <= 2e-3
@@ -229,43 +230,43 @@ def test_int8_activations_come_close(name: str, runner: Callable[..., Runner]) -
 
 # ---- the same bits -------------------------------------------------------------------------------
 
-exact_or_int8 = pytest.mark.parametrize("exact", [True, False], ids=["f32", "int8"])
 
-
-@exact_or_int8
+@BOTH
 def test_logits_are_the_same_for_any_number_of_threads(
-    runner: Callable[..., Runner], exact: bool
+    runner: Callable[..., Runner], numerics: Numerics
 ) -> None:
     model = TINY["Q4_K"].load()
     results = set()
     for n_threads in (1, 2, 3, 7):
-        run = runner(model, exact=exact, n_threads=n_threads)
+        run = runner(model, numerics=numerics, n_threads=n_threads)
         prompt = run.run(TOKENS)
         generated = run.one_by_one(TOKENS[:6], start=20)
         results.add((prompt.tobytes(), generated.tobytes()))
     assert len(results) == 1
 
 
-@exact_or_int8
-def test_a_prompt_may_be_read_in_parts(runner: Callable[..., Runner], exact: bool) -> None:
-    run = runner(TINY["Q8_0"].load(), exact=exact)
+@BOTH
+def test_a_prompt_may_be_read_in_parts(runner: Callable[..., Runner], numerics: Numerics) -> None:
+    run = runner(TINY["Q8_0"].load(), numerics=numerics)
     whole = run.run(TOKENS)
-    run = runner(TINY["Q8_0"].load(), exact=exact)
+    run = runner(TINY["Q8_0"].load(), numerics=numerics)
     parts = [run.run(TOKENS[a:b], range(a, b)) for a, b in ((0, 7), (7, 8), (8, 20))]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
-@exact_or_int8
-def test_a_sequence_is_the_same_in_any_company(runner: Callable[..., Runner], exact: bool) -> None:
+@BOTH
+def test_a_sequence_is_the_same_in_any_company(
+    runner: Callable[..., Runner], numerics: Numerics
+) -> None:
     """Two sequences in one pass, each in a slot of its own, and each alone."""
     model = TINY["Q8_0"].load()
     prompts = TOKENS[:11], TOKENS[11:]
     alone = []
     for prompt in prompts:
-        run = runner(model, exact=exact)
+        run = runner(model, numerics=numerics)
         alone.append((run.run(prompt), run.one_by_one(TOKENS[:5], start=len(prompt))))
 
-    run = runner(model, exact=exact, n_slots=3)
+    run = runner(model, numerics=numerics, n_slots=3)
     places = [(slot, position) for slot in (0, 1) for position in range(len(prompts[slot]))]
     order = np.random.default_rng(5).permutation(len(places))
     order = order[np.argsort([places[i][1] for i in order], kind="stable")]  # the past comes first
@@ -380,7 +381,11 @@ def test_a_hyper_parameter_out_of_range_is_an_error_that_names_it(key: str, valu
     assert str(caught.value).startswith(f"llama.{key} is ")
 
 
-@pytest.mark.parametrize("value", [MISSING, "abacus", 3, b"llama", "x" * 1000])
+@pytest.mark.parametrize(
+    "value",
+    [MISSING, "abacus", 3, b"llama", "x" * 1000, "parts", "parts.config", "../llama", ".llama",
+     "__init__", "", "llama\x00", "numpy", "Llama"],
+)  # fmt: skip
 def test_an_unknown_architecture_is_an_error_that_says_what_there_is(value: object) -> None:
     metadata = Tiny().all_metadata() | {"general.architecture": value}
     if value is MISSING:
@@ -388,6 +393,21 @@ def test_an_unknown_architecture_is_an_error_that_says_what_there_is(value: obje
     with pytest.raises(ModelError, match=r"^general\.architecture is .*; known: .*llama") as caught:
         load_model(metadata, Tiny().tensors())
     assert len(str(caught.value)) < 200 + len(", ".join(ARCHITECTURES))
+
+
+def test_an_architecture_is_imported_when_it_is_asked_for() -> None:
+    """And none but those that it is made of."""
+    code = (
+        "import sys; from linnet.models import architecture; before = set(sys.modules);"
+        "print(architecture('granitemoe').__name__, *(set(sys.modules) - before))"
+        "; print(*before)"
+    )
+    asked, before = (set(line.split()) for line in run_python("-c", code).stdout.splitlines())
+    own = {f"linnet.models.{name}" for name in ARCHITECTURES}
+    assert not before & own
+    assert "llvmlite" not in before
+    assert "GraniteMoe" in asked
+    assert asked & own == {"linnet.models.granite", "linnet.models.granitemoe"}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ import linnet.engine.quantize.quantize
 from linnet.engine.cli.main import main
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.quantize.quantize import QuantizeError, quantize_file
-from linnet.engine.quantize.recipes import MIXES
+from linnet.engine.quantize.recipes import RECIPES
 
 I32 = 26
 
@@ -75,7 +75,7 @@ def test_tensors_are_quantised_and_read_back(tmp_path: Path) -> None:
     assert report.target_bytes == sum(tensor.n_bytes for tensor in found.values())
 
 
-@pytest.mark.parametrize("type_name", MIXES)
+@pytest.mark.parametrize("type_name", RECIPES)
 def test_the_file_is_the_same_for_any_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, type_name: str
 ) -> None:

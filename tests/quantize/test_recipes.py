@@ -11,7 +11,7 @@ from support.gguf_builder import F32
 from support.tiny_models import model
 
 from linnet.engine.gguf.reader import GGUFFile
-from linnet.engine.quantize.recipes import MIXES, choose_types, quantizable
+from linnet.engine.quantize.recipes import RECIPES, choose_types, quantizable
 
 FIRST_4 = {"attn_v": ("Q5_K", range(4)), "ffn_down": ("Q5_K", range(4))}
 MORE_OF_6 = ("Q6_K", [2, 5])
@@ -128,7 +128,7 @@ def test_types_are_chosen_as_llama_cpp_does(
 ) -> None:
     path = model(**options).write(tmp_path / "model.gguf")
     with GGUFFile(path) as file:
-        chosen = choose_types(file, MIXES[type_name])
+        chosen = choose_types(file, RECIPES[type_name])
     for name, found in chosen.items():
         layer, role = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.weight", name).groups()
         other = others.get(role, most)
@@ -153,12 +153,12 @@ def test_types_are_chosen_as_llama_cpp_does(
 def test_some_tensors_stay_as_they_are(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     path = model().tensor(name, F32, shape).write(tmp_path / "model.gguf")
     with GGUFFile(path) as file:
-        assert choose_types(file, MIXES["Q4_K_M"])[name] == "F32"
+        assert choose_types(file, RECIPES["Q4_K_M"])[name] == "F32"
 
 
 def test_every_type_that_can_be_written_has_a_name() -> None:
-    assert set(quantizable()) <= set(MIXES)
-    for mix in MIXES.values():
-        found = gguf.LlamaFileType(mix.file_type).name
-        assert found in (f"MOSTLY_{mix.name}", f"ALL_{mix.name}")
-    assert MIXES["Q4_K"] == MIXES["Q4_K_S"]
+    assert set(quantizable()) <= set(RECIPES)
+    for recipe in RECIPES.values():
+        found = gguf.LlamaFileType(recipe.file_type).name
+        assert found in (f"MOSTLY_{recipe.name}", f"ALL_{recipe.name}")
+    assert RECIPES["Q4_K"] == RECIPES["Q4_K_S"]

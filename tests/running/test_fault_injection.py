@@ -1,4 +1,4 @@
-"""Bad luck at run time: memory, files and threads that are refused, and what is left behind.
+"""Fault injection: memory, files and threads are refused, and nothing may be left behind.
 
 Each case runs in a child process, where a signal ends no test but this one.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import threading
@@ -24,9 +25,11 @@ from linnet import (
     Tokenizer,
     TokenizerError,
 )
-from linnet.engine.running.session import PROMPT_TOKENS, cache_bytes
-from linnet.engine.sampling.samplers import Sampler
-from linnet.kernels.isa import available_isas
+from linnet.engine.running.policy import PromptPasses
+from linnet.engine.running.runner import PROMPT_TOKENS
+from linnet.engine.running.scheduler import Scheduler
+from linnet.engine.sampling.chain import Sampler
+from linnet.kernels.compiler.host import available_isas
 from linnet.kernels.runtime.team import Team
 
 TINY = TinyLlama(type="Q4_K")
@@ -259,34 +262,92 @@ def test_a_prompt_in_a_list_gives_what_it_gives_alone(
 
 def test_a_list_is_decoded_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights are read once for a token of each; who waits begins when the first ends."""
-    n_rows: list[int] = []
+    passes: list[tuple[int, int]] = []
     run = Team.run
 
     def count(team: Team, program: Any) -> None:
-        n_rows.append(int(llm._session.program.state[0]))
+        n_tokens, n_outputs = llm._session.runner.program.state[:2]
+        passes.append((int(n_tokens), int(n_outputs)))
         run(team, program)
 
+    monkeypatch.setattr(PromptPasses, "due", True)  # whatever a pass takes
     with LLM(path) as llm:
         monkeypatch.setattr(Team, "run", count)
         prompts = [[BOS, 300 + i] for i in range(10)]
         how = [greedy(max_tokens=n) for n in (9, 9, 5, 9, 9, 9, 9, 9, 4, 3)]
         outputs = llm.generate(prompts, how)
         assert [len(output.token_ids) for output in outputs] == [p.max_tokens for p in how]
-        # Eight begin. The ninth follows the third, with its first token cached; then the tenth.
-        assert n_rows == [2] * 8 + [8] * 4 + [1] + [8] * 3 + [1] + [8] + [1]
+        # Eight begin, in one pass. The ninth follows the third; then the tenth.
+        eight, prompt = (8, 8), (2, 1)
+        expected = [(16, 8), *[eight] * 4, prompt, *[eight] * 3, prompt, eight, (1, 1)]
+        assert passes == expected
         assert all(output.stats.prompt_seconds > 0 for output in outputs)
 
 
 def test_with_little_memory_fewer_go_on_together(
     path: Path, monkeypatch: pytest.MonkeyPatch, shared: LLM
 ) -> None:
-    prompts, how = requests(5)
+    prompts, how = requests(9)
     expected = [facts(output) for output in shared.generate(prompts, how)]
-    one = cache_bytes(shared.model, TINY.n_ctx, n_slots=1, n_batch=PROMPT_TOKENS, exact=False)
-    monkeypatch.setattr("linnet.engine.running.session.available_memory", lambda: 7 * one)
-    with LLM(path, n_batch=16) as llm:  # whose buffers are small
-        assert llm._session.n_slots == 3
-        assert [facts(output) for output in llm.generate(prompts, how)] == expected
+    sums: set[int] = set()  # of what those under way may come to hold
+    step = Scheduler.step
+
+    def count(scheduler: Scheduler) -> bool:
+        running = [g for g in scheduler._requests if g.sequence and not g.over]
+        sums.add(sum(g.n_positions for g in running))
+        return step(scheduler)
+
+    monkeypatch.setattr(Scheduler, "step", count)
+    for kv_tokens in (TINY.n_ctx, 2 * TINY.n_ctx):
+        sums.clear()
+        with LLM(path, n_batch=16, kv_tokens=kv_tokens) as llm:
+            assert [facts(output) for output in llm.generate(prompts, how)] == expected
+        assert kv_tokens / 2 < max(sums) <= kv_tokens
+    with pytest.raises(ValueError, match=f"kv_tokens is 5; .* from {TINY.n_ctx}"):
+        LLM(path, kv_tokens=5)
+
+
+def test_outputs_of_a_list_come_as_they_end_and_progress_is_told(shared: LLM) -> None:
+    how = [greedy(max_tokens=n) for n in (9, 3, 6)]
+    prompts = [PROMPT, "the land", "to be"]
+    expected = [shared.generate(*pair).token_ids for pair in zip(prompts, how, strict=True)]
+    found = list(shared.generate_each(prompts, how))
+    assert [index for index, _ in found] == [1, 2, 0]
+    for index, output in found:
+        assert isinstance(output, Output)
+        assert output.token_ids == expected[index]
+    told: list[tuple[int, int]] = []
+    shared.generate(prompts, how, progress=lambda *figures: told.append(figures))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_wrong_prompt_does_not_sink_the_others(
+    shared: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[Any] = [PROMPT, [], "the land", [N_VOCAB], [BOS] * (shared.n_ctx + 1), 7, "to be"]
+    good = {i: shared.generate(prompts[i], greedy()) for i in (0, 2, 6)}
+    found = dict(shared.generate_each(prompts, greedy()))
+    assert {i: facts(o) for i, o in found.items() if isinstance(o, Output)} == {
+        i: facts(output) for i, output in good.items()
+    }
+    wrong = {i: str(e) for i, e in found.items() if isinstance(e, ValueError)}
+    assert wrong.keys() == {1, 3, 4, 5}
+    assert "do not fit the context" in wrong[4]
+    sample = Sampler.sample
+
+    def fail(self: Sampler, logits: Any) -> int:
+        if self._params.seed == 5:
+            raise ZeroDivisionError
+        return sample(self, logits)
+
+    monkeypatch.setattr(Sampler, "sample", fail)
+    how = [greedy(seed=i) for i in (4, 5, 6)]
+    found = dict(shared.generate_each([prompts[0], prompts[2], prompts[6]], how))
+    assert isinstance(found[1], ZeroDivisionError)
+    assert [facts(found[i]) for i in (0, 2)] == [facts(good[i]) for i in (0, 6)]  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError) as caught:
+        shared.generate([prompts[0], prompts[2], prompts[6]], how)
+    assert caught.value.__notes__ == ["prompts[1] of 3"]
 
 
 def test_a_full_context_ends_one_of_a_list(path: Path) -> None:
@@ -305,8 +366,9 @@ def test_one_wrong_prompt_in_a_list_stops_it_before_anything_is_computed(idle: L
         ([], "at least one"),
     ):
         for prompts in ([[BOS], wrong], [wrong, [BOS]]):
-            with pytest.raises(ValueError, match=message):
+            with pytest.raises(ValueError, match=message) as caught:
                 idle.generate(prompts)
+            assert caught.value.__notes__ == [f"prompts[{prompts.index(wrong)}] of 2"]
     with pytest.raises(ValueError, match=r"params has 1 items; it must have 2, one each"):
         idle.generate([[BOS], [BOS]], [greedy()])
     with pytest.raises(ValueError, match="logit_bias"):
@@ -323,7 +385,7 @@ def test_an_interrupted_list_is_no_trouble(shared: LLM, monkeypatch: pytest.Monk
     prompts, how = requests(10)
     expected = [facts(output) for output in shared.generate(prompts, how)]
     run = Team.run
-    for n in range(3, 40, 4):
+    for n in range(1, 30, 3):
         left = n
 
         def run_some(team: Team, program: Any) -> None:
@@ -468,7 +530,7 @@ def idle(shared: LLM, monkeypatch: pytest.MonkeyPatch) -> LLM:
     def fail(program: Any) -> None:
         raise AssertionError("something is computed")
 
-    monkeypatch.setattr(shared._session.team, "run", fail)
+    monkeypatch.setattr(shared._session.runner.team, "run", fail)
     return shared
 
 
@@ -662,27 +724,65 @@ def test_a_token_that_is_impossible_is_not_silent_either(tmp_path: Path, value: 
 # ---- more than one at once -----------------------------------------------------------------------
 
 
-def test_a_later_stream_ends_an_earlier_one(shared: LLM) -> None:
-    expected = shared.generate("the land", greedy()).token_ids
-    early = shared.stream(PROMPT, greedy())
-    next(early)
-    late = shared.stream("the land", greedy())
-    ids = [next(late).token_id for _ in range(3)]
-    with pytest.raises(RuntimeError, match="another sequence"):
-        next(early)
-    assert [*ids, *(chunk.token_id for chunk in late)] == [*expected, None]
+def test_streams_are_read_in_turns(shared: LLM) -> None:
+    prompts = [PROMPT, "the land", "to be"]
+    expected = [shared.generate(prompt, seeded()).token_ids for prompt in prompts]
+    streams = [shared.stream(prompt, seeded()) for prompt in prompts]
+    found: list[list[int]] = [[], [], []]
+    rng = random.Random(0)
+    while left := [i for i, ids in enumerate(found) if len(ids) < len(expected[i])]:
+        i = rng.choice(left)
+        for _ in range(rng.randrange(1, 4)):
+            chunk = next(streams[i], None)
+            if chunk and chunk.token_id is not None:
+                found[i].append(chunk.token_id)
+    assert found == expected
 
 
-def test_logits_that_another_call_may_have_changed_are_not_used(
-    shared: LLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_calls_leave_a_stream_as_it_is(shared: LLM) -> None:
+    """Also one of many prompts, of which the last take the slot of a stream that nobody reads."""
+    expected = shared.generate(PROMPT, seeded()).token_ids
+    many = [[BOS, i] for i in range(40)]
+    outputs = shared.generate(many, greedy(max_tokens=5))
+    for call in (
+        lambda: shared.generate("the land", greedy()),
+        lambda: shared.generate(many, greedy(max_tokens=5)),
+        lambda: shared.logits([BOS, 300]),
+        lambda: shared.embed(["the land"]),
+    ):
+        stream = shared.stream(PROMPT, seeded())
+        ids = [next(stream).token_id for _ in range(3)]
+        result: Any = call()
+        if isinstance(result, list):
+            assert [facts(output) for output in result] == [facts(output) for output in outputs]
+        assert [*ids, *(chunk.token_id for chunk in stream)] == [*expected, None]
+
+
+def test_what_is_called_back_may_ask_for_more(shared: LLM) -> None:
+    """`progress` runs between two steps; a sampler amid one, and is refused."""
+    expected = [shared.generate(prompt, greedy()).token_ids for prompt in (PROMPT, "the land")]
+    shared._session.reset()
+    found: list[list[int]] = []
+
+    def ask(*_: int) -> None:
+        found.append(shared.generate("the land", greedy()).token_ids)
+
+    ids = [chunk.token_id for chunk in shared.stream(PROMPT, greedy(), progress=ask)]
+    assert ids == [*expected[0], None]
+    assert found == [expected[1]] * 2
+
+
+def test_a_sampler_cannot_ask_for_more(shared: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     def sample(_: Sampler, logits: Any) -> int:
-        shared.logits([BOS, 300])  # as another thread may, between two passes
+        shared.logits([BOS, 300])  # which another session answers
+        shared.generate(PROMPT)
         return int(logits.argmax())
 
-    monkeypatch.setattr(Sampler, "sample", sample)
-    with pytest.raises(RuntimeError, match="another sequence"):
-        next(shared.stream(PROMPT))
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "sample", sample)
+        with pytest.raises(RuntimeError, match="amid a step"):
+            next(shared.stream(PROMPT))
+    assert shared.generate(PROMPT, greedy()).token_ids
 
 
 def test_a_stream_that_is_left_is_no_trouble(shared: LLM) -> None:
@@ -734,65 +834,55 @@ def test_an_error_of_a_sampler_reaches_the_caller(
         assert llm.generate(PROMPT, greedy()).token_ids == expected
 
 
-def test_threads_at_once_get_the_right_text_or_an_error(path: Path) -> None:
-    """Of one LLM; whoever is too late is told, and nobody gets another one's text."""
-    prompts = [PROMPT, "the land", "to be", "and on"]
-    outcomes: list[list[int] | str] = []
-    with LLM(path) as llm:
-        expected = [llm.generate(prompt, greedy()).token_ids for prompt in prompts]
-
-        def work(prompt: str, ids: list[int]) -> None:
-            for _ in range(30):
-                try:
-                    outcomes.append(
-                        "right" if llm.generate(prompt, greedy()).token_ids == ids else "wrong"
-                    )
-                except RuntimeError as error:
-                    said = "open an LLM or session for each thread, or" in str(error)
-                    outcomes.append("refused" if said or "another sequence" in str(error) else "?")
-
-        threads = [
-            threading.Thread(target=work, args=pair) for pair in zip(prompts, expected, strict=True)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert len(outcomes) == 120
-        assert set(outcomes) <= {"right", "refused"}
-        assert [llm.generate(prompt, greedy()).token_ids for prompt in prompts] == expected
-
-
-def test_a_list_ends_an_earlier_stream(shared: LLM) -> None:
-    early = shared.stream(PROMPT, greedy())
-    next(early)
-    shared.generate(["the land", "to be"], greedy(max_tokens=2))
-    with pytest.raises(RuntimeError, match="another sequence"):
-        next(early)
-
-
-def test_lists_in_threads_at_once_get_the_right_texts_or_an_error(path: Path) -> None:
-    outcomes: list[str] = []
-    with LLM(path) as llm:
+def test_threads_at_once_get_what_they_get_alone(path: Path) -> None:
+    """Prompts, lists and streams of one LLM, longer than a pass, on a context that fits them."""
+    with LLM(path, n_batch=16) as llm:
         lists = [requests(4, seed=seed) for seed in range(3)]
-        expected = [[facts(output) for output in llm.generate(*list_)] for list_ in lists]
+        expected = [[facts(output) for output in llm.generate(*each)] for each in lists]
+        long = [BOS, *range(300, 300 + 60)]
+        ids = [*llm.generate(long, greedy(max_tokens=9)).token_ids, None]
+        wrong: list[Any] = []
 
-        def work(i: int) -> None:
-            for _ in range(15):
-                try:
-                    found = [facts(output) for output in llm.generate(*lists[i])]
-                    outcomes.append("right" if found == expected[i] else "wrong")
-                except RuntimeError:
-                    outcomes.append("refused")
+        def generate(i: int) -> None:
+            for _ in range(12):
+                found = [facts(output) for output in llm.generate(*lists[i])]
+                wrong.extend([found] if found != expected[i] else [])
 
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+        def stream() -> None:
+            for _ in range(12):
+                found = [chunk.token_id for chunk in llm.stream(long, greedy(max_tokens=9))]
+                wrong.extend([found] if found != ids else [])
+
+        threads = [threading.Thread(target=generate, args=(i,)) for i in range(3)]
+        threads.append(threading.Thread(target=stream))
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
-        assert len(outcomes) == 45
-        assert set(outcomes) <= {"right", "refused"}
-        assert [facts(output) for output in llm.generate(*lists[0])] == expected[0]
+            thread.join(120)
+            assert not thread.is_alive()
+        assert wrong == []
+
+
+def test_threads_and_tasks_share_an_llm(path: Path) -> None:
+    prompts = [PROMPT, "the land", "to be", "and on", "or not", "he said"]
+    with LLM(path, n_threads=2) as llm:
+        expected = {prompt: facts(llm.generate(prompt, seeded())) for prompt in prompts}
+        found: dict[str, list[Any]] = {prompt: [] for prompt in prompts}
+
+        def work(prompt: str) -> None:
+            for _ in range(5):
+                found[prompt].append(facts(llm.generate(prompt, seeded())))
+
+        async def tasks() -> None:
+            await asyncio.gather(*(asyncio.to_thread(work, prompt) for prompt in prompts[2:]))
+
+        threads = [threading.Thread(target=work, args=(prompt,)) for prompt in prompts[:2]]
+        for thread in threads:
+            thread.start()
+        asyncio.run(tasks())
+        for thread in threads:
+            thread.join(120)
+        assert found == {prompt: [expected[prompt]] * 5 for prompt in prompts}
 
 
 def test_llms_at_once_do_not_disturb_each_other(path: Path, shared: LLM) -> None:

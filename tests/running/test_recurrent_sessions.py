@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.tiny_architectures import N_CTX, N_VOCAB, TINY
 
+from linnet.engine.running.runner import Runner
 from linnet.engine.running.session import Session
 from linnet.kernels.compiler.jit import Library
 from linnet.models import load_model
@@ -23,7 +24,7 @@ def make(request: pytest.FixtureRequest, best_library: Library) -> Iterator[Any]
     sessions: list[Session] = []
 
     def open_session() -> Session:
-        sessions.append(Session(model, best_library, n_threads=2, n_ctx=N_CTX, n_batch=16))
+        sessions.append(Session(Runner(model, best_library, n_threads=2, n_ctx=N_CTX, n_batch=16)))
         return sessions[-1]
 
     yield open_session
@@ -65,14 +66,14 @@ def test_a_state_that_stopped_midway_is_forgotten(
 ) -> None:
     session = make()
     session.prompt(TOKENS[:20])
-    run = session.team.run
+    run = session.runner.team.run
 
     def interrupted(*arguments: Any) -> None:
         run(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.team, "run", interrupted)
+        patch.setattr(session.runner.team, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.prompt(TOKENS[:30]) if call == "prompt" else session.extend(TOKENS[20])
     assert session.prompt(TOKENS).tobytes() == make().prompt(TOKENS).tobytes()

@@ -10,34 +10,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.kernel_harness import Array, nmse
-from support.model_runner import Runner
+from support.model_runner import BOTH, INT8, Runner
 from support.tiny_architectures import N_VOCAB, TINY
 
+from linnet.engine.running.runner import Runner as _Runner
 from linnet.engine.running.sequence import CachedSequence
-from linnet.engine.running.session import Session, cache_bytes
+from linnet.engine.running.session import Session
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.attention import NO_WINDOW
 from linnet.kernels.ops.query_rows import RUN
-from linnet.kernels.runtime.program import Program
+from linnet.kernels.runtime.program import Persistent, Program
 from linnet.kernels.runtime.team import Interrupted
 from linnet.models import Model, load_model
 from linnet.models.parts.cache import STATE, Ring
-from linnet.models.parts.graph import Graph, Measure
+from linnet.models.parts.graph import Graph
+from linnet.models.parts.numerics import Numerics
 
 N_CTX, WINDOW, CAPACITY = 300, 7, 64  # of passes of 16 tokens: the rings come around four times
 TIGHT = CAPACITY - WINDOW  # tokens in a pass after which nothing is left that nobody sees
 TOKENS = [int(token) for token in np.random.default_rng(5).integers(0, N_VOCAB, N_CTX)]
-BOTH = pytest.mark.parametrize("exact", [False, True], ids=["int8", "f32"])
 
 
 def model_of(name: str) -> Model:
     return load_model(TINY[name].metadata(), TINY[name].tensors())
 
 
-def rings_of(name: str, n_batch: int = 16) -> set[Ring]:
-    measure = Measure(Program(n_batch, 1), n_ctx=N_CTX, n_slots=1, exact=False)
-    model_of(name).hidden(measure)
-    return measure.rings
+def graph_of(name: str, *, n_ctx: int = N_CTX, numerics: Numerics = INT8) -> Graph:
+    """Recorded for passes of 16 tokens; without memory."""
+    graph = Graph(Program(16, 1), n_ctx=n_ctx, numerics=numerics)
+    model_of(name).record(graph)
+    return graph
+
+
+def rings_of(name: str) -> set[Ring]:
+    return graph_of(name).rings
 
 
 WINDOWED = [name for name in TINY if any(r.window == WINDOW for r in rings_of(name))]
@@ -69,28 +75,28 @@ def test_a_ring_has_room_for_what_a_pass_sees_and_the_pass(
 
 @BOTH
 @pytest.mark.parametrize("name", TINY)
-def test_what_is_computed_beforehand_is_what_is_allocated(name: str, exact: bool) -> None:
+def test_what_is_computed_beforehand_is_what_is_allocated(name: str, numerics: Numerics) -> None:
     """Also with rings, states, layers without keys of their own and wider heads in some layers."""
-    model, program = model_of(name), Program(16, 1)
-    graph = Graph(program, n_ctx=N_CTX, n_slots=3, exact=exact)
-    model.record(graph)
+    graph = graph_of(name, numerics=numerics)
     kept = {
-        array.ctypes.data: array.nbytes
-        for step in program.steps
+        array
+        for step in graph.program.steps
         for argument, array in step.arguments.items()
-        if argument in ("keys", "values", "state") and isinstance(array, np.ndarray)
+        if argument in ("keys", "values", "state") and isinstance(array, Persistent)
     }
-    assert graph.cache_bytes == sum(kept.values())
-    computed = cache_bytes(model, N_CTX, n_slots=3, n_batch=16, exact=exact)
-    assert computed == graph.cache_bytes
+    assert all(array.array is None for array in kept)
+    n_bytes = 3 * graph.slot_bytes
+    graph.allocate(3)
+    assert n_bytes == sum(array.data.nbytes for array in kept)
 
 
 def test_memory_is_that_of_windows() -> None:
     """Six of gemma3's seven layers keep 64 positions instead of 4800."""
-    model = model_of("gemma3")
     position = 2 * 2 * 16 * 2  # keys and values of two heads of 16 halves
-    n_bytes = cache_bytes(model, 4800, n_slots=1, n_batch=16, exact=False)
-    assert n_bytes == (6 * 64 + 4800) * position
+    graph = graph_of("gemma3", n_ctx=4800)
+    assert graph.slot_bytes == (6 * 64 + 4800) * position
+    for n, n_positions in ((1, 7), (64, 7 * 64), (65, 6 * 64 + 65), (4800, 6 * 64 + 4800)):
+        assert graph.sequence_bytes(n) == n_positions * position
 
 
 # ---- the same bits -------------------------------------------------------------------------------
@@ -104,21 +110,21 @@ def in_parts(run: Callable[..., Array], n_batch: int) -> Array:
 @BOTH
 @pytest.mark.parametrize("name", WINDOWED)
 def test_rings_give_the_bits_of_whole_contexts(
-    runner: Callable[..., Runner], name: str, exact: bool
+    runner: Callable[..., Runner], name: str, numerics: Numerics
 ) -> None:
     """With passes of few tokens, of as many as leave no room, of one, and on one thread."""
     model = model_of(name)
-    whole = runner(model, exact=exact, n_ctx=N_CTX, n_batch=N_CTX)
+    whole = runner(model, numerics=numerics, n_ctx=N_CTX, n_batch=N_CTX)
     expected, one_by_one = whole.run(TOKENS), whole.one_by_one(TOKENS)
     for n_batch, n_threads in ((16, 2), (TIGHT, 2), (13, 1)):
-        ring = runner(model, exact=exact, n_ctx=N_CTX, n_batch=n_batch, n_threads=n_threads)
+        ring = runner(model, numerics=numerics, n_ctx=N_CTX, n_batch=n_batch, n_threads=n_threads)
         assert in_parts(ring.run, n_batch).tobytes() == expected.tobytes()
         assert ring.one_by_one(TOKENS).tobytes() == one_by_one.tobytes()
 
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_rings_natively_and_in_numpy(runner: Callable[..., Runner], name: str) -> None:
-    run = runner(model_of(name), exact=True, n_ctx=N_CTX, n_batch=TIGHT)
+    run = runner(model_of(name), n_ctx=N_CTX, n_batch=TIGHT)
     assert nmse(in_parts(run.run, TIGHT), in_parts(run.reference, TIGHT)) <= 1e-9
 
 
@@ -128,14 +134,14 @@ def test_less_room_would_not_do(
 ) -> None:
     """The tests above can fail: a pass then writes over what it sees."""
     model = model_of(name)
-    expected = runner(model, exact=True, n_ctx=N_CTX, n_batch=N_CTX).run(TOKENS)
+    expected = runner(model, n_ctx=N_CTX, n_batch=N_CTX).run(TOKENS)
     of = Ring.of
     n_batch = 2 * CAPACITY - WINDOW - 1
     assert of(WINDOW, n_ctx=N_CTX, n_batch=n_batch).capacity == 2 * CAPACITY
     monkeypatch.setattr(
         Ring, "of", lambda window, **sizes: Ring(CAPACITY, WINDOW) if window else of(None, **sizes)
     )
-    run = runner(model, exact=True, n_ctx=N_CTX, n_batch=n_batch)
+    run = runner(model, n_ctx=N_CTX, n_batch=n_batch)
     assert nmse(in_parts(run.run, n_batch), expected) > 1e-3
 
 
@@ -143,8 +149,8 @@ def test_sequences_come_around_at_different_times(runner: Callable[..., Runner])
     model = model_of("gemma3")
     prompts = {slot: TOKENS[slot : slot + 150 + 37 * slot] for slot in range(3)}
     more = TOKENS[-50:]
-    run = runner(model, exact=False, n_ctx=N_CTX, n_batch=16, n_slots=3)
-    alone = runner(model, exact=False, n_ctx=N_CTX, n_batch=N_CTX)
+    run = runner(model, numerics=INT8, n_ctx=N_CTX, n_batch=16, n_slots=3)
+    alone = runner(model, numerics=INT8, n_ctx=N_CTX, n_batch=N_CTX)
     for slot, prompt in prompts.items():
         for i in range(0, len(prompt), 16):
             part = prompt[i : i + 16]
@@ -170,7 +176,9 @@ def make(request: pytest.FixtureRequest, best_library: Library) -> Iterator[Call
 
     def open_session(n_batch: int = 16, **options: Any) -> Session:
         sessions.append(
-            Session(model, best_library, n_threads=2, n_ctx=N_CTX, n_batch=n_batch, **options)
+            Session(
+                _Runner(model, best_library, n_threads=2, n_ctx=N_CTX, n_batch=n_batch, **options)
+            )
         )
         return sessions[-1]
 
@@ -231,7 +239,7 @@ def test_a_stopped_pass_leaves_the_state_before_it(
 ) -> None:
     """Even where all of it has been written, at any place of the rings, and several times."""
     session, expected = make(n_batch), make(N_CTX).prompt(TOKENS).tobytes()
-    run = session.team.run
+    run = session.runner.team.run
 
     def interrupted(*arguments: Any) -> None:
         run(*arguments)
@@ -242,7 +250,7 @@ def test_a_stopped_pass_leaves_the_state_before_it(
         session.prompt(TOKENS[: done + n_more] if n_more else TOKENS[: done + 1])
         done = len(session.ids)
         with monkeypatch.context() as patch:
-            patch.setattr(session.team, "run", interrupted)
+            patch.setattr(session.runner.team, "run", interrupted)
             for _ in range(2):
                 wrong = [(token + 1) % N_VOCAB for token in TOKENS[done : done + n_batch]]
                 with pytest.raises(Interrupted):

@@ -1,4 +1,4 @@
-"""What tests of bad luck run in processes of their own: limits of memory, and calls that fail.
+"""Fault injection, in child processes: limits of address space, and system calls that fail.
 
 python -c "from support.fault_injection import *; print(limits(generated, 3_000_000, 60))" FILE
 """

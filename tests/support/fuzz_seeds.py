@@ -149,4 +149,6 @@ def random_blocks(type: WeightType, n_bytes: int, rng: np.random.Generator) -> A
             blocks[field] = 1e-4 if type.block == 256 else 1e-2
         elif field == "e":
             blocks[field] = 120  # 2^-7
+        elif type.name == "NVFP4" and field == "d":
+            blocks[field] = 0x20  # 2^-3
     return packed

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linnet.kernels.compiler.host import available_isas
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, Pointer, Type, Value, f32, pointer, u8
-from linnet.kernels.isa import ISA, available_isas
+from linnet.kernels.isa import ISA
 from linnet.kernels.ops.base import Op
+from linnet.kernels.products.interleave import SPAN
 from linnet.kernels.products.matmul import FloatMatMul, MatMul
 from linnet.kernels.products.matvec import FloatMatVec, MatVec
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
@@ -55,6 +57,15 @@ def nmse(actual: Array, truth: Array) -> float:
     """Squared error relative to the square of the truth; NaN where anything is NaN."""
     difference = actual.astype(np.float64) - truth
     return float((difference**2).sum() / (truth.astype(np.float64) ** 2).sum())
+
+
+def widths(type: WeightType) -> tuple[int, ...]:
+    """Widths of matrices: whole blocks, and all that may be left of a row behind whole chunks."""
+    if type.block == 1:
+        return 1, 8, 64, 172, 257
+    if type.block == SPAN:
+        return (2 * SPAN,)
+    return type.block, 3 * type.block, SPAN + type.block, 9 * SPAN + 3 * type.block
 
 
 # ---- ops -----------------------------------------------------------------------------------------
@@ -213,7 +224,8 @@ def random_weights(
     packed = rng.integers(0, 256, (n_blocks, type.bytes), dtype=np.uint8)
     blocks = packed.view(type.dtype)[:, 0]
     for field, (dtype, _) in type.fields.items():
-        numbers = rng.standard_normal(n_blocks).astype(np.float32) * np.float32(0.01)
+        shape = blocks[field].shape if dtype.startswith("<f") else n_blocks
+        numbers = rng.standard_normal(shape).astype(np.float32) * np.float32(0.01)
         if type.name == "BF16":
             blocks[field] = numbers.view(np.uint32) >> 16
         elif field == "e":  # an exponent: subnormal scales, and usual ones

@@ -20,7 +20,7 @@ import linnet.engine.chat.template
 from linnet import LLM, SamplingParams
 from linnet.engine.chat.sandbox import TemplateError
 from linnet.engine.gguf.reader import GGUFError
-from linnet.engine.sampling.samplers import NonFiniteLogits
+from linnet.engine.sampling.candidates import NonFiniteLogits
 from linnet.engine.text.tokenizer import TokenizerError
 from linnet.models import ModelError
 from support.gguf_probe import WALL_SECONDS, forget_peak, peak_mib

@@ -10,29 +10,30 @@ import numpy as np
 import pytest
 
 from linnet.engine.gguf.reader import GGUFFile
+from linnet.engine.running import runner
+from linnet.engine.running.batch import Batch
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.quants import WEIGHT_TYPES
-from linnet.kernels.runtime.program import Lowered, Program
-from linnet.kernels.runtime.team import Team
 from linnet.models import Model, load_model
-from linnet.models.parts.graph import Graph
+from linnet.models.parts.numerics import Numerics
 from support.kernel_harness import Array
+
+INT8, F32 = Numerics.of("int8"), Numerics.of("f32")
+BOTH = pytest.mark.parametrize("numerics", [INT8, F32], ids=["int8", "f32"])
 
 
 class Runner:
-    """A model, recorded for `n_slots` sequences of up to `n_ctx` tokens, and a team to run it."""
+    """A model whose passes tests spell out, natively or in numpy; every token gives logits."""
 
     def __init__(
-        self, model: Model, library: Library, *, exact: bool, n_threads: int = 2, n_slots: int = 1,
-        n_ctx: int = 64, n_batch: int = 64,
+        self, model: Model, library: Library, *, numerics: Numerics = F32, n_threads: int = 2,
+        n_slots: int = 1, n_ctx: int = 64, n_batch: int = 64,
     ) -> None:  # fmt: skip
-        self.program = Program(max_tokens=n_batch, max_outputs=n_batch)
-        graph = Graph(self.program, n_ctx=n_ctx, n_slots=n_slots, exact=exact)
-        self.logits = model.record(graph)
-        graph.reach(64)
-        self.program.lay_out([self.logits])
-        self.library, self.team = library, Team(library, n_threads)
-        self._lowered: dict[int | None, Lowered] = {}
+        self.inner = runner.Runner(
+            model, library, n_threads=n_threads, n_ctx=n_ctx, n_slots=n_slots, n_batch=n_batch,
+            n_outputs=n_batch, numerics=numerics, kv_tokens=n_slots * n_ctx,
+        )  # fmt: skip
+        self.program, self.graph, self.team = self.inner.program, self.inner.graph, self.inner.team
 
     def run(
         self,
@@ -43,13 +44,7 @@ class Runner:
         few_rows: bool = False,
     ) -> Array:
         """The logits of every token of one pass, by the kernels for few rows or for any number."""
-        n = self._set_inputs(tokens, positions, slots)
-        n_rows = n if few_rows else None
-        if n_rows not in self._lowered:
-            lowered = self.program.lower(self.library, n_tokens=n_rows, n_outputs=n_rows)
-            self._lowered[n_rows] = lowered
-        self.team.run(self._lowered[n_rows])
-        return self.logits.data[:n].copy()
+        return self.inner.run(_batch(tokens, positions, slots, few_rows)).copy()
 
     def one_by_one(self, tokens: Sequence[int], start: int = 0, slot: int = 0) -> Array:
         """The logits of every token, each in a pass of its own."""
@@ -59,23 +54,20 @@ class Runner:
         return np.concatenate(passes)
 
     def reference(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> Array:
-        n = self._set_inputs(tokens, positions, None)
-        self.program.reference()
-        return self.logits.data[:n].copy()
+        batch = _batch(tokens, positions, None, False)
+        self.inner.fill(batch)
+        self.inner.program.reference()
+        return self.inner.rows(batch).copy()
 
-    def _set_inputs(
-        self,
-        tokens: Sequence[int],
-        positions: Sequence[int] | None,
-        slots: Sequence[int] | None,
-    ) -> int:
-        n, program = len(tokens), self.program
-        program.state[:2] = n
-        program.tokens.data[:n] = tokens
-        program.positions.data[:n] = np.arange(n) if positions is None else positions
-        program.slots.data[:n] = 0 if slots is None else slots
-        program.outputs.data[:n] = np.arange(n)
-        return n
+
+def _batch(
+    tokens: Sequence[int], positions: Sequence[int] | None, slots: Sequence[int] | None, few: bool
+) -> Batch:
+    n = len(tokens)
+    return Batch(
+        tokens, [0] * n if slots is None else slots, range(n) if positions is None else positions,
+        range(n), few=few, few_outputs=few,
+    )  # fmt: skip
 
 
 def load_fixture(path: Path) -> tuple[Model, Any]:

@@ -6,20 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from linnet.kernels.ir import f16, f32
 from linnet.kernels.isa.generic import Generic
 from linnet.kernels.ops.attention import NO_WINDOW, Attend
-from linnet.kernels.ops.kv_cache import LANES, NUMPY_TYPES, StoreKeys, StoreValues, keys_shape
+from linnet.kernels.ops.cache_types import CACHE_TYPES, LANES
+from linnet.kernels.ops.kv_cache import StoreKeys, StoreValues
 from support.guarded_memory import Array
 from support.random_cases import LARGEST, UNIT, Case, blank, close, exact, f64, halves, numbers
 
 Random = np.random.Generator
 
-HEADS = ((f16, 64, 4, False), (f32, 80, 1, True), (f16, 8, 7, True), (f32, 16, 16, False))
+F16, F32 = CACHE_TYPES["f16"], CACHE_TYPES["f32"]
+HEADS = ((F16, 64, 4, False), (F32, 80, 1, True), (F16, 8, 7, True), (F32, 16, 16, False))
 
 
 def caching(rng: Random) -> Case:
-    type = (f16, f32)[int(rng.integers(2))]
+    type = (F16, F32)[int(rng.integers(2))]
     n, n_slots, n_heads = (int(rng.integers(1, end)) for end in (5, 4, 4))
     head_dim, n_ctx = int(rng.integers(1, 70)), int(rng.integers(1, 40))
     shape, keys = (n_slots, n_heads, n_ctx, head_dim), bool(rng.integers(2))
@@ -28,7 +29,7 @@ def caching(rng: Random) -> Case:
     x = numbers(rng, n, n_heads * head_dim)
     if rng.random() < 0.5:
         x *= np.float32(3e4)  # about where halves end
-    before = np.full(keys_shape(*shape) if keys else shape, -5, NUMPY_TYPES[type])
+    before = np.full((type.keys_shape if keys else type.values_shape)(*shape), -5, type.dtype)
     arguments = {
         "x": x, "slots": places // n_ctx, "positions": places % n_ctx, "cache": before,
         "n_heads": n_heads, "capacity": n_ctx, "head_dim": head_dim,
@@ -55,7 +56,7 @@ def attention(rng: Random) -> Case:
     kind = "any" if rng.random() < 0.1 else ""
     keys, values = (
         halves(rng, *shape, kind=kind)
-        if type == f16
+        if type == F16
         else numbers(rng, *shape, kind=kind or "normal")
         for _ in range(2)
     )
@@ -64,7 +65,7 @@ def attention(rng: Random) -> Case:
         seen[slot, max(0, position + 1 - window) : position + 1] = True
     for cache in (keys, values):
         np.moveaxis(cache, 2, 1)[~seen] = np.nan
-    laid = np.full(keys_shape(*shape), np.nan, keys.dtype)
+    laid = np.full(type.keys_shape(*shape), np.nan, keys.dtype)
     laid_of = laid.swapaxes(3, 4).reshape(n_slots, n_heads, -1, head_dim)
     laid_of[:, :, :n_ctx] = keys
     laid = np.ascontiguousarray(

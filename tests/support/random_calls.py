@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import pointer
-from linnet.kernels.isa import ISA, choose_isa
+from linnet.kernels.isa import ISA
 from linnet.kernels.ops.bandwidth import ReadBytes
 from linnet.kernels.ops.base import Op
-from linnet.kernels.ops.elementwise import Add, Multiply, Scale
+from linnet.kernels.ops.elementwise import Add, Multiply, Scale, ScaleByPosition, ScaleRows
 from linnet.kernels.ops.kv_cache import StoreValues
 from linnet.kernels.ops.norm import LayerNorm, RmsNorm
 from linnet.kernels.ops.recurrent import DeltaNet
@@ -23,7 +24,8 @@ from linnet.kernels.ops.rope import Rope
 from linnet.kernels.ops.routing import GroupByExpert, PerExpert, TopExperts
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
 from linnet.kernels.products.activations import Quantize
-from linnet.kernels.products.matvec import RowsOfWeights
+from linnet.kernels.products.experts import ExpertProduct
+from linnet.kernels.products.matvec import Gemv
 from linnet.kernels.products.tilemul import RoundToBF16
 from linnet.kernels.quants import WEIGHT_TYPES
 from support.guarded_memory import Stretch
@@ -40,11 +42,11 @@ Native = Callable[[int, int, int, int], None]
 # Ops whose bits are the same everywhere: they multiply and add in turn, or not at all.
 UNFUSED: tuple[type[Op], ...] = (
     Quantize, RoundToBF16, PickRows, PickColumns, JoinColumns, StoreValues, Rope, Add, Multiply,
-    Scale, PerExpert, GroupByExpert, ReadBytes,
+    Scale, ScaleRows, ScaleByPosition, PerExpert, GroupByExpert, ReadBytes,
 )  # fmt: skip
 # Ops with sums across the lanes of a vector, whose order depends on how many there are.
 ACROSS: tuple[type[Op], ...] = (
-    RowsOfWeights, RmsNorm, LayerNorm, TopExperts, DeltaNet,
+    Gemv, ExpertProduct, RmsNorm, LayerNorm, TopExperts, DeltaNet,
 )  # fmt: skip
 
 

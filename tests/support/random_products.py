@@ -12,7 +12,6 @@ from linnet.kernels.products.activations import (
     OTHER_AREA,
     STEPS,
     Quantize,
-    dequantized,
     packed_bytes,
     spans,
 )
@@ -39,7 +38,7 @@ HUGE = 8e34  # activations above this overflow on their way to a scale
 
 def columns(rng: np.random.Generator, type: WeightType) -> int:
     """A width of whole blocks: whole chunks of 256, and something left behind them."""
-    return int(rng.integers(1, {1: 300, 32: 17, 256: 3}[type.block])) * type.block
+    return int(rng.integers(1, 300 if type.block == 1 else 512 // type.block + 1)) * type.block
 
 
 def quantized(x: Array) -> Array:
@@ -73,7 +72,7 @@ def product(rng: np.random.Generator, type: WeightType) -> Case:
     x = numbers(rng, n_tokens, n_columns) if in_f32 else quantized(
         numbers(rng, n_tokens, n_columns)
     )  # fmt: skip
-    values = x.astype(np.float64) if in_f32 else dequantized(x)
+    values = x.astype(np.float64) if in_f32 else Quantize().values(x, n_columns)
     out = np.empty((n_tokens, n_out), np.float32)
     arguments = {"weights": w.packed, "x": x, "out": out, "n_columns": n_columns, "n_out": n_out}
     return Case(op, n_tokens, arguments, close(*multiply(values, w, packed=not in_f32)))
@@ -91,7 +90,8 @@ def rows(rng: np.random.Generator, type: WeightType) -> Case:
 def experts(rng: np.random.Generator, type: WeightType) -> Case:
     """One product at a time, or those of an expert together; widths are few, as code has them."""
     in_f32 = not isinstance(type, QuantType) or rng.random() < 0.5
-    n_columns = int(rng.choice([1, 2])) * max(type.block, 64) + (32 if type.block == 32 else 0)
+    n_columns = int(rng.choice([1, 2])) * max(type.block, 64)
+    n_columns += type.block if 1 < type.block < 256 else 0
     n_experts, n_out = int(rng.integers(1, 5)), int(rng.integers(1, 150))
     n_tokens, n_used = int(rng.integers(1, 13)), int(rng.integers(1, 4))
     n_sharing = int(rng.choice([1, n_used]))
@@ -99,7 +99,7 @@ def experts(rng: np.random.Generator, type: WeightType) -> Case:
     chosen = rng.integers(0, n_experts, (n_tokens, n_used)).astype(np.int32)
     n_x = n_tokens * n_used // n_sharing
     x = numbers(rng, n_x, n_columns) if in_f32 else quantized(numbers(rng, n_x, n_columns))
-    values = x.astype(np.float64) if in_f32 else dequantized(x)
+    values = x.astype(np.float64) if in_f32 else Quantize().values(x, n_columns)
     truth, within = multiply(values, w, packed=not in_f32)
     of = np.arange(n_tokens * n_used) // n_sharing, chosen.reshape(-1)
     check = close(*(all.reshape(n_x, n_experts, n_out)[of] for all in (truth, within)))

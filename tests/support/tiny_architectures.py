@@ -318,7 +318,7 @@ DEEPSEEK2_KEYS = {
 
 
 def deepseek2_layer(i: int, *, bottleneck: bool) -> Shapes:
-    """Heads of 16 plain and 8 turned numbers, values of 20, a latent space of 32."""
+    """Heads of 16 plain and 8 rotated columns, values of 20, a latent space of 32."""
     own = matrices(
         attn_kv_a_mqa=(32 + 8, N_EMBD),
         attn_k_b=(N_HEADS, 32, 16),

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.measure.bench.measure import BenchTest, Source, fill, load
-from linnet.engine.measure.bench.runner import Runner
-from linnet.engine.measure.bench.work import Work, work
+from linnet.engine.measure.bench.measure import BenchModel, BenchTest, fill, load
+from linnet.engine.running.runner import Runner
+from linnet.kernels.ops.work import Work
 from linnet.kernels.runtime.probe import Entries, Probed
 from linnet.kernels.runtime.program import Lowered
+from linnet.models.parts.numerics import INT8, Numerics
 
 Row = dict[str, Any]
 Ticks = npt.NDArray[np.float64]
@@ -37,8 +38,8 @@ class Timeline:
 
 
 def layers(
-    source: Source, test: BenchTest, *, repetitions: int = 5, isa: str | None = None,
-    exact: bool = False,
+    model: BenchModel, test: BenchTest, *, repetitions: int = 5, isa: str | None = None,
+    numerics: Numerics = INT8,
 ) -> list[Row]:  # fmt: skip
     """A row for every kind of step, of a pass as the test makes it.
 
@@ -47,17 +48,17 @@ def layers(
     """
     if test.n_prompt and test.n_gen:
         raise ValueError(f"{test.name}: --layers takes prompts (-p) and generation (-n) one by one")
-    with load(source, test, isa=isa, exact=exact) as loaded:
-        runner = loaded.runner
-        fill(runner, test.n_depth)
+    with load(model, test, isa=isa, numerics=numerics) as loaded:
+        workload, runner = loaded.workload, loaded.workload.runner
+        fill(workload, test.n_depth)
         if test.n_prompt:
-            n_tokens = min(test.n_prompt, runner.n_batch)
-            runner.prepare_prompt(test.n_depth, n_tokens, n_outputs=1)
-            lowered = runner.prompt_pass
+            n_tokens = min(test.n_prompt, workload.n_batch)
+            batch = workload.prompt_batch(test.n_depth, n_tokens, n_outputs=1)
         else:
             n_tokens = test.n_parallel
-            runner.prepare_token()
-            lowered = runner.token_pass
+            batch = workload.token_batch()
+        runner.fill(batch)
+        lowered = runner.lowered(batch)
         plain = _seconds(lambda: runner.team.run(lowered), repetitions)
         rows = _watched(runner, lowered, repetitions)
         known = {"isa": runner.library.isa.name, **loaded.facts}
@@ -135,7 +136,7 @@ def _watched(runner: Runner, lowered: Lowered, repetitions: int) -> list[Row]:
         row["calls"] += 1
         row["us"] += float(us + wait_us)
         row["wait_us"] += float(wait_us)
-        works[name] = works.get(name, Work(0, 0)) + work(step, runner.program)
+        works[name] = works.get(name, Work(0, 0)) + runner.program.work(step)
     rows[OUTSIDE] = {"step": OUTSIDE, "calls": 1, "us": left, "wait_us": left}
     total = sum(row["us"] for row in rows.values())
     for name, row in rows.items():

@@ -17,14 +17,15 @@ from gguf import LlamaFileType
 from linnet import __version__
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.machine import cpu_name
-from linnet.engine.measure.bench.runner import Runner
+from linnet.engine.measure.bench.workload import Workload
 from linnet.engine.measure.roofline import peak_rate
-from linnet.engine.measure.synthetic import SyntheticModel, synthetic_model
+from linnet.engine.measure.synthetic import synthetic_model
+from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.isa import choose_isa
 from linnet.kernels.ops.peak import Peak, PeakDot, PeakFMA
 from linnet.kernels.quants import QuantType
 from linnet.models import load_model
+from linnet.models.parts.numerics import INT8, Numerics
 from linnet.models.parts.weights import Tensor
 
 Row = dict[str, Any]
@@ -79,13 +80,14 @@ def all_tests(
     ]  # fmt: skip
 
 
-class Source:
+class BenchModel:
     """A model to be measured: a GGUF file, or real shapes with random weights."""
 
-    def __init__(self, name: str, *, synthetic: bool = False) -> None:
-        """Raises ValueError for an unknown shape. Files are opened later."""
+    def __init__(self, name: str, *, synthetic: bool = False, n_layers: int | None = None) -> None:
+        """`n_layers`: of a synthetic model, instead of the shape's own. Raises ValueError for an
+        unknown shape. Files are opened later."""
         self.name = name
-        self._model: SyntheticModel | None = synthetic_model(name) if synthetic else None
+        self._model = synthetic_model(name, n_layers=n_layers) if synthetic else None
 
     @contextmanager
     def open(self) -> Iterator[tuple[Mapping[str, object], Mapping[str, Tensor]]]:
@@ -101,77 +103,79 @@ class Source:
 class Loaded:
     """A model ready for a test."""
 
-    runner: Runner
+    workload: Workload
     facts: Row  # about the model
     load_seconds: float  # until passes could be compiled and run
     first_token_seconds: float  # load and compilation included, until a first prompt's logits
 
     @property
     def compile_seconds(self) -> float:
-        return self.runner.library.compile_seconds
+        return self.workload.runner.library.compile_seconds
 
 
 @contextmanager
-def load(source: Source, test: BenchTest, *, isa: str | None, exact: bool) -> Iterator[Loaded]:
+def load(
+    model: BenchModel, test: BenchTest, *, isa: str | None, numerics: Numerics
+) -> Iterator[Loaded]:
     """Load anew, as if a process began. Raises what opening, `load_model` and compiling raise."""
     started = time.perf_counter()
-    with source.open() as (metadata, tensors):
-        runner = Runner(
+    with model.open() as (metadata, tensors):
+        workload = Workload(
             load_model(metadata, tensors),
             Library(choose_isa(isa)),
             n_threads=test.n_threads,
             n_ctx=max(1, test.n_depth + test.n_prompt + test.n_gen),
             n_batch=test.n_batch,
             n_parallel=test.n_parallel,
-            exact=exact,
+            numerics=numerics,
         )
         try:
             loaded = time.perf_counter()
-            runner.prompt(1)
+            workload.prompt(1)
             first = time.perf_counter()
-            facts = model_facts(source.name, metadata, tensors)
-            yield Loaded(runner, facts, loaded - started, first - started)
+            facts = model_facts(model.name, metadata, tensors)
+            yield Loaded(workload, facts, loaded - started, first - started)
         finally:
-            runner.close()
+            workload.close()
 
 
 def measure(
-    source: Source, test: BenchTest, *, repetitions: int = 5, warmup: bool = True,
-    isa: str | None = None, exact: bool = False, tick: Callable[[], None] = lambda: None,
+    model: BenchModel, test: BenchTest, *, repetitions: int = 5, warmup: bool = True,
+    isa: str | None = None, numerics: Numerics = INT8,
+    tick: Callable[[], None] = lambda: None,
 ) -> Row:  # fmt: skip
     """Run a test; `tick` is called after each repetition. Raises what `load` raises."""
-    with load(source, test, isa=isa, exact=exact) as loaded:
-        runner = loaded.runner
-        fill(runner, test.n_depth)
+    with load(model, test, isa=isa, numerics=numerics) as loaded:
+        workload = loaded.workload
+        fill(workload, test.n_depth)
         if warmup:
-            _run(runner, test, n_gen=min(test.n_gen, 1))
+            _run(workload, test, n_gen=min(test.n_gen, 1))
         samples_ns = []
         for _ in range(repetitions):
-            samples_ns.append(_run(runner, test, n_gen=test.n_gen))
+            samples_ns.append(_run(workload, test, n_gen=test.n_gen))
             tick()
-        runner.n_filled = test.n_depth
-        n_bytes = runner.bytes_read(test.n_prompt, test.n_gen)
-        cache_type = "f32" if exact else "f16"
+        workload.n_filled = test.n_depth
+        n_bytes = workload.bytes_read(test.n_prompt, test.n_gen)
         return {
             "build_commit": f"linnet {__version__}",
             "build_number": 0,
             "cpu_info": cpu_name(),
             "gpu_info": "",
             "backends": "CPU",
-            "isa": runner.library.isa.name,
+            "isa": workload.runner.library.isa.name,
             **loaded.facts,
             "n_batch": test.n_batch,
             "n_ubatch": test.n_batch,
             "n_threads": test.n_threads,
-            "type_k": cache_type,
-            "type_v": cache_type,
+            "type_k": numerics.cache_type.name,
+            "type_v": numerics.cache_type.name,
             "n_prompt": test.n_prompt,
             "n_gen": test.n_gen,
             "n_depth": test.n_depth,
             "n_parallel": test.n_parallel,
             "test": test.name,
             "test_time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            **statistics_of(samples_ns, test.n_tokens, n_bytes, runner.read_bandwidth()),
+            **statistics_of(samples_ns, test.n_tokens, n_bytes, workload.read_bandwidth()),
             "load_s": loaded.load_seconds,
             "compile_s": loaded.compile_seconds,
             "first_token_s": loaded.first_token_seconds,
@@ -179,15 +183,15 @@ def measure(
 
 
 def roofs(
-    source: Source, test: BenchTest, *, isa: str | None = None, exact: bool = False
+    model: BenchModel, test: BenchTest, *, isa: str | None = None, numerics: Numerics = INT8
 ) -> tuple[float, dict[str, float]]:
     """Bytes a second that can be read of the weights, and arithmetic operations a second by the
     name of the instruction that the weights' types need, where `peak_rate` knows them. Raises what
     `load` raises."""
-    with load(source, test, isa=isa, exact=exact) as loaded:
-        runner = loaded.runner
+    with load(model, test, isa=isa, numerics=numerics) as loaded:
+        workload, runner = loaded.workload, loaded.workload.runner
         ops: dict[str, Peak] = {"f32 multiply-add": PeakFMA()}
-        for type in runner.types() if not exact else ():
+        for type in workload.types() if numerics.activations == "int8" else ():
             # Where a product's sum could overflow, some CPUs need more instructions.
             if isinstance(type, QuantType):
                 ops |= {
@@ -196,7 +200,7 @@ def roofs(
                     )
                 }
         rates = {name: peak_rate(runner.team, runner.library, op) for name, op in ops.items()}
-        return runner.read_bandwidth(), {name: rate for name, rate in rates.items() if rate}
+        return workload.read_bandwidth(), {name: rate for name, rate in rates.items() if rate}
 
 
 def statistics_of(samples_ns: Sequence[int], n_tokens: int, n_bytes: int, bandwidth: float) -> Row:
@@ -219,11 +223,11 @@ def statistics_of(samples_ns: Sequence[int], n_tokens: int, n_bytes: int, bandwi
     }
 
 
-def fill(runner: Runner, n_positions: int) -> None:
+def fill(workload: Workload, n_positions: int) -> None:
     """Have so many positions of every sequence cached, and no more."""
-    runner.n_filled = 0
+    workload.n_filled = 0
     if n_positions:
-        runner.prompt(n_positions)
+        workload.prompt(n_positions)
 
 
 def model_facts(name: str, metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Row:
@@ -239,14 +243,14 @@ def model_facts(name: str, metadata: Mapping[str, object], tensors: Mapping[str,
     }
 
 
-def _run(runner: Runner, test: BenchTest, *, n_gen: int) -> int:
+def _run(workload: Workload, test: BenchTest, *, n_gen: int) -> int:
     """Nanoseconds of the test's prompt and `n_gen` tokens after it, from its depth on."""
-    runner.n_filled = test.n_depth
+    workload.n_filled = test.n_depth
     started = time.perf_counter_ns()
     if test.n_prompt:
-        runner.prompt(test.n_prompt)
+        workload.prompt(test.n_prompt)
     for _ in range(n_gen):
-        runner.generate()
+        workload.generate()
     return time.perf_counter_ns() - started
 
 

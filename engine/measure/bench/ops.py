@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.engine.machine import cache_size
-from linnet.engine.measure.bench.work import work
 from linnet.engine.measure.roofline import peak_rate, read_bandwidth
 from linnet.engine.measure.synthetic import random_weights
+from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.isa import choose_isa
 from linnet.kernels.ops.elementwise import SiluMultiply
 from linnet.kernels.ops.peak import Peak, PeakDot, PeakFMA
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 from linnet.kernels.runtime.program import Buffer, Program
 from linnet.kernels.runtime.team import Team
 from linnet.models.parts.graph import Graph
-from linnet.models.parts.rope import Rope
+from linnet.models.parts.numerics import INT8, Numerics
+from linnet.models.parts.rotary import RotaryEmbedding
 from linnet.models.parts.weights import Matrix
 
 Row = dict[str, Any]
@@ -57,7 +57,7 @@ class Case:
     type: str = ""
     source: str = ""  # memory or cache
     copies: int = 1
-    arrays: Sequence[Bytes] = ()  # what is read; the roofline is measured with it
+    arrays: Sequence[Bytes] = ()  # what is read, but for caches: the roofline is measured with it
     peak: Peak | None = None
     depth: int = MANY
 
@@ -72,8 +72,8 @@ def names() -> tuple[str, ...]:
 
 
 def ops(
-    wanted: Sequence[str] = (), *, n_threads: int = 1, isa: str | None = None, exact: bool = False,
-    repetitions: int = 5,
+    wanted: Sequence[str] = (), *, n_threads: int = 1, isa: str | None = None,
+    numerics: Numerics = INT8, repetitions: int = 5,
 ) -> Iterator[Row]:  # fmt: skip
     """A row for each kernel of `wanted`, by default of all.
 
@@ -86,18 +86,20 @@ def ops(
     team = Team(library, n_threads)
     try:
         for name in wanted or names():
-            cases = _products(WEIGHT_TYPES[name], exact) if name in WEIGHT_TYPES else _others(name)
+            cases = (
+                _products(WEIGHT_TYPES[name], numerics) if name in WEIGHT_TYPES else _others(name)
+            )
             for case in cases:
-                yield _measure(case, library, team, exact=exact, repetitions=repetitions)
+                yield _measure(case, library, team, numerics=numerics, repetitions=repetitions)
     finally:
         team.close()
 
 
-def _products(type: WeightType, exact: bool) -> Iterator[Case]:
+def _products(type: WeightType, numerics: Numerics) -> Iterator[Case]:
     """From memory with few rows and many, then from cache with few."""
-    quantised = isinstance(type, QuantType) and not exact
-    peak = PeakDot(type.largest) if isinstance(type, QuantType) and not exact else PeakFMA()
-    op = "linear" if quantised else "linear f32"
+    in_int8 = isinstance(type, QuantType) and numerics.activations == "int8"
+    peak = PeakDot(type.largest) if isinstance(type, QuantType) and in_int8 else PeakFMA()
+    op = "linear" if in_int8 else "linear f32"
     row_bytes, random = type.row_bytes(N_EMBD), np.random.default_rng(0)
 
     def case(n_rows: int, n_out: int, source: str, n_matrices: int, copies: int) -> Case:
@@ -132,14 +134,14 @@ def _others(name: str) -> Iterator[Case]:
         yield _attention(MANY, MANY)
         return
     weight = np.ones(N_EMBD, np.float32)
-    rope = Rope(np.ones(HEAD_DIM // 2), adjacent=True)
+    rope = RotaryEmbedding(np.ones(HEAD_DIM // 2), adjacent=True)
 
     def record(graph: Graph, _: int) -> None:
         x, y = (graph.program.buffer(n, N_FF if name == "silu" else N_EMBD) for n in "xy")
         if name == "norm":
             graph.rms_norm(x, weight, 1e-5)
         elif name == "rope":
-            graph.rope(x, rope, head_dim=HEAD_DIM)
+            rope.rotate(graph, x, HEAD_DIM)
         elif name == "silu":
             graph.combine(SiluMultiply(), x, y)
         else:
@@ -159,32 +161,33 @@ def _attention(n_rows: int, depth: int) -> Case:
     n_slots = 1 if n_rows == MANY else n_rows
     n_bytes = 2 * n_slots * N_KV_HEADS * depth * HEAD_DIM * 2
     copies = 1 if n_rows == MANY else max(2, -(-4 * (cache_size(3) or L3_BYTES) // n_bytes))
-    caches: list[Bytes] = []
 
     def record(graph: Graph, _: int) -> None:
         widths = (N_HEADS * HEAD_DIM, *[N_KV_HEADS * HEAD_DIM] * 2)
         q, k, v = (graph.program.buffer(n, w) for n, w in zip("qkv", widths, strict=True))
-        cache = graph.cache(N_KV_HEADS, HEAD_DIM)
-        for array in (cache.keys, cache.values):
-            array[...] = 0.5
-            caches.append(array.reshape(-1).view(np.uint8))
-        graph.attend(q, k, v, cache, scale=HEAD_DIM**-0.5)
+        graph.attend(q, k, v, graph.cache(N_KV_HEADS, HEAD_DIM), scale=HEAD_DIM**-0.5)
 
     source = "cache" if n_rows == MANY else "memory"
     return Case(
-        "attend", f"d{depth}", n_rows, "attend", record, "F16", source, copies, caches, PeakFMA(),
-        depth,
+        "attend", f"d{depth}", n_rows, "attend", record, "F16", source, copies, peak=PeakFMA(),
+        depth=depth,
     )  # fmt: skip
 
 
-def _measure(case: Case, library: Library, team: Team, *, exact: bool, repetitions: int) -> Row:
+def _measure(
+    case: Case, library: Library, team: Team, *, numerics: Numerics, repetitions: int
+) -> Row:
     program = Program(case.n_rows, 1)
     n_slots = 1 if case.is_prompt else case.n_rows
-    graph = Graph(program, n_ctx=case.depth, n_slots=n_slots, exact=exact)
+    graph = Graph(program, n_ctx=case.depth, numerics=numerics)
     for copy in range(case.copies):
         case.record(graph, copy)
     program.steps = [step for step in program.steps if step.name == case.step]
     _lay_out(program)
+    graph.allocate(n_slots)
+    caches = [array.data for cache in graph.caches for array in (cache.keys, cache.values)]
+    for array in caches:
+        array[...] = 0.5
     n = case.n_rows
     program.state[:2] = n, 0
     program.positions.data[:n] = range(n) if case.is_prompt else case.depth - 1
@@ -192,7 +195,7 @@ def _measure(case: Case, library: Library, team: Team, *, exact: bool, repetitio
     lowered = program.lower(library, n_tokens=None if case.is_prompt else n)
     samples = _seconds(lambda: team.run(lowered), repetitions)
     seconds = statistics.median(samples) / case.copies
-    done = work(program.steps[0], program)
+    done = program.work(program.steps[0])
     row: Row = {
         "op": case.op,
         "type": case.type,
@@ -210,8 +213,9 @@ def _measure(case: Case, library: Library, team: Team, *, exact: bool, repetitio
         "peak_gflop_s": None,
         "roofline": None,
     }
-    if case.arrays and case.peak:
-        bandwidth = read_bandwidth(team, library, case.arrays)
+    arrays = [*case.arrays, *(array.reshape(-1).view(np.uint8) for array in caches)]
+    if arrays and case.peak:
+        bandwidth = read_bandwidth(team, library, arrays)
         row["read_gb_s"] = bandwidth / 1e9
         if peak := peak_rate(team, library, case.peak):
             least = max(done.n_bytes / bandwidth, done.n_operations / peak)

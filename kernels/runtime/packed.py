@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.isa import choose_isa
 from linnet.kernels.products.activations import packed_bytes
 from linnet.kernels.products.linear import MOST_FEW_ROWS, Linear
 from linnet.kernels.quants import WeightType
@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 class PackedMatrix:
     """Weights (n_out, n_columns) packed as GGUF files hold them; used where they lie.
 
-    `packed`: u8 (n_out, row_bytes), contiguous. `exact`: multiply f32 activations, not int8 ones.
+    `packed`: u8 (n_out, row_bytes), contiguous. `activations`: multiply "int8" or "f32" ones.
     `library`: where kernels come from; by default one of its own for the best this CPU has.
 
     Not for two threads at once. Raises TypeError and ValueError for packed bytes that are not such
@@ -41,7 +41,7 @@ class PackedMatrix:
         type: WeightType,
         packed: npt.NDArray[np.uint8],
         *,
-        exact: bool = False,
+        activations: str = "int8",
         library: Library | None = None,
     ) -> None:
         _check("packed", packed, np.uint8)
@@ -51,7 +51,7 @@ class PackedMatrix:
                 f"packed is {packed.shape}; it must be at least one row of whole {type.name} "
                 f"blocks, {type.bytes} bytes each"
             )
-        self.type, self.packed, self.exact = type, packed, exact
+        self.type, self.packed, self.activations = type, packed, activations
         self.n_out, self.n_columns = len(packed), n_bytes // type.bytes * type.block
         self.library = library or Library(choose_isa())
         self._products: dict[int | None, _Product] = {}
@@ -135,7 +135,7 @@ def _lower(
         Buffer(name, Rows.TOKENS, width, nowhere.dtype, nowhere)
         for name, width in (("x", matrix.n_columns), ("out", matrix.n_out))
     )
-    op, multiplied = Linear.of(matrix.type, exact=matrix.exact), x
+    op, multiplied = Linear.of(matrix.type, activations=matrix.activations), x
     if op.packing is not None:
         n_bytes = packed_bytes(matrix.n_columns)
         multiplied = program.buffer("packed", n_bytes, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""How positions turn queries and keys: frequencies, and how contexts are stretched."""
+"""Rotary position embedding: its frequencies, and how contexts are stretched."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.ops.rope import rope_table
+from linnet.kernels.runtime.program import Buffer
 from linnet.models.parts.config import MAX_CONTEXT, Config, Keys
 from linnet.models.parts.errors import ModelError
+from linnet.models.parts.graph import Graph
+from linnet.models.parts.heads import Heads
 from linnet.models.parts.positions import PositionTable
 from linnet.models.parts.weights import Floats, Weights
 
@@ -20,11 +23,12 @@ SCALINGS = ("none", "linear", "yarn", "longrope")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rope:
-    """Pair i of a head turns by `frequencies[i]` radians a position, and grows by `magnitude`.
+class RotaryEmbedding:
+    """Rotates pair i of each head by position * `frequencies[i]` radians, and multiplies it by
+    `magnitude` (arXiv:2104.09864).
 
-    `adjacent`: pairs are neighbours, as in Llama's files; else half of what is rotated apart, as in
-    GPT-NeoX. `beyond`: the frequencies for contexts of more than `n_ctx_original` positions.
+    `adjacent`: pair i is columns 2i and 2i + 1, as in Llama's files; else i and i + n_rot / 2, as
+    in GPT-NeoX. `beyond`: the frequencies for contexts of more than `n_ctx_original` positions.
     """
 
     frequencies: Frequencies
@@ -34,7 +38,9 @@ class Rope:
     n_ctx_original: int = 0
 
     @classmethod
-    def load(cls, keys: Keys, weights: Weights, config: Config, *, adjacent: bool) -> Rope:
+    def load(
+        cls, keys: Keys, weights: Weights, config: Config, *, adjacent: bool
+    ) -> RotaryEmbedding:
         """What a file says of its main rotation: scaled, with factors, or neither."""
         plain = frequencies(config.n_rot, config.rope_theta)
         n_original = keys.integer(
@@ -66,20 +72,22 @@ class Rope:
             n_ctx_original=n_original or config.n_ctx_train,
         )
 
-    def with_magnitude(self, magnitude: float) -> Rope:
-        return replace(self, magnitude=magnitude)
+    def record(self, g: Graph, heads: Heads) -> Heads:
+        q = self.rotate(g, heads.q, heads.head_dim)
+        k = self.rotate(g, heads.k, heads.head_dim) if heads.k else None
+        return replace(heads, q=q, k=k)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """What a row of its table has: cosines and sines (2, n_pairs)."""
-        return 2, self.frequencies.size
+    def rotate(self, g: Graph, x: Buffer, head_dim: int) -> Buffer:
+        """x (n_tokens, n_heads * head_dim), the first columns of every head in place."""
+        return g.rope(x, self, head_dim=head_dim, adjacent=self.adjacent)
 
-    def table(self, data: Floats) -> PositionTable:
-        """Cosines and sines at each position, in `data` (n_ctx, 2, n_pairs)."""
-        far = self.beyond is not None and len(data) > self.n_ctx_original
+    def table(self, n_ctx: int) -> PositionTable:
+        """Cosines and sines at each position (n_ctx, 2, n_pairs)."""
+        far = self.beyond is not None and n_ctx > self.n_ctx_original
         chosen = self.beyond if far and self.beyond is not None else self.frequencies
         magnitude = np.float32(self.magnitude)
-        return PositionTable(data, lambda first, n: rope_table(n, chosen, first) * magnitude)
+        shape = n_ctx, 2, chosen.size
+        return PositionTable(shape, lambda first, n: rope_table(n, chosen, first) * magnitude)
 
 
 def _factors(weights: Weights, name: str, n_pairs: int) -> Floats:
@@ -91,30 +99,34 @@ def _factors(weights: Weights, name: str, n_pairs: int) -> Floats:
 
 def frequencies(n_rot: int, theta: float) -> Frequencies:
     """theta^(-2i / n_rot) radians a position for pair i (arXiv:2104.09864, eq. 15)."""
-    turns: Frequencies = theta ** (-np.arange(0, n_rot, 2) / n_rot)
-    return turns
+    radians: Frequencies = theta ** (-np.arange(0, n_rot, 2) / n_rot)
+    return radians
 
 
 def kept(keys: Keys, n_rot: int, theta: float, n_ctx_original: int) -> Frequencies:
-    """How much of each frequency YaRN keeps: 1 where pairs turn often within the original context,
-    0 where they turn less than once, a ramp between (arXiv:2309.00071, section 3.2)."""
+    """The share of each frequency that YaRN keeps (arXiv:2309.00071, section 3.2).
+
+    It is 1 for pairs that rotate more than beta_fast times within the original context, 0 for those
+    that rotate less than beta_slow times, and a ramp between.
+    """
 
     if theta <= 1.0:
         raise keys.error("rope.freq_base", theta, "more than 1 where the scaling is yarn")
 
-    def pair_that_turns(times: float) -> float:
-        """Its number, a fraction, within what there is."""
-        n_positions_a_turn = n_ctx_original / times
-        pair = n_rot * math.log(n_positions_a_turn / (2 * math.pi)) / (2 * math.log(theta))
+    def pair_of(rotations: float) -> float:
+        """The number, a fraction, of the pair that rotates so often; within 0 and n_rot - 1."""
+        wavelength = n_ctx_original / rotations
+        pair = n_rot * math.log(wavelength / (2 * math.pi)) / (2 * math.log(theta))
         return min(max(0.0, pair), n_rot - 1.0)
 
     fast = keys.factor("rope.scaling.yarn_beta_fast", default=32.0)
     slow = keys.factor("rope.scaling.yarn_beta_slow")
-    first, last = math.floor(pair_that_turns(fast)), math.ceil(pair_that_turns(slow))
+    first, last = math.floor(pair_of(fast)), math.ceil(pair_of(slow))
     ramp = (np.arange(n_rot // 2) - first) / max(0.001, last - first)
     return 1.0 - np.clip(ramp, 0.0, 1.0)
 
 
 def attention_factor(scale: float, multiplier: float = 1.0) -> float:
-    """By how much longer contexts sharpen attention (arXiv:2309.00071, eq. 22)."""
+    """YaRN's factor of cosines and sines for a context `scale` times as long (arXiv:2309.00071,
+    eq. 22)."""
     return 0.1 * multiplier * math.log(scale) + 1.0 if scale > 1.0 else 1.0

@@ -1,0 +1,280 @@
+"""The only loop: requests of all callers become passes over the weights, one after another.
+
+    a step:
+        drop what was cancelled; give slots to requests that wait
+        if prompts are left, and nobody decodes or decoding has had its share of time:
+            a pass over parts of prompts, bounded in time where somebody decodes
+        else:
+            a pass over one more token of each request that decodes
+        draw a token from each row of logits
+
+There is no thread of its own: a caller that waits for its next event runs the next step, for all
+requests. So one caller alone pays for no hand-over between threads, a request whose reader has left
+costs nothing, and there is nothing to end when a process exits.
+"""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from linnet.engine.running.batch import Part
+from linnet.engine.running.generation import Event, Floats, Generation
+from linnet.engine.running.policy import PromptPasses, shares
+from linnet.engine.running.prefixes import Prefixes
+from linnet.engine.running.sequence import CachedSequence
+from linnet.engine.running.session import Session
+from linnet.kernels.products.linear import MOST_FEW_ROWS
+from linnet.kernels.runtime.team import Interrupted
+
+AHEAD = 16  # events of a request that nobody has taken yet, and with which it rests
+TURN = 0.02  # seconds that a caller waits for the one who runs a step, before it looks again
+
+
+class Scheduler:
+    """Runs generations in the slots of a session, up to `n_parallel` at a time.
+
+    From any thread: `submit`, `cancel`, `stop`, `events`. `step` is for one at a time, as `events`
+    and `alone` see to.
+    """
+
+    def __init__(self, session: Session, *, n_parallel: int = MOST_FEW_ROWS) -> None:
+        self.session, self.n_parallel = session, min(n_parallel, session.n_slots)
+        self._prefixes = Prefixes(session)
+        self._requests: list[Generation] = []  # unfinished ones, oldest first
+        self._prompt_passes = PromptPasses()
+        self._turn, self._decode_seconds = 0, 0.0  # of the last pass over generated tokens
+        self._leader: dict[str, _Caller] = {}  # who runs a step, if anybody does
+        self._resting: list[_Caller] = []
+
+    # -- for callers --------------------------------------------------------------------------
+    def submit(self, generations: Sequence[Generation]) -> None:
+        """Have them run. Compiles what passes over so many requests take that is not there yet, in
+        the caller's thread, so that no pass of the others waits for it.
+
+        Raises RuntimeError once the session is closed, or in a forked process; CompileError.
+        """
+        self.session.lease.check()
+        n = min(MOST_FEW_ROWS, self.n_parallel, len(self._requests) + len(generations))
+        self.session.runner.prepare(n)
+        self._requests.extend(generations)
+
+    def cancel(self, generation: Generation) -> None:
+        """End one that is not over; the pass it is in goes on for the others."""
+        generation.cancel()
+
+    def stop(self) -> None:
+        """End all that were submitted, and the pass under way."""
+        for generation in list(self._requests):
+            generation.cancel()
+        if self._leader:
+            self.session.stop()
+
+    def events(self, generations: Sequence[Generation]) -> Iterator[tuple[int, Event]]:
+        """Submit them, and give their events as they come, with each one's index.
+
+        What is left of them when the iterator is closed, or fails, is cancelled. Raises what
+        `submit` raises, and where a step fails what it raises.
+        """
+        waiting = deque(enumerate(generations))
+        left: dict[int, Generation] = {}
+        caller = _Caller()
+        try:
+            while waiting or left:
+                if waiting and len(left) <= self.n_parallel:  # as many again wait for their turn
+                    n = min(len(waiting), self.n_parallel)
+                    some = dict(waiting.popleft() for _ in range(n))
+                    left |= some
+                    self.submit(list(some.values()))
+                self._wait(caller, left.values())
+                for index, generation in list(left.items()):
+                    while generation.events:
+                        event = generation.events.popleft()
+                        if generation.over and not generation.events:
+                            del left[index]
+                        yield index, event
+        finally:
+            for generation in generations:
+                self.cancel(generation)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep all others from running steps meanwhile."""
+        caller = _Caller()
+        try:
+            while not self._leads(caller):
+                self._rest(caller)
+            yield
+        finally:
+            self._leave(caller)
+
+    # -- who runs the next step -----------------------------------------------------------------
+    def _wait(self, caller: _Caller, generations: Collection[Generation]) -> None:
+        """Until one of them has an event: run steps, or wait for the one who does.
+
+        Ctrl-C may come between any two instructions here, and leaves no leader behind.
+        """
+        while True:
+            for generation in generations:
+                if generation.events:
+                    return
+            try:
+                worked = self._leads(caller) and self.step()
+            finally:
+                self._leave(caller)
+            if not worked:
+                self._rest(caller)
+
+    def _leads(self, caller: _Caller) -> bool:
+        """Become the one who may run steps, unless somebody is."""
+        leader = self._leader.setdefault("", caller)
+        if leader is not caller and leader.thread == caller.thread:
+            raise RuntimeError("this LLM is amid a step; open one for what is called back")
+        return leader is caller
+
+    def _rest(self, caller: _Caller) -> None:
+        """Until the leader has left, or a while has passed."""
+        self._resting.append(caller)
+        try:
+            if self._leader:
+                caller.wake.acquire(timeout=TURN)
+        finally:
+            self._resting.remove(caller)
+
+    def _leave(self, caller: _Caller) -> None:
+        """Let somebody else lead; whoever rests looks whether it is its turn, or its event."""
+        if self._leader.get("") is not caller:
+            return
+        self._leader.clear()
+        for other in list(self._resting):
+            with suppress(RuntimeError):  # it has been woken, and has not looked yet
+                other.wake.release()
+
+    # -- a step ---------------------------------------------------------------------------------
+    def step(self) -> bool:
+        """A pass at the most; False where there is nothing to do."""
+        waiting: list[Generation] = []
+        prompts: list[_Turn] = []
+        decoding: list[_Turn] = []
+        for generation in list(self._requests):
+            if generation.over:
+                self._requests.remove(generation)
+            elif len(generation.events) < AHEAD:
+                if (sequence := generation.sequence) is None:
+                    waiting.append(generation)
+                else:
+                    ids = generation.pending(sequence)
+                    in_prompt = len(sequence.ids) < generation.stats.n_prompt
+                    (prompts if in_prompt else decoding).append(_Turn(generation, sequence, ids))
+        if waiting and self._admit(waiting):
+            return True  # whoever waits is told of its beginning before its first pass
+        try:
+            if prompts and (not decoding or self._prompt_passes.due):
+                self._prompt_pass(prompts[:MOST_FEW_ROWS], alone=not decoding)
+            elif decoding:
+                self._decode_pass(decoding)
+        except Interrupted:  # stopped: nothing was drawn, and who was meant has been cancelled
+            return True
+        return bool(prompts or decoding)
+
+    def _admit(self, waiting: Sequence[Generation]) -> bool:
+        """Give slots to requests that wait, in order, while there are some; whether any began."""
+        began = False
+        for generation in waiting:
+            slot = None
+            while slot is None:
+                running = {g.sequence.slot: g.n_positions for g in self._requests if g.sequence}
+                if len(running) < self.n_parallel:
+                    slot = self._prefixes.take(generation.ids, generation.n_positions, running)
+                if slot is None and not self._preempt():
+                    return began
+            generation.begin(self.session.sequences[slot])
+            began = True
+        return began
+
+    def _preempt(self) -> bool:
+        """Take its slot from a request that nobody reads. It goes on in another one later: its
+        prompt as a prompt, what was generated in passes of its kind, so to the same bits."""
+        for generation in self._requests:
+            if generation.sequence and len(generation.events) >= AHEAD:
+                self._prefixes.touch(generation.sequence.slot)
+                generation.sequence = None
+                return True
+        return False
+
+    def _prompt_pass(self, prompts: Sequence[_Turn], *, alone: bool) -> None:
+        most = self.session.n_batch
+        size = most if alone else min(self._prompt_passes.size, most)
+        taken = shares([len(turn.ids) for turn in prompts], size)
+        cut = [t._replace(ids=t.ids[:n]) for t, n in zip(prompts, taken, strict=True) if n]
+        started = time.perf_counter()
+        self._run(cut, few=False)
+        if not alone:
+            self._prompt_passes.ran(time.perf_counter() - started, self._decode_seconds)
+
+    def _decode_pass(self, decoding: list[_Turn]) -> None:
+        if sum(len(turn.ids) for turn in decoding) > MOST_FEW_ROWS:
+            decoding = self._next_rows(decoding)
+        started = time.perf_counter()
+        self._run(decoding, few=True)
+        self._decode_seconds = time.perf_counter() - started
+        self._prompt_passes.decoded(self._decode_seconds)
+
+    def _next_rows(self, decoding: Sequence[_Turn]) -> list[_Turn]:
+        """As many tokens as a pass has room for, of those whose last turn is longest ago."""
+        turns, room = [], MOST_FEW_ROWS
+        for turn in sorted(decoding, key=lambda turn: turn.generation.turn):
+            if room:
+                turn.generation.turn = self._turn = self._turn + 1
+                turns.append(turn._replace(ids=turn.ids[:room]))
+                room -= len(turns[-1].ids)
+        return turns
+
+    def _run(self, turns: Sequence[_Turn], *, few: bool) -> None:
+        """A pass; a token is drawn for each whose last one is among its tokens."""
+        parts = []
+        for generation, sequence, ids in turns:
+            is_last = len(sequence.ids) + len(ids) == len(generation.ids)
+            parts.append(Part(sequence.slot, ids, int(is_last)))
+        rows = iter(self.session.run(parts, few=few))
+        for turn, part in zip(turns, parts, strict=True):
+            if not few:
+                turn.generation.prompt_advanced(len(turn.sequence.ids))
+            if part.n_outputs:
+                self._draw(turn.generation, next(rows))
+
+    def _draw(self, generation: Generation, row: Floats) -> None:
+        """An error of its sampler ends a request, and no other."""
+        try:
+            generation.draw(row)
+        except Exception as error:
+            generation.fail(error)
+        except BaseException:  # Ctrl-C in the middle of it
+            generation.cancel()
+            raise
+        if generation.over and generation.sequence:
+            self._prefixes.touch(generation.sequence.slot)
+
+
+class _Turn(NamedTuple):
+    """What a request would have the next pass do: the tokens its sequence lacks."""
+
+    generation: Generation
+    sequence: CachedSequence
+    ids: list[int]
+
+
+class _Caller:
+    """Somebody who waits; `wake`: a lock that nobody owns, open when it is time to look."""
+
+    __slots__ = ("thread", "wake")
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.wake = _thread.allocate_lock()
+        self.wake.acquire()
