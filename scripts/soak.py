@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from linnet import LLM, Interrupted, SamplingParams
@@ -82,6 +83,14 @@ def generate_list(model: Model, rng: random.Random) -> None:
     outputs = model.llm.generate(prompts, [how for _, _, how in requests])
     for (prompt, sampler, _), output in zip(requests, outputs, strict=True):
         model.check(f"prompt {prompt}, sampler {sampler}", output.token_ids)
+
+
+def share(model: Model, rng: random.Random) -> None:
+    """Threads that ask at once, each of which gets what it gets alone."""
+    seeds = [rng.randrange(1000) for _ in range(3)]
+    with ThreadPoolExecutor(len(seeds)) as threads:
+        for done in [threads.submit(generate, model, random.Random(seed)) for seed in seeds]:
+            done.result()
 
 
 def leave(model: Model, rng: random.Random) -> None:
@@ -146,8 +155,8 @@ def vectors(model: Model, rng: random.Random) -> None:
 
 
 ACTIONS = {
-    generate: 10, generate_list: 4, leave: 4, stop: 2, interrupt: 2, session: 2, reopen: 1,
-    refuse: 1, vectors: 1,
+    generate: 10, generate_list: 4, share: 2, leave: 4, stop: 2, interrupt: 2, session: 2,
+    reopen: 1, refuse: 1, vectors: 1,
 }  # fmt: skip
 
 

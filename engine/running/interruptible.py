@@ -54,8 +54,8 @@ class _Job:
     def __init__(self, function: Callable[[], object]) -> None:
         self._function = function
         self._claims: list[str] = []
-        self._bell = _thread.allocate_lock()  # open once it is over
-        self._bell.acquire()
+        self._ended = _thread.allocate_lock()  # open once it is over
+        self._ended.acquire()
         self.over = False
         self.error: BaseException | None = None
 
@@ -72,8 +72,8 @@ class _Job:
         except BaseException as error:
             self.error = error
         self.over = True
-        self._bell.release()
+        self._ended.release()
 
     def wait(self) -> None:
         """Until it is over, or a turn has passed."""
-        self._bell.acquire(timeout=TURN)
+        self._ended.acquire(timeout=TURN)

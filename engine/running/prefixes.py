@@ -54,6 +54,10 @@ class Prefixes:
         self.touch(target)
         return target
 
+    def cached(self, ids: Sequence[int]) -> int:
+        """How many of `ids`, from the first, some slot has."""
+        return max(sequence.reusable(ids) for sequence in self._session.sequences)
+
     def touch(self, slot: int) -> None:
         """The slot has just been used."""
         self._clock += 1

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from linnet.engine.running.batch import Part
 from linnet.engine.running.generation import Event, Floats, Generation
 from linnet.engine.running.policy import PromptPasses, shares
-from linnet.engine.running.prefixes import Prefixes
+from linnet.engine.running.prefixes import WORTH_COPYING, Prefixes
 from linnet.engine.running.sequence import CachedSequence
 from linnet.engine.running.session import Session
 from linnet.kernels.products.linear import MOST_FEW_ROWS
@@ -48,9 +48,11 @@ class Scheduler:
         self._prefixes = Prefixes(session)
         self._requests: list[Generation] = []  # unfinished ones, oldest first
         self._prompt_passes = PromptPasses()
-        self._turn, self._decode_seconds = 0, 0.0  # of the last pass over generated tokens
+        self._turn = 0  # the latest that was given to a request
+        self._decode_seconds = 0.0  # what the last pass over generated tokens took
         self._leader: dict[str, _Caller] = {}  # who runs a step, if anybody does
         self._resting: list[_Caller] = []
+        self._in_pass: Sequence[_Turn] = ()
 
     # -- for callers --------------------------------------------------------------------------
     def submit(self, generations: Sequence[Generation]) -> None:
@@ -65,8 +67,12 @@ class Scheduler:
         self._requests.extend(generations)
 
     def cancel(self, generation: Generation) -> None:
-        """End one that is not over; the pass it is in goes on for the others."""
+        """End one that is not over. A pass that nobody wants any more ends at once; one that it
+        shares goes on for the others."""
         generation.cancel()
+        turns = self._in_pass
+        if turns and all(turn.generation.over for turn in turns):
+            self.session.stop()
 
     def stop(self) -> None:
         """End all that were submitted, and the pass under way."""
@@ -186,6 +192,8 @@ class Scheduler:
         """Give slots to requests that wait, in order, while there are some; whether any began."""
         began = False
         for generation in waiting:
+            if self._is_coming(generation):
+                continue
             slot = None
             while slot is None:
                 running = {g.sequence.slot: g.n_positions for g in self._requests if g.sequence}
@@ -196,6 +204,19 @@ class Scheduler:
             generation.begin(self.session.sequences[slot])
             began = True
         return began
+
+    def _is_coming(self, generation: Generation) -> bool:
+        """Whether a prompt under way will hold more of this one's tokens than any slot does yet: so
+        requests with a beginning in common compute it once."""
+        needed = self._prefixes.cached(generation.ids) + WORTH_COPYING
+        return any(
+            other.sequence is not None
+            and len(other.sequence.ids) < other.stats.n_prompt
+            and len(other.events) < AHEAD  # or it rests
+            and other.sequence.will_reuse(other.ids[: other.stats.n_prompt], generation.ids)
+            >= needed
+            for other in self._requests
+        )
 
     def _preempt(self) -> bool:
         """Take its slot from a request that nobody reads. It goes on in another one later: its
@@ -241,7 +262,11 @@ class Scheduler:
         for generation, sequence, ids in turns:
             is_last = len(sequence.ids) + len(ids) == len(generation.ids)
             parts.append(Part(sequence.slot, ids, int(is_last)))
-        rows = iter(self.session.run(parts, few=few))
+        try:
+            self._in_pass = turns
+            rows = iter(self.session.run(parts, few=few))
+        finally:
+            self._in_pass = ()
         for turn, part in zip(turns, parts, strict=True):
             if not few:
                 turn.generation.prompt_advanced(len(turn.sequence.ids))

@@ -38,8 +38,13 @@ class CachedSequence:
         Never the last one, whose logits are wanted; and none where what the next would see is not
         kept any more.
         """
-        n = min(_n_common(self.ids[: self.n_from_prompts], ids), len(ids) - 1)
+        n = min(n_common(self.ids[: self.n_from_prompts], ids), len(ids) - 1)
         return n if self.can_go_on_at(n) else 0
+
+    def will_reuse(self, prompt: Sequence[int], ids: Sequence[int]) -> int:
+        """The same once all of `prompt`, which begins with its tokens, is cached."""
+        n = min(n_common(prompt, ids), len(ids) - 1)
+        return n if all(ring.holds(n, len(prompt)) for ring in self.rings) else 0
 
     def can_go_on_at(self, n: int) -> bool:
         """Whether all layers keep what a token at position `n` sees."""
@@ -75,7 +80,7 @@ class CachedSequence:
             self.n_computed = 0
 
 
-def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
+def n_common(a: Sequence[int], b: Sequence[int]) -> int:
     """How many ids, from the first, are the same: by halving, as lists compare at native speed."""
     low, high = 0, min(len(a), len(b))
     while low < high:

@@ -220,6 +220,30 @@ def test_short_prompts_share_a_pass(watched_of: Callable[..., Watched]) -> None:
     assert watched.passes == [(False, [5, 9, 14, 4]), (False, [6])]
 
 
+@pytest.mark.parametrize(("name", "n_computed"), [("llama", 60 + 8 * 5), ("qwen35", 8 * 65)])
+def test_a_beginning_in_common_is_computed_once(
+    watched_of: Callable[..., Watched], name: str, n_computed: int
+) -> None:
+    """Where layers keep enough of it: a state is that of all tokens so far."""
+    watched = watched_of(name)
+    prompts = [[*ids_of(60), *ids_of(5, seed=i)] for i in range(1, 9)]
+    expected = watched.alone([lambda ids=ids: watched.request(ids, 5) for ids in prompts])
+    for slot in range(8):
+        watched.scheduler.session.release(slot)
+    watched.passes.clear()
+    assert watched.tokens(*(watched.request(ids, 5) for ids in prompts)) == expected
+    assert sum(sum(n) for few, n in watched.passes if not few) == n_computed
+
+
+def test_nobody_waits_for_a_prompt_that_rests(watched_of: Callable[..., Watched]) -> None:
+    watched = watched_of(n_batch=8)
+    stream = watched.scheduler.events([watched.request(ids_of(150), 2)])
+    next(stream)
+    (request,) = watched.scheduler._requests
+    request.events.extend([PromptProgress(0, 0)] * AHEAD)  # as many passes that nobody asked about
+    assert watched.tokens(watched.request([*ids_of(140), 1], 3))
+
+
 def test_progress_is_told_before_the_first_pass_and_after_each(
     watched_of: Callable[..., Watched],
 ) -> None:
@@ -317,6 +341,44 @@ def test_a_stop_ends_all_that_were_submitted_and_no_other(
     assert sorted(index for index, _ in errors) == [0, 1, 2, 3]
     assert all(isinstance(error, Interrupted) for _, error in errors)
     assert sum(isinstance(event, Chunk) for _, event in late) == 10
+
+
+def test_a_pass_that_nobody_wants_any_more_ends(
+    watched_of: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watched_of()
+    scheduler, team = watched.scheduler, watched.scheduler.session.runner.team
+    run, stop, stopped = team.run, team.stop, threading.Event()
+
+    def endless(program: Any) -> None:
+        """A pass that somebody has to stop."""
+        assert stopped.wait(60)
+        run(program)
+
+    def note() -> None:
+        stop()
+        stopped.set()
+
+    generations = [watched.request(ids_of(9, i), 9) for i in range(2)]
+    errors: list[Exception] = []
+
+    def read() -> None:
+        errors.extend(e for _, e in scheduler.events(generations) if isinstance(e, Exception))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(team, "run", endless)
+        patch.setattr(team, "stop", note)
+        reader = threading.Thread(target=read)
+        reader.start()
+        while not scheduler._in_pass:
+            pass
+        scheduler.cancel(generations[0])
+        assert not stopped.is_set()
+        scheduler.cancel(generations[1])
+        reader.join(60)
+        assert not reader.is_alive()
+    assert [type(error) for error in errors] == [Interrupted] * 2
+    assert len(watched.tokens(watched.request(ids_of(9), 5))[0]) == 6
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
