@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
 
+from linnet.engine.chat.answers import AnswerReader
 from linnet.engine.chat.template import Message, template_variables
 from linnet.engine.measure.roofline import read_bandwidth, weights_read
 from linnet.engine.open_model import OpenModel, Prompt
@@ -38,6 +40,8 @@ class LLM(OpenModel):
     f32 activations and keeps keys and values in f32.
     `mmap`: whether to map the file, or to read it into memory.
     `chat_template`: the text of a template in Jinja, in place of the file's own.
+    `ignore_unknown`: whether to load a file that says more of its model than is used here, with a
+    UserWarning in place of a ModelError.
 
     Raises GGUFError or ModelError for a file that is malformed or of an unknown architecture,
     ISAError, OSError, MemoryError, and ValueError for arguments out of range; with a template
@@ -63,7 +67,7 @@ class LLM(OpenModel):
     def read_bandwidth(self) -> float:
         """Bytes a second that our threads could read of these weights; measured now, in moments."""
         runner = self._session.runner
-        with self._scheduler.alone(), self._session.lease:
+        with self._scheduler.alone(), self._session.lease.hold():
             return read_bandwidth(runner.team, self._library, weights_read(runner.program))
 
     @overload
@@ -184,6 +188,7 @@ class LLM(OpenModel):
     ) -> Output:
         """The model's answer to a conversation, by its own chat template.
 
+        It is read for reasoning, content and tool calls; its `message` goes on in the conversation.
         `messages`: dicts with a "role" ("system", "user", "assistant", ...) and a "content".
         `tools` and `chat_template_kwargs`, what else the template takes: see `ChatTemplate.render`,
         whose errors are raised, and those of `stream`.
@@ -202,11 +207,22 @@ class LLM(OpenModel):
         chat_template_kwargs: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Chunk]:
-        """What `chat` gives, chunk by chunk; `progress` is that of `stream`."""
+        """What `chat` gives, chunk by chunk, each with its `part`; `progress`: see `stream`."""
         variables = {"tools": tools} | template_variables(chat_template_kwargs)
         self._session.lease.check()  # or not even a template is rendered
         ids = self.chat_template.encode(messages, **variables)
-        return self.stream(ids, params, progress=progress)
+        params = params or self.sampling_params()
+        chunks = self.stream(ids, params, progress=progress)
+        reader = AnswerReader(
+            self.chat_template.format, self.tokenizer, ids, skip_special=params.skip_special
+        )
+        return _read(chunks, reader)
+
+
+def _read(chunks: Iterator[Chunk], reader: AnswerReader) -> Iterator[Chunk]:
+    """The chunks, each with its part."""
+    for chunk in chunks:
+        yield replace(chunk, part=reader.push(chunk.token_id, chunk.text))
 
 
 def _noted(error: Exception, index: int, n: int) -> Exception:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from linnet.engine.chat.template import ChatTemplate
 from linnet.engine.checks import whole
 from linnet.engine.gguf.reader import GGUFFile
+from linnet.engine.gguf.source import naming
 from linnet.engine.machine import MOST_THREADS, usable_threads
 from linnet.engine.running.embedding import POOLINGS, embed
 from linnet.engine.running.generation import finite
@@ -28,7 +29,7 @@ from linnet.engine.sampling.params import METADATA, SamplingParams
 from linnet.engine.text.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.models import load_model
+from linnet.models import ModelError, load_model
 from linnet.models.parts.config import MAX_CONTEXT
 from linnet.models.parts.numerics import Numerics
 
@@ -58,6 +59,7 @@ class OpenModel:
         activations: str = "int8",
         mmap: bool = True,
         chat_template: str | None = None,
+        ignore_unknown: bool = False,
     ) -> None:
         started = time.perf_counter()
         self._numerics = Numerics.of(activations)
@@ -67,7 +69,10 @@ class OpenModel:
         worthwhile = 1 + self.weight_bytes // BYTES_A_THREAD
         n_threads = whole("n_threads", n_threads, 1, MOST_THREADS)
         self.n_threads = n_threads or min(usable_threads(), worthwhile)
-        self.model = load_model(self._file.metadata, self._file.tensors)
+        with naming(self.path):
+            self.model = load_model(
+                self._file.metadata, self._file.tensors, ignore_unknown=ignore_unknown
+            )
         self.config = self.model.config
         if chat_template is not None:
             self.chat_template = ChatTemplate(chat_template, self.tokenizer, name="chat_template")
@@ -102,10 +107,11 @@ class OpenModel:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Raises TokenizerError where the file has no vocabulary we can use."""
-        tokenizer = Tokenizer.from_gguf(self._file)
-        if tokenizer.n_vocab != self.config.n_vocab:
-            found = f"{tokenizer.n_vocab} tokens, and token_embd.weight {self.config.n_vocab} rows"
-            raise TokenizerError(f"the vocabulary has {found}; they must be as many")
+        tokenizer, n = Tokenizer.from_gguf(self._file), self.config.n_vocab
+        if tokenizer.n_vocab != n:
+            found = f"{tokenizer.n_vocab} tokens, and token_embd.weight {n} rows"
+            what = f"the vocabulary has {found}; they must be as many"
+            raise TokenizerError(f"{os.fspath(self.path)!r}: {what}")
         return tokenizer
 
     @cached_property
@@ -144,18 +150,25 @@ class OpenModel:
             return finite(self._logits_session.all_logits(ids))
 
     def embed(
-        self, texts: Sequence[Prompt], *, pooling: str = "mean", normalize: bool = True,
+        self, texts: Sequence[Prompt], *, pooling: str | None = None, normalize: bool = True,
         parse_special: bool = False,
     ) -> npt.NDArray[np.float32]:  # fmt: skip
         """A vector for each text, or list of token ids: (len(texts), n_embd).
 
-        They are made of the states after the last norm: their mean over all tokens, bos included,
-        or, with `pooling="last"`, that of the last one. `normalize`: to a length of 1.
-        `parse_special`: see `stream`.
+        They are made of the states after the last norm: `pooling` is "mean", over all tokens, bos
+        included; "cls", that of the first; or "last"; None for what the file says, or else the
+        mean. `normalize`: to a length of 1. `parse_special`: see `stream`.
 
-        Raises what `logits` raises, TokenizerError, and ValueError for a prompt of no tokens, a
-        text where a list of them belongs, or another `pooling`.
+        Raises what `logits` raises, TokenizerError, ModelError for a file that ranks texts and has
+        no vectors, and ValueError for a prompt of no tokens, a text where a list of them belongs,
+        or another `pooling`.
         """
+        if pooling is None:
+            pooling = "mean" if self.config.pooling == "none" else self.config.pooling
+            if pooling not in POOLINGS:
+                found = f"{self.config.architecture}.pooling_type is {pooling}, for scores of texts"
+                remedy = "embed makes vectors with another pooling="
+                raise ModelError(f"{os.fspath(self.path)!r}: {found}; {remedy}")
         if isinstance(texts, str) or not isinstance(texts, Sequence | np.ndarray):
             raise ValueError(f"texts is {reprlib.repr(texts)}; it must be a list of texts")
         if pooling not in POOLINGS:

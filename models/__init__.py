@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from linnet.models.parts.errors import ModelError
+from linnet.models.parts.relatives import check_is_model
 
 if TYPE_CHECKING:
     from linnet.kernels.runtime.program import Buffer
@@ -58,10 +59,23 @@ def architecture(name: object) -> type[Transformer]:
     return found
 
 
-def load_model(metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Model:
-    """The model in a file, by its `general.architecture`. Raises ModelError."""
+def load_model(
+    metadata: Mapping[str, object], tensors: Mapping[str, Tensor], *, ignore_unknown: bool = False
+) -> Model:
+    """The model in a file, by its `general.architecture`.
+
+    Raises ModelError, also for a file that says more than is used here, unless `ignore_unknown`:
+    see `linnet.models.parts.unused`.
+    """
+    check_is_model(metadata)
     made_of = architecture(metadata.get("general.architecture"))
+    if not tensors:
+        raise ModelError("a vocabulary without weights; not a model")
+    from linnet.models.parts.unused import check_unused
     from linnet.models.parts.weights import Weights
 
     with np.errstate(all="ignore"):  # weights may be anything; logits are looked at
-        return made_of(metadata, Weights(tensors))
+        weights = Weights(tensors)
+        model = made_of(metadata, weights)
+        check_unused(model.keys, weights, model.config, ignore=ignore_unknown)
+    return model

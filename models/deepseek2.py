@@ -9,7 +9,7 @@ from linnet.models.parts.blocks import Block, FeedForward, RmsNorm
 from linnet.models.parts.config import MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH
 from linnet.models.parts.experts import Experts, gating, with_shared
 from linnet.models.parts.latent_attention import LatentAttention
-from linnet.models.parts.rotary import RotaryEmbedding, attention_factor
+from linnet.models.parts.rotary import RotaryEmbedding, attention_factor, scaling_factor
 from linnet.models.parts.transformer import Transformer
 from linnet.models.parts.weights import Weights
 
@@ -33,7 +33,7 @@ class DeepSeek2(Transformer):
         self.n_values = keys.integer("attention.value_length_mla", 1, MAX_HEAD_DIM)
         # Files hold a tenth of what YaRN's factor for scores multiplies.
         multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0, 1e3, default=0.0) / 0.1
-        factor = keys.factor("rope.scaling.factor")
+        factor = scaling_factor(keys)
         magnitude = keys.number("rope.scaling.attn_factor", 0.0, 1e6, default=1.0)
         self.magnitude = magnitude if multiplier else magnitude * attention_factor(factor)
         scale = self.magnitude * attention_factor(factor, multiplier)

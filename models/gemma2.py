@@ -31,10 +31,11 @@ class Gemma2(Transformer):
 
     @property
     def attention_scale(self) -> float:
-        """Of heads wider than the model is for its number of heads in the largest one."""
+        """What the file says, or of heads wider than the model is for its number of heads in the
+        largest one."""
         c = self.config
         width = c.n_embd // c.n_heads if c.n_layers == self.layers_of_27b else c.head_dim
-        return 1 / math.sqrt(width)
+        return self.keys.number("attention.scale", 0.0, 1e6, default=0.0) or 1 / math.sqrt(width)
 
     def feed_forward(self, w: Weights, i: int) -> Block:
         return FeedForward.load(w, self.config, activation=GeluMultiply())

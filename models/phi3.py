@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from linnet.models.parts.blocks import Block, FeedForward
+from linnet.models.parts.config import MAX_CONTEXT
 from linnet.models.parts.transformer import Transformer
 from linnet.models.parts.weights import Weights
 
@@ -13,6 +14,9 @@ class Phi3(Transformer):
 
     Its sliding window, which files do not state as the model was trained, is left out.
     """
+
+    def read_keys(self) -> None:
+        self.keys.integer("attention.sliding_window", 0, MAX_CONTEXT, default=0)
 
     def feed_forward(self, w: Weights, i: int) -> Block:
         return FeedForward.load(w, self.config, fused=True)

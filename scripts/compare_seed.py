@@ -52,7 +52,7 @@ Call = Callable[[], Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--types", default="Q4_K,Q5_K,Q6_K")
     parser.add_argument("--rows", default=",".join(map(str, ROWS)))
     parser.add_argument("-r", "--rounds", type=int, default=15)

@@ -127,7 +127,7 @@ def generate(path: Path, counts: Counts, rng: random.Random) -> None:
     counts.generations += 1
     try:
         with LLM(path, n_threads=1, n_ctx=32, n_batch=16, activations=exact) as llm:
-            llm.generate(TEXT, params)
+            llm.generate(llm.tokenizer.encode(TEXT) or [0], params)  # all of it may be left out
     except TYPED as error:
         counts.errors[f"{type(error).__name__} while generating"] += 1
 

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
     parser.add_argument("--calls", type=int, help="how many calls, instead of how long")
     parser.add_argument("--seed", type=int, default=1, help="of all cases (1)")

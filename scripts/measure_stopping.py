@@ -110,7 +110,7 @@ def show(what: str, how: str, seconds: list[float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-m", "--model", help="a GGUF file; by default the model linnet ships")
     parser.add_argument("-n", type=int, default=200, help="samples of each, at most")
     parser.add_argument("--prompt", type=int, default=4096, metavar="N", help="tokens of a prompt")

@@ -203,7 +203,7 @@ def grown(samples: list[Figures]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("-m", "--model", type=Path, action="append", help="may be repeated")
     parser.add_argument("-c", "--ctx-size", type=int, default=512)

@@ -40,7 +40,7 @@ CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=1_000_000, help="for each team (1000000)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8], help="(1 2 4 8)")
     args = parser.parse_args(arguments)

@@ -20,7 +20,7 @@ BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help=f"SHAPE:TYPE; shapes: {', '.join(SHAPES)}")
     parser.add_argument("out", type=Path)
     parser.add_argument("--vocab", type=int, metavar="N", help="tokens, instead of the shape's own")

@@ -9,26 +9,41 @@ those in messages are hidden while the template runs (`Tokenizer.hide_control_to
 from __future__ import annotations
 
 import reprlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from linnet.engine.chat.abilities import Abilities
+from linnet.engine.chat.abilities import Message as Message
+from linnet.engine.chat.formats import format_of
+from linnet.engine.chat.history import History
+from linnet.engine.chat.messages import expected_messages, expected_tools
 from linnet.engine.chat.sandbox import SandboxedTemplate, TemplateError
 from linnet.engine.text.tokenizer import Tokenizer, revealed
+from linnet.engine.text.vocabulary import TokenType
 
 KEY: Final = "tokenizer.chat_template"
+NAMED: Final = ("tool_use", "rag")  # keys under it, in order of precedence
 LONGEST: Final = 1 << 16  # characters of a template
 SECONDS: Final = 5.0
 
-Message = Mapping[str, Any]
 RESERVED: Final = frozenset({"self", "messages"})  # names that no template can be given
 
 
 class ChatTemplate:
     """The template of a model, in a process of its own until it is closed."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, *, name: str = KEY) -> None:
-        """`name`: what errors call it. Raises `TemplateError` for what is no text, too long or
-        malformed, RuntimeError where the system has no process for it."""
+    def __init__(
+        self,
+        source: str,
+        tokenizer: Tokenizer,
+        *,
+        name: str = KEY,
+        named: Mapping[str, str] | None = None,
+    ) -> None:
+        """`name`: what errors call it; `named`: templates in its place, by their name: "tool_use"
+        where there are tools, "rag" where there are documents. Raises `TemplateError` for what is
+        no text, too long or malformed, RuntimeError where the system has no process for it."""
         if not isinstance(source, str):
             found = reprlib.repr(source)
             raise TemplateError(f"{name} is {found}; it must be the text of a template in Jinja")
@@ -36,16 +51,32 @@ class ChatTemplate:
             limit = f"at most {LONGEST}"
             raise TemplateError(f"{name} has {len(source)} characters; it must have {limit}")
         self._tokenizer = tokenizer
+        vocabulary = tokenizer.vocabulary
+        tokens = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
+        self._special_tokens = {
+            name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()
+        }
+        self.format = format_of(source)  # of answers
+        self._history = History(source, self.format)
         self._template = SandboxedTemplate(source, name=name, seconds=SECONDS)
+        self._abilities = {
+            beside_tools: Abilities(self._attempts, beside_tools=beside_tools)
+            for beside_tools in (False, True)
+        }
+        self._named = named or {}
+        self._opened: dict[str, ChatTemplate] = {}  # of those, the ones that were used
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate:
         """The template in a file's metadata; raises `TemplateError` if there is none."""
-        source: Any = metadata.get(KEY)
+        named: Any = {
+            name: metadata[f"{KEY}.{name}"] for name in NAMED if f"{KEY}.{name}" in metadata
+        }
+        source: Any = metadata.get(KEY, next(iter(named.values()), None))
         if source is None:
             wanted = "to chat, give a template in Jinja as chat_template (--chat-template-file)"
             raise TemplateError(f"{KEY} is missing: {wanted}")
-        return cls(source, tokenizer)
+        return cls(source, tokenizer, named=named)
 
     def render(
         self,
@@ -83,7 +114,8 @@ class ChatTemplate:
 
     def close(self) -> None:
         """End the process; another rendering starts another."""
-        self._template.close()
+        for template in (self, *self._opened.values()):
+            template._template.close()
 
     def _render(
         self,
@@ -92,26 +124,63 @@ class ChatTemplate:
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
     ) -> str:
-        if not isinstance(messages, list | tuple):
-            found = reprlib.repr(messages)
-            raise ValueError(f"messages is {found}; it must be a list of dicts")
-        for number, message in enumerate(messages):
-            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-                found = reprlib.repr(message)
-                raise ValueError(f"messages[{number}] is {found}; it must be a dict with a 'role'")
-        vocabulary = self._tokenizer.vocabulary
-        tokens = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
+        there = {"tool_use": tools, "rag": variables.get("documents")}
+        for name in NAMED:
+            if there[name] and name in self._named:
+                template = self._opened.get(name)
+                if template is None:
+                    key = f"{KEY}.{name}"
+                    template = ChatTemplate(self._named[name], self._tokenizer, name=key)
+                    self._opened[name] = template
+                return template._render(messages, tools, add_generation_prompt, variables)
+        abilities = self._abilities[bool(tools)]
+        shaped = expected_messages(messages, abilities, self._history)
+        tools = expected_tools(tools, abilities)
         try:
-            values = {
-                "add_generation_prompt": add_generation_prompt,
-                "tools": self._hidden(tools),
-                **{name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()},
-                **self._hidden(variables),
-                "messages": self._hidden(messages),
-            }
+            hidden = self._special_tokens | self._hidden(
+                {
+                    "add_generation_prompt": add_generation_prompt,
+                    "tools": tools,
+                    **variables,
+                    "messages": shaped,
+                }
+            )
+            plain = _revealed(hidden)
         except RecursionError as error:
             raise ValueError("messages or tools are nested too deeply") from error
-        return self._template.render(values)
+        prompt = self._template.render(plain)
+        return prompt if hidden == plain else self._with_hidden(prompt, hidden, plain)
+
+    def _with_hidden(self, prompt: str, hidden: dict[str, Any], plain: dict[str, Any]) -> str:
+        """`prompt`, which `plain` values give, with the control tokens hidden that come from them.
+
+        A template may look for such tokens, as those around the reasoning in an answer, which it
+        cuts off: then what hidden ones give is another prompt, and the answers' are left as they
+        are, if none of theirs is left in the prompt.
+        """
+        safe = self._template.render(hidden)
+        if revealed(safe) == prompt:
+            return safe
+        pairs = zip(plain["messages"], hidden["messages"], strict=True)
+        messages = [bare if bare["role"] == "assistant" else safe for bare, safe in pairs]
+        partly = self._template.render(hidden | {"messages": messages})
+        if revealed(partly) == prompt and self._control_ids(partly) == self._control_ids(safe):
+            return partly
+        warnings.warn(
+            "messages spell control tokens, and the chat template does more with them than write "
+            "them down; here it is given text in their place",
+            stacklevel=2,
+        )
+        return safe
+
+    def _control_ids(self, text: str) -> list[int]:
+        types = self._tokenizer.vocabulary.types
+        ids = self._tokenizer.encode_with_hidden(text)
+        return [i for i in ids if types[i] == TokenType.CONTROL]
+
+    def _attempts(self, many: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        ours = {"add_generation_prompt": True, "tools": None, **self._special_tokens}
+        return self._template.attempts([{**ours, **values} for values in many])
 
     def _hidden(self, value: Any) -> Any:
         """A copy of `value` with the control tokens hidden that are spelled in its texts."""
@@ -133,6 +202,15 @@ class ChatTemplate:
         if isinstance(key, Mapping | list | tuple):
             raise ValueError(f"a key for a chat template is {reprlib.repr(key)}; it must be a text")
         return self._hidden(key)
+
+
+def _revealed(value: Any) -> Any:
+    """A copy of a hidden value with the control tokens in its texts as they were."""
+    if isinstance(value, str):
+        return revealed(value)
+    if isinstance(value, dict):
+        return {_revealed(key): _revealed(item) for key, item in value.items()}
+    return [_revealed(item) for item in value] if isinstance(value, list) else value
 
 
 def template_variables(given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Renders a chat template, as a process of its own: `sandbox` starts it, and says why.
 
-Requests come to stdin by `marshal`: (seconds, source), of the template to compile, or (seconds,
-values), of a rendering of it. For each, and once it is ready for the first, an answer goes to
-stdout: "+" before a text, or "-" before what the template does wrong; then the length of that, in 8
-bytes; then UTF-8, half surrogate pairs included. Imports nothing of linnet, so that it starts soon.
+Requests come to stdin by `marshal`: (seconds, source), of the template to compile, (seconds,
+values), of a rendering of it, or (seconds, list of values), of attempts at that. For each, and once
+it is ready for the first, an answer goes to stdout: "+" before a text (of attempts: JSON of a list,
+null for those that came to nothing), or "-" before what the template does wrong; then the length of
+that, in 8 bytes; then UTF-8, half surrogate pairs included. Imports nothing of linnet, so that it
+starts soon.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import marshal
 import re
 import signal
 import sys
-from functools import reduce
 from typing import Any, Final, NoReturn
 
 if __name__ == "__main__":
@@ -23,13 +24,14 @@ if __name__ == "__main__":
 
 import jinja2.ext
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.visitor import NodeTransformer
 
 MEMORY: Final = 1 << 29  # bytes of address space
 TOO_LARGE: Final = f"takes more than {MEMORY >> 20} MiB of memory"
 LARGEST: Final = 1 << 22  # characters of what a template writes
+LARGEST_ATTEMPT: Final = LARGEST >> 6
 ESCAPED: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u(dc[0-9a-f]{2})")
 
 
@@ -51,8 +53,10 @@ def main() -> None:
             if template is None:
                 does = "is malformed"
                 template = Sandbox().from_string(given)
+            elif isinstance(given, list):
+                text = json.dumps([attempted(template, values) for values in given])
             else:
-                text = template.render(given, raise_exception=refuse, strftime_now=now)
+                text = rendered(template, given)
             wrong = f"writes more than {LARGEST} characters" if len(text) > LARGEST else ""
         except MemoryError:
             wrong = TOO_LARGE
@@ -62,6 +66,21 @@ def main() -> None:
             wrong = f"{does}: {type(error).__name__}: {str(error)[:200]}"
         end_after(0)
         answer(b"-" if wrong else b"+", wrong or text)
+
+
+def rendered(template: jinja2.Template, values: dict[str, Any]) -> str:
+    return template.render(values, raise_exception=refuse, strftime_now=now)
+
+
+def attempted(template: jinja2.Template, values: dict[str, Any]) -> str | None:
+    """The rendering, or None where the template refuses the values, fails, or writes a lot."""
+    try:
+        text = rendered(template, values)
+    except MemoryError:
+        raise
+    except Exception:  # of any kind: the template is a program
+        return None
+    return text if len(text) <= LARGEST_ATTEMPT else None
 
 
 def answer(how: bytes, text: str) -> None:
@@ -107,37 +126,40 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            optimized=False,  # constants are not worked out while compiling
             finalize=written,
             extensions=["jinja2.ext.loopcontrols", GenerationBlock],
         )
+        self.code_generator_class = Generator
         self.filters |= {"tojson": to_json, "string": written}
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = Concatenations().visit(super()._parse(source, name, filename))
-        tree.set_environment(self)
-        return tree
 
 
 class GenerationBlock(jinja2.ext.Extension):
-    """{% generation %}...{% endgeneration %}: marks what is trained on; here, only its body."""
+    """{% generation %}...{% endgeneration %}: marks what is trained on; here, only a scope."""
 
     tags = {"generation"}
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
-class Concatenations(NodeTransformer):
-    """Has "~" write values as everything else does."""
+class Generator(CodeGenerator):
+    """Has "~" join values as they are written everywhere else; the joining is jinja2's."""
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
+        if self.optimizer is not None and not frame.eval_ctx.volatile:
+            constant = self.optimizer.visit(node, frame.eval_ctx)
+            if constant != node:
+                self.visit(constant, frame)
+                return
+        finalize = nodes.EnvironmentAttribute("finalize")
         parts: list[nodes.Expr] = [
-            nodes.Filter(self.visit(part), "string", [], [], None, None, lineno=node.lineno)
-            for part in node.nodes
+            nodes.Call(finalize, [part], [], None, None) for part in node.nodes
         ]
-        return reduce(lambda a, b: nodes.Add(a, b, lineno=node.lineno), parts)
+        joined = nodes.Concat(parts, lineno=node.lineno)
+        joined.set_environment(self.environment)
+        super().visit_Concat(joined, frame)
 
 
 def written(value: Any) -> str:

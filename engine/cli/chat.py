@@ -24,6 +24,7 @@ from linnet.engine.cli.options import (
     open_model,
     sampling_fields,
 )
+from linnet.engine.cli.reading import add_escape
 from linnet.engine.cli.terminal import one_line, write
 from linnet.engine.running.generation import Chunk
 from linnet.engine.running.sequence import ContextOverflow
@@ -35,6 +36,7 @@ MOST_BYTES = 1 << 24  # of a line from a pipe
 def configure(parser: argparse.ArgumentParser) -> None:
     """Flags are named as llama-cli names them."""
     add_model(parser, required=True)
+    add_escape(parser)
     add_chatting(parser)
     add_sampling(parser)
     add_running(parser)

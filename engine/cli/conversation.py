@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+from linnet.engine.chat.formats.parts import joined
 from linnet.engine.llm import LLM
 from linnet.engine.running.generation import Chunk
 from linnet.engine.running.session import Progress
@@ -24,7 +25,7 @@ class Conversation:
         there is no template, or none that takes a system prompt if there is one."""
         self.llm, self.params = llm, params
         self._variables = variables or {}
-        self.messages: list[dict[str, str]] = []
+        self.messages: list[dict[str, Any]] = []
         self.begin(system)
 
     def begin(self, system: str | None) -> None:
@@ -38,9 +39,10 @@ class Conversation:
     def system(self) -> str | None:
         """The system prompt."""
         first = self.messages[:1]
-        return first[0]["content"] if first and first[0]["role"] == "system" else None
+        is_given = bool(first) and first[0]["role"] == "system"
+        return str(first[0]["content"]) if is_given else None
 
-    def asked(self, text: str) -> list[dict[str, str]]:
+    def asked(self, text: str) -> list[dict[str, Any]]:
         """The messages with one more, of the user."""
         return [*self.messages, _question(text)]
 
@@ -50,17 +52,17 @@ class Conversation:
         However the iterator ends, question and answer are remembered as far as it came. If not a
         character came before it was stopped, the question is not, either. Close it in any case.
         """
-        asked, answer, ended = self.asked(text), "", False
+        asked, chunks = self.asked(text), list[Chunk]()
         try:
             for chunk in self.llm.stream_chat(
                 asked, self.params, progress=progress, chat_template_kwargs=self._variables
             ):
-                answer += chunk.text
-                ended = chunk.finish_reason is not None
+                chunks.append(chunk)
                 yield chunk
         finally:
-            if answer or ended:
-                self.messages = [*asked, {"role": "assistant", "content": answer}]
+            if any(chunk.text or chunk.finish_reason is not None for chunk in chunks):
+                parts = joined(chunk.part for chunk in chunks if chunk.part is not None)
+                self.messages = [*asked, parts.message]
 
     def save(self, path: Path) -> None:
         """Write the messages as JSON. Raises OSError, also where there is such a file already."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from linnet.engine.cli.markup import add_parse_special, note_markup
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import (
     add_chatting,
@@ -19,7 +20,7 @@ from linnet.engine.cli.options import (
     open_model,
     sampling_fields,
 )
-from linnet.engine.cli.reading import read_prompt, unescaped
+from linnet.engine.cli.reading import add_escape, read_prompt
 from linnet.engine.cli.terminal import write
 from linnet.engine.llm import LLM
 from linnet.engine.machine import peak_memory
@@ -40,10 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-f", "--file", metavar="FILE",
         help="a file with the prompt; of files and stdin one last line feed is dropped",
     )  # fmt: skip
-    add(
-        "-e", "--escape", action=argparse.BooleanOptionalAction, default=True,
-        help=r"whether \n, \t, \xHH and others in PROMPT and TEXT are what they stand for",
-    )  # fmt: skip
+    add_escape(parser)
+    add_parse_special(parser)
     add("--no-display-prompt", action="store_true", help="the text without the prompt")
     add_sampling(parser)
     add_running(parser)
@@ -86,7 +85,11 @@ def _begin(
 ) -> tuple[dict[str, object], Stream]:
     """What the model is given, a prompt or messages, and the stream that it begins."""
     if not (arguments.chat or is_chat(arguments)):
-        return {"prompt": prompt}, partial(llm.stream, prompt, params)
+        note_markup(llm.tokenizer, prompt, arguments=arguments)
+        stream = partial(llm.stream, prompt, params, parse_special=arguments.parse_special)
+        return {"prompt": prompt}, stream
+    if arguments.parse_special:
+        raise ValueError("--parse-special is for a prompt: a message to chat is text")
     conversation = open_conversation(llm, params, arguments)
     return {"messages": conversation.asked(prompt)}, partial(conversation.ask, prompt)
 
@@ -109,7 +112,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
     given = [arguments.prompt, arguments.prompt_text, arguments.file]
     sources = [source for source in given if source is not None]
     if len(sources) == 1 and arguments.file is None and sources != ["-"]:
-        return unescaped(sources[0]) if arguments.escape else str(sources[0])
+        return str(sources[0])
     piped = not sources and sys.stdin is not None and not sys.stdin.isatty()
     if len(sources) == 1 or piped:
         text = read_prompt(arguments.file)

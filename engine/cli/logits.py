@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from linnet.engine.cli.counts import count
+from linnet.engine.cli.markup import add_parse_special, note_markup
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import add_running, open_model
-from linnet.engine.cli.reading import read_prompt
+from linnet.engine.cli.reading import add_escape, read_prompt
 from linnet.engine.measure.perplexity import log_sum_exp
 from linnet.engine.running.generation import finite
 from linnet.engine.running.runner import Floats
@@ -31,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("-p", "--prompt", metavar="TEXT", help="the text; - reads stdin")
     source.add_argument("-f", "--file", metavar="FILE", help="read the text from a file")
     source.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids in place of a text")
+    add_escape(parser)
+    add_parse_special(parser)
     add("--all", action="store_true", help="after every token, not the last alone")
     add(
         "--top", type=count(1, MAX_CONTEXT), metavar="N",
@@ -47,12 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Everything on stdout."""
     if arguments.output == "npy" and arguments.top is not None:
         raise ValueError("--top is for -o text and -o json: an npy file has all logits")
+    if arguments.ids is not None and arguments.parse_special:
+        raise ValueError("--parse-special is for a text: --ids are tokens already")
     with open_model(arguments) as llm:
         ids = arguments.ids
         if ids is None:
             file = arguments.file if arguments.prompt in (None, "-") else None
             text = read_prompt(file) if arguments.prompt in (None, "-") else arguments.prompt
-            ids = llm.tokenizer.encode(text)
+            note_markup(llm.tokenizer, text, arguments=arguments)
+            ids = llm.tokenizer.encode(text, parse_special=arguments.parse_special)
         tokenizer = None
         with suppress(TokenizerError):  # ids alone need none
             tokenizer = llm.tokenizer

@@ -11,7 +11,7 @@ from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.counts import count
 from linnet.engine.cli.machine import add_machine
 from linnet.engine.cli.model import model_path
-from linnet.engine.cli.reading import read_text, unescaped
+from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM
 from linnet.engine.running.runner import MOST_PROMPT_TOKENS, PROMPT_TOKENS
 from linnet.engine.sampling.params import PARAMETERS, SamplingParams
@@ -39,8 +39,6 @@ def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, value in vars(arguments).items()
         if name in PARAMETERS and not (value == -1 and getattr(DEFAULTS, name) is None)
     }
-    if getattr(arguments, "escape", True) and "dry_sequence_breakers" in given:
-        given["dry_sequence_breakers"] = [*map(unescaped, given["dry_sequence_breakers"])]
     SamplingParams(**given)
     return given
 
@@ -59,6 +57,10 @@ def add_running(
         help=f"tokens in a prompt pass; default {PROMPT_TOKENS}",
     )  # fmt: skip
     add("--no-mmap", action="store_true", help="read the file into memory instead of mapping it")
+    add(
+        "--ignore-unknown", action="store_true",
+        help="load a file that says more of its model than is used here; results may be wrong",
+    )  # fmt: skip
 
 
 def open_model(arguments: argparse.Namespace, *, n_ctx: int | None = None) -> LLM:
@@ -72,6 +74,7 @@ def open_model(arguments: argparse.Namespace, *, n_ctx: int | None = None) -> LL
         isa=arguments.isa,
         activations=arguments.activations,
         mmap=not arguments.no_mmap,
+        ignore_unknown=arguments.ignore_unknown,
     )
 
 

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from linnet import __version__
+from linnet.engine.cli.reading import unescaped
 
 FLAG = re.compile(r"--?[A-Za-z][^\s=]*(=|\Z)")
 WITH_NUMBER = re.compile(r"(-[A-Za-z])(-?\d.*)")  # -n48
 SHOWN_CHARACTERS = 100
+TEXTS = {"PROMPT", "TEXT"}  # what stands for values in which escapes are read
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,7 +58,14 @@ class Parser(argparse.ArgumentParser):
             flags.append(f"{name}{equals}{value}")
         if values and not any(not action.option_strings for action in self._actions):
             self.error(f"there is no place for {values[0][:SHOWN_CHARACTERS]!r}")
-        return self.parse_args([*flags, *(["--"] if self._takes_texts() else []), *values])
+        found = self.parse_args([*flags, *(["--"] if self._takes_texts() else []), *values])
+        if getattr(found, "escape", False):
+            for action in self._actions:
+                given = getattr(found, action.dest, None)
+                if action.metavar in TEXTS and given is not None:
+                    text = unescaped(given) if isinstance(given, str) else [*map(unescaped, given)]
+                    setattr(found, action.dest, text)
+        return found
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")

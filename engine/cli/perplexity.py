@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.engine.cli.counts import count
+from linnet.engine.cli.markup import add_parse_special, note_markup
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import add_running, open_model
 from linnet.engine.cli.reading import read_text
@@ -28,7 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Windows and estimate are llama-perplexity's, and so is the file of --kl-base and --kl."""
     add_model(parser)
     add = parser.add_argument
-    add("-f", "--file", metavar="TEXT", help="a file with the text; without it, stdin")
+    add("-f", "--file", metavar="FILE", help="a file with the text; without it, stdin")
+    add_parse_special(parser)
     add("--chunks", type=count(1, MAX_CONTEXT), metavar="N", help="the first N windows alone")
     kl = parser.add_mutually_exclusive_group()
     kl.add_argument("--kl-base", metavar="FILE", help="write what this model predicts, for --kl")
@@ -41,13 +43,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Figures on stdout; the perplexity so far, window by window, on stderr."""
     base = Base.open(arguments.kl) if arguments.kl is not None else None
-    if base and (arguments.file is not None or arguments.ctx_size is not None):
-        raise ValueError("--kl takes text and context from its file: without -f and -c")
+    named = [arguments.file, arguments.ctx_size, arguments.parse_special or None]
+    if base and any(value is not None for value in named):
+        without = "without -f and -c, and --parse-special"
+        raise ValueError(f"--kl takes text and context from its file: {without}")
     text = "" if base else read_text(arguments.file)
     given = N_CTX if arguments.ctx_size is None else arguments.ctx_size
     with open_model(arguments, n_ctx=base.n_ctx if base else given) as llm:
         n_ctx = llm.n_ctx
-        ids = base.ids if base else np.array(llm.tokenizer.encode(text), np.int32)
+        note_markup(llm.tokenizer, text, arguments=arguments)
+        encoded = llm.tokenizer.encode(text, parse_special=arguments.parse_special)
+        ids = base.ids if base else np.array(encoded, np.int32)
         n = n_windows(len(ids), n_ctx, arguments.chunks, at_least=1 if base else 2)
         figures = _measure(llm, ids[: n * n_ctx], n_ctx, base, arguments)
     print(json.dumps(figures.fields()) if arguments.output == "json" else figures.text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,14 @@ from pathlib import Path
 MOST_BYTES = 256 << 20  # so that /dev/zero ends, too
 ESCAPE = re.compile(rb"""\\(?:x([0-9A-Fa-f]{2})|([\\'"ntr]))""")
 MEANINGS = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
+
+
+def add_escape(parser: argparse.ArgumentParser) -> None:
+    """Whether `Parser` reads escapes."""
+    parser.add_argument(
+        "-e", "--escape", action=argparse.BooleanOptionalAction, default=True,
+        help=r"whether \n, \t, \xHH and others in PROMPT and TEXT are what they stand for",
+    )  # fmt: skip
 
 
 def read_text(path: str | None) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from linnet.engine.cli.markup import add_parse_special, note_markup
 from linnet.engine.cli.model import add_model, model_path
-from linnet.engine.cli.reading import read_text
+from linnet.engine.cli.reading import add_escape, read_text
 from linnet.engine.text.tokenizer import Tokenizer
 
 
@@ -14,6 +15,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-p", "--prompt", metavar="TEXT", help="the text; without it, stdin")
     source.add_argument("-f", "--file", metavar="FILE", help="a file of texts, one a line")
+    add_escape(parser)
+    add_parse_special(parser)
     parser.add_argument("--no-special", action="store_true", help="add no bos or eos token")
 
 
@@ -24,8 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
         texts = [arguments.prompt]
     else:
         texts = _lines(read_text(arguments.file))
+    add_special, parse_special = not arguments.no_special, arguments.parse_special
+    note_markup(tokenizer, *texts, arguments=arguments)
     for text in texts:
-        print(tokenizer.encode(text, add_special=not arguments.no_special))
+        print(tokenizer.encode(text, add_special=add_special, parse_special=parse_special))
     return 0
 
 

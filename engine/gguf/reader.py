@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linnet.engine.gguf.metadata import MAX_KEYS, Metadata
+from linnet.engine.gguf.mistaken import check_path, what_begins
 from linnet.engine.gguf.source import GGUFError, Source
 from linnet.engine.gguf.types import GGML_TYPES, REMOVED_TYPES, GGMLType
 
@@ -66,6 +67,8 @@ class GGUFFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, mmap: bool = True) -> None:
+        if what := check_path(path):
+            raise GGUFError(f"{os.fspath(path)!r}: {what}; not a GGUF file")
         self.path: Final = Path(path)
         self._parts = _open_parts(self.path, mapped=mmap)
         self._tensors = _merge_tensors(self._parts)
@@ -193,6 +196,8 @@ class _Part:
 
 
 def _read_version(source: Source) -> int:
+    if what := what_begins(source.data[:256].tobytes()):
+        raise source.error(f"{what}; not a GGUF file")
     magic = source.take(4, "magic")
     if {magic.lower(), magic.lower()[::-1]} & {b"ggml", b"ggmf", b"ggjt"}:
         raise source.error(f"magic is {magic!r}: formats older than GGUF are not supported", 0)

@@ -10,6 +10,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,18 @@ PART_BYTES: Final = 1 << 24  # read at a time
 
 class GGUFError(ValueError):
     """A file that cannot be used. Says which file, which byte, what is there and what may be."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have errors about what a file holds begin with its name."""
+    try:
+        yield
+    except GGUFError:  # which has it
+        raise
+    except ValueError as error:
+        error.args = (f"{os.fspath(path)!r}: {error}",)
+        raise
 
 
 class Source:

@@ -72,7 +72,7 @@ class Shape:
 
     def tensors(self) -> dict[str, Dims]:
         """Shapes by name, slowest first: those that the architecture asks a file for."""
-        asked = AskedWeights(self, {})
+        asked = AskedWeights(self)
         architecture(self.architecture)(self.metadata(), asked)
         return asked.shapes
 
@@ -80,12 +80,9 @@ class Shape:
 class AskedWeights(Weights):
     """The weights of a model that has none: `shapes` holds what an architecture has asked for."""
 
-    def __init__(self, shape: Shape, shapes: dict[str, Dims], prefix: str = "") -> None:
-        super().__init__({}, prefix)
-        self._shape, self.shapes = shape, shapes
-
-    def layer(self, i: int) -> AskedWeights:
-        return AskedWeights(self._shape, self.shapes, f"blk.{i}.")
+    def __init__(self, shape: Shape) -> None:
+        super().__init__({})
+        self._shape, self.shapes = shape, dict[str, Dims]()
 
     def __contains__(self, name: str) -> bool:
         return name in self._shape.optional

@@ -12,6 +12,7 @@ from linnet.engine.running.session import Session
 
 POOLINGS: dict[str, Callable[[Floats], Floats]] = {  # of (n_tokens, n_embd)
     "mean": lambda states: states.mean(axis=0),
+    "cls": lambda states: states[0],
     "last": lambda states: states[-1],
 }
 

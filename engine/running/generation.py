@@ -6,17 +6,18 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from linnet.engine.chat.formats.parts import Part, ToolCall, joined
 from linnet.engine.running.sequence import CachedSequence
 from linnet.engine.sampling.candidates import NonFiniteLogits
 from linnet.engine.sampling.chain import Sampler
 from linnet.engine.sampling.params import SamplingParams
-from linnet.engine.text.stopping import StopMatcher
+from linnet.engine.text.stopping import StoppingDetokenizer
 from linnet.engine.text.tokenizer import Tokenizer
 from linnet.kernels.runtime.team import Interrupted
 
@@ -58,13 +59,15 @@ class Chunk:
     """A piece of a generation: the text that one more token made certain, perhaps none.
 
     Each has a `text` and a `token_id`, but for the last, which has the rest of the text, and what
-    the others have not: a `finish_reason` and the `stats`, as an `Output` has them.
+    the others have not: a `finish_reason` and the `stats`, as an `Output` has them. In a chat,
+    `part` is what has become certain of reasoning, content and tool calls.
     """
 
     text: str
     token_id: int | None = None
     finish_reason: str | None = None
     stats: Stats | None = None
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +77,41 @@ class Output:
     `text`: what follows the prompt, up to a stop string. `token_ids`: those it took, but for an end
     token. `finish_reason`: "stop" for an end token or a stop string, "length" for max_tokens or a
     full context. `stats`: see `Stats`.
+
+    Of a chat, the same by what it is: `reasoning`, None without any; `content`, the answer itself;
+    `tool_calls`, dicts {"type": "function", "function": {"name", "arguments"}}. They are read by
+    the markers that the chat template knows (`linnet.engine.chat.formats`); without any, all is
+    content. Of other prompts None, None and [].
     """
 
     text: str
     token_ids: list[int]
     finish_reason: str
     stats: Stats
+    reasoning: str | None = None
+    content: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk]) -> Output:
         """Raises RuntimeError where the last chunk is missing."""
-        if not chunks or chunks[-1].finish_reason is None or chunks[-1].stats is None:
+        last = chunks[-1] if chunks else Chunk("")
+        if last.finish_reason is None or last.stats is None:
             raise RuntimeError("the generation ended without its last chunk")
         token_ids = [chunk.token_id for chunk in chunks if chunk.token_id is not None]
         text = "".join(chunk.text for chunk in chunks)
-        return cls(text, token_ids, chunks[-1].finish_reason, chunks[-1].stats)
+        parts = [chunk.part for chunk in chunks if chunk.part is not None]
+        said = joined(parts)
+        return cls(
+            text, token_ids, last.finish_reason, last.stats, said.reasoning or None,
+            said.content if parts else None, [*said.tool_calls],
+        )  # fmt: skip
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message, to be put back into a conversation."""
+        content = self.text if self.content is None else self.content
+        return Part(self.reasoning or "", content, tuple(self.tool_calls)).message
 
 
 class PromptProgress(NamedTuple):
@@ -122,11 +145,11 @@ class Generation:
         room = n_ctx - len(ids) + 1
         self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
         self._end_ids = frozenset() if params.ignore_eos else tokenizer.eog_ids
+        self._end_ids |= frozenset(params.stop_token_ids)
         self._sampler = Sampler(
             params, n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer
         )
-        self._detokenizer = tokenizer.detokenizer(continues=True)
-        self._matcher = StopMatcher(params.stop)
+        self._text = StoppingDetokenizer(tokenizer, params.stop, skip_special=params.skip_special)
         self._arrived = time.perf_counter()
         self._begun = self._started = 0.0  # its prompt; its first token
 
@@ -176,9 +199,8 @@ class Generation:
         self.ids.append(token_id)
         stats.n_generated += 1
         stats.generate_seconds = time.perf_counter() - self._started
-        text = self._matcher.push(self._detokenizer.push(token_id))
-        self.events.append(Chunk(text, token_id))
-        if stats.n_generated == self._limit or self._matcher.matched is not None:
+        self.events.append(Chunk(self._text.push(token_id), token_id))
+        if stats.n_generated == self._limit or self._text.matched:
             self._end("length")
         return None
 
@@ -193,8 +215,8 @@ class Generation:
             self.fail(Interrupted("the generation was stopped"))
 
     def _end(self, finish_reason: str) -> None:
-        rest = self._matcher.push(self._detokenizer.finish()) + self._matcher.finish()
-        if self._matcher.matched is not None:
+        rest = self._text.finish()
+        if self._text.matched:
             finish_reason = "stop"
         self.over = True
         self.events.append(Chunk(rest, finish_reason=finish_reason, stats=self.stats))

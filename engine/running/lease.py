@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from linnet.engine.running.interruptible import Interruptible
 from linnet.kernels.runtime.team import Interrupted, Team
@@ -37,8 +38,12 @@ class Lease:
         if self._closed:
             raise RuntimeError("this session is closed")
 
-    def __enter__(self) -> None:
-        """Keep all others from the team meanwhile. Raises RuntimeError."""
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep all others from the team meanwhile. Raises RuntimeError.
+
+        A generator, which ends as it should even where Ctrl-C comes as its caller leaves it.
+        """
         self.check()
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this session is in use by another thread; open one for each")
@@ -46,18 +51,17 @@ class Lease:
             if self._in_use:
                 raise RuntimeError("this session is amid a call; open one for what is called back")
             self.check()
-            self._long.settle()
             self._in_use, self._stopping = True, False
-        except BaseException:
+            try:
+                self._long.settle()
+                yield
+            finally:
+                self._in_use = False
+        finally:
             self._busy.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._in_use = False
-        self._busy.release()
 
     def run(self, work: Callable[[], object], *, short: bool) -> None:
-        """A pass, within `with`; `short`: as the last such pass, it is expected to take no longer
+        """A pass, within `hold`; `short`: as the last such pass, it is expected to take no longer
         than `SLOW` seconds. Raises Interrupted."""
         if self._stopping:
             raise Interrupted("the generation was stopped")

@@ -51,10 +51,10 @@ class Session:
 
         `few`: see `Batch`; at most MOST_FEW_ROWS tokens then, and else `n_batch`. Returns the rows
         wanted, a view until the next pass. Raises, with nothing done, ContextOverflow and what
-        `Lease` raises; and Interrupted, after which sequences are as before or, where a pass
+        `Lease.hold` raises; and Interrupted, after which sequences are as before or, where a pass
         writes over what they were made of, empty.
         """
-        with self.lease:
+        with self.lease.hold():
             return self._run(parts, few=few, few_outputs=few_outputs)
 
     def prompt(
@@ -63,7 +63,7 @@ class Session:
         """Make `ids` the slot's sequence; returns the last one's logits (n_vocab,), a view until
         the next call. `progress` is called before the first pass and after each. Raises what
         `check` raises, and Interrupted."""
-        with self.lease:
+        with self.lease.hold():
             ids, sequence = self.check(ids), self._sequence(slot)
             start = sequence.reusable(ids)
             sequence.truncate(start)
@@ -94,7 +94,7 @@ class Session:
         Raises, with nothing done, ContextOverflow where a context would be full, and ValueError for
         wrong ids or slots, or too many of them.
         """
-        with self.lease:
+        with self.lease.hold():
             parts = [
                 Part(slot, token_ids(ids, self.n_vocab), len(ids)) for slot, ids in tokens.items()
             ]
@@ -108,7 +108,7 @@ class Session:
 
         Raises ValueError where its layers do not keep any more what the next token would see.
         """
-        with self.lease:
+        with self.lease.hold():
             sequence = self._sequence(slot)
             if not 0 <= n <= len(sequence.ids) or not sequence.can_go_on_at(n):
                 n_ids = len(sequence.ids)
@@ -121,7 +121,7 @@ class Session:
         Raises ValueError where `source` does not hold them, or its layers do not keep what the next
         token would see: of a sequence that has gone on, rings and states may have lost it.
         """
-        with self.lease:
+        with self.lease.hold():
             ours, theirs = self._sequence(source), self._sequence(target)
             if not 0 <= n <= len(ours.ids) or not ours.can_go_on_at(n):
                 n_ids = len(ours.ids)
@@ -133,7 +133,7 @@ class Session:
 
     def release(self, slot: int) -> None:
         """Forget a slot's sequence and give its memory back to the system."""
-        with self.lease:
+        with self.lease.hold():
             sequence = self._sequence(slot)
             sequence.truncate(0)
             self.runner.graph.release(slot)
@@ -163,7 +163,7 @@ class Session:
         The session is in use until the iterator ends or is closed. Raises what `check` raises, and
         Interrupted.
         """
-        with self.lease:
+        with self.lease.hold():
             ids = self.check(ids)
             self.sequences[0].truncate(0)
             for start in range(0, first, self.n_batch):
@@ -180,7 +180,7 @@ class Session:
 
     def reset(self) -> None:
         """Forget all sequences."""
-        with self.lease:
+        with self.lease.hold():
             for sequence in self.sequences:
                 sequence.truncate(0)
 

@@ -66,6 +66,8 @@ class Sampler:
         self.history = History.of(params, breaker_tails(breakers, tokenizer))
         for token_id in params.logit_bias:
             self._check_id("a token id in logit_bias", token_id)
+        for token_id in params.stop_token_ids:
+            self._check_id("a token id in stop_token_ids", token_id)
         for token_id in prompt:
             self.accept(token_id)
 

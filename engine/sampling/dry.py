@@ -83,8 +83,8 @@ def breaker_tails(breakers: Sequence[str], tokenizer: Tokenizer | None) -> Tails
     that token, longest first; () where the token holds a whole one.
 
     The rest of a breaker is looked for as the tokenizer writes it, from a whole character on.
-    Raises `ValueError` where there are breakers and no tokenizer, and `TokenizerError` for one that
-    the vocabulary has no way to write.
+    What the vocabulary has no way to write is never completed; the tokenizer warns of it. Raises
+    `ValueError` where there are breakers and no tokenizer.
     """
     if not breakers:
         return lambda token_id: ()
@@ -106,7 +106,7 @@ def breaker_tails(breakers: Sequence[str], tokenizer: Tokenizer | None) -> Tails
             if text.encode() in written:
                 found.add(())
             else:
-                found |= {rest for start, rest in rests.items() if written.endswith(start)}
+                found |= {rest for start, rest in rests.items() if rest and written.endswith(start)}
         return sorted(found, key=len, reverse=True)
 
     return tails

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import re
 import reprlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-
-from linnet.models.parts.errors import ModelError
 
 MAX_STOP_CHARACTERS: Final = 1_000_000  # in all stop strings together
 MAX_BREAKERS: Final = 100
@@ -42,17 +41,30 @@ class Parameter(NamedTuple):
     flags: Sequence[str] = ()  # of commands; none where only programs can say it
     argument: Mapping[str, Any] = {}  # what argparse is told of the flags
     key: str | None = None  # what a GGUF file calls it
+    off: float | None = None  # what a file's -1, or another number out of range, stands for
+
+    def suggested(self, key: str, value: Any) -> Any:
+        """What to keep of a file's value; raises ValueError. Warns of a number out of range."""
+        try:
+            return self.check(key, value)
+        except ValueError as error:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if self.off is None or not is_number or math.isnan(value):
+                raise
+            if value != -1:
+                warnings.warn(f"{error}; {self.off:g} is taken, which is off", stacklevel=3)
+            return self.check(key, self.off)
 
 
 def _ranged(
     kind: type[_T], default: float | None, low: float, high: float, usage: str, note: str,
-    key: str | None = None,
+    key: str | None = None, off: int | float | None = None,
 ) -> Any:  # fmt: skip
     """A field for a number from `low` to `high`; if the default is None, for which flags have -1,
     for None as well.
 
     `usage`: the flags, and what stands for a value in their help; `key`: what follows
-    `general.sampling.` in files.
+    `general.sampling.` in files, and `off`: what is meant there by numbers out of range.
     """
 
     def check(name: str, value: object) -> _T | None:
@@ -65,7 +77,7 @@ def _ranged(
         models = "the model's, or " if key else ""
         note = f"by default {models}{default:g}; {note}"
     argument = {"type": kind, "metavar": metavar, "help": note}
-    about = Parameter(check, flags, argument, key and f"general.sampling.{key}")
+    about = Parameter(check, flags, argument, key and f"general.sampling.{key}", off)
     return field(default=default, metadata=about._asdict())
 
 
@@ -97,6 +109,12 @@ def _boolean(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise _error(name, value, "True or False")
+
+
+def _token_ids(name: str, ids: object) -> tuple[int, ...]:
+    if not isinstance(ids, list | tuple):
+        raise _error(name, ids, "a list of token ids")
+    return tuple(_number(int, f"{name}[{i}]", each, 0, _MAX_INT) for i, each in enumerate(ids))
 
 
 def _strings(name: str, stop: object) -> tuple[str, ...]:
@@ -180,8 +198,11 @@ class SamplingParams:
         there.
     `logit_bias`: what is added to logits, by token id; -inf rules a token out.
     `seed`: the same one draws the same tokens; None for another every time.
-    `stop`: a string, or several, before which the text ends; kept as a tuple.
+    `stop`: a string, or several, before which the text ends; kept as a tuple. Control tokens in
+        them are found, too, though they give no text.
+    `stop_token_ids`: tokens that end the text as the model's own end tokens do; kept as a tuple.
     `ignore_eos`: go on where the model would end.
+    `skip_special`: whether control tokens, but for those between gpt-oss's messages, give no text.
 
     Raises `ValueError` naming the field, its value and the limits. For what the samplers do, see
     `linnet.engine.sampling.samplers` and `linnet.engine.sampling.dry`.
@@ -197,27 +218,27 @@ class SamplingParams:
                      + ";".join(DEFAULT_ORDER)},
     })  # fmt: skip
     temperature: float = _ranged(
-        float, 0.8, 0, 100, "--temp --temperature T", "0 is greedy", key="temp"
+        float, 0.8, 0, 100, "--temp --temperature T", "0 is greedy", key="temp", off=0
     )
     dynatemp_range: float = _ranged(float, 0.0, 0, 100, "--dynatemp-range X", "0 is off")
     dynatemp_exponent: float = _ranged(
         float, 1.0, 0, 100, "--dynatemp-exp X", "of the entropy, for the temperature in the range"
     )
-    top_k: int = _ranged(int, 40, 0, _MAX_INT, "--top-k K", "0 is off", key="top_k")
-    top_p: float = _ranged(float, 0.95, 0, 1, "--top-p P", "1 is off", key="top_p")
-    min_p: float = _ranged(float, 0.05, 0, 1, "--min-p P", "0 is off", key="min_p")
+    top_k: int = _ranged(int, 40, 0, _MAX_INT, "--top-k K", "0 is off", key="top_k", off=0)
+    top_p: float = _ranged(float, 0.95, 0, 1, "--top-p P", "1 is off", key="top_p", off=1)
+    min_p: float = _ranged(float, 0.05, 0, 1, "--min-p P", "0 is off", key="min_p", off=0)
     typ_p: float = _ranged(float, 1.0, 0, 1, "--typical --typical-p P", "1 is off")
     top_n_sigma: float = _ranged(
         float, -1.0, -1, 100, "--top-nsigma --top-n-sigma N", "0 and -1 are off"
     )
     xtc_probability: float = _ranged(
-        float, 0.0, 0, 1, "--xtc-probability P", "0 is off", key="xtc_probability"
+        float, 0.0, 0, 1, "--xtc-probability P", "0 is off", key="xtc_probability", off=0
     )
     xtc_threshold: float = _ranged(
-        float, 0.1, 0, 1, "--xtc-threshold P", "above 0.5 is off", key="xtc_threshold"
+        float, 0.1, 0, 1, "--xtc-threshold P", "above 0.5 is off", key="xtc_threshold", off=1
     )
     repeat_penalty: float = _ranged(
-        float, 1.0, 0.01, 100, "--repeat-penalty X", "1 is off", key="penalty_repeat"
+        float, 1.0, 0.01, 100, "--repeat-penalty X", "1 is off", key="penalty_repeat", off=1
     )
     repeat_last_n: int = _ranged(
         int, 64, -1, _MAX_INT, "--repeat-last-n N", "-1: all tokens", key="penalty_last_n"
@@ -238,7 +259,7 @@ class SamplingParams:
                      r"""be repeated; by default \n : " and *; none: there is none"""},
     })  # fmt: skip
     mirostat: int = field(default=0, metadata={
-        "check": _mirostat, "flags": ["--mirostat"], "key": "general.sampling.mirostat",
+        "check": _mirostat, "flags": ["--mirostat"], "key": "general.sampling.mirostat", "off": 0,
         "argument": {"type": int, "metavar": "N", "help": "by default the model's, or 0; 2: "
                      "Mirostat 2.0, in place of all samplers but the temperature"},
     })  # fmt: skip
@@ -256,9 +277,14 @@ class SamplingParams:
         "check": _strings, "flags": ["--stop"],
         "argument": {"action": "append", "metavar": "TEXT", "help": "end there; may be repeated"},
     })  # fmt: skip
+    stop_token_ids: Sequence[int] = field(default=(), metadata={"check": _token_ids})
     ignore_eos: bool = field(default=False, metadata={
         "check": _boolean, "flags": ["--ignore-eos"],
         "argument": {"action": "store_true", "help": "go on where the model would end"},
+    })  # fmt: skip
+    skip_special: bool = field(default=True, metadata={
+        "check": _boolean, "flags": ["--special"],
+        "argument": {"action": "store_false", "help": "write control tokens out, too"},
     })  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -270,17 +296,18 @@ class SamplingParams:
         """The fields given; for others what a file's metadata says, as `general.sampling.top_k`
         does, or the defaults.
 
-        Raises `ModelError` naming the key, its value and the limits; `ValueError` for a given
-        field, and TypeError for one there is not.
+        A file's -1 is off, as in other programs, and so, with a UserWarning, is another number out
+        of range; what is of no use at all is left out, with a UserWarning. Raises `ValueError` for
+        a given field, and TypeError for one there is not.
         """
         found: dict[str, Any] = {}
         for name, key in METADATA.items():
             if name in given or key not in metadata:
                 continue
             try:
-                found[name] = PARAMETERS[name].check(key, metadata[key])
+                found[name] = PARAMETERS[name].suggested(key, metadata[key])
             except ValueError as error:
-                raise ModelError(str(error)) from None
+                warnings.warn(f"the file's suggestion is left out: {error}", stacklevel=2)
         return cls(**found, **given)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from linnet.engine.text.pretokenizers import PreTokenizer, find_pre_tokenizer
 from linnet.engine.text.vocabulary import (
+    BYTES_BY_NAME,
     PREFIX,
     TokenizerError,
     TokenType,
@@ -26,6 +27,8 @@ from linnet.engine.text.vocabulary import (
     byte_values,
     read_strings,
     read_vocabulary,
+    warn,
+    warn_unwritable,
 )
 from linnet.kernels.memory import check_room
 
@@ -52,28 +55,36 @@ class BytePairs:
     ) -> None:
         """`merges`: two tokens with a space between, the first to be merged first.
 
-        Raises `TokenizerError` for a merge of tokens that are not in the vocabulary.
+        A merge of tokens that are not in the vocabulary is left out, with a UserWarning.
         """
         self.vocabulary: Final = vocabulary
         self._is_byte_level: Final = pre_tokenizer.is_byte_level
         self._byte_values: Final = {} if self._is_byte_level else byte_values(vocabulary)
         ids = dict(vocabulary.ids)  # of what text can become
         for token_id in vocabulary.of_types(*_NOT_TEXT):
-            del ids[vocabulary.texts[token_id]]
+            if token_id not in vocabulary.unreachable:
+                del ids[vocabulary.texts[token_id]]
         self._ids: Final = ids
-        self._missing_bytes: Final = {byte for byte, c in enumerate(_LETTERS) if c not in ids}
+        names = _LETTERS if self._is_byte_level else BYTES_BY_NAME
+        self._missing_bytes: Final = {byte for byte, c in enumerate(names) if c not in ids}
         self._tokenizer: Final = _build(vocabulary, ids, merges, pre_tokenizer)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> BytePairs:
-        """Read from a model's metadata, with llama.cpp's defaults for what is missing."""
+        """Read from a model's metadata, with llama.cpp's defaults for what is missing, but for its
+        token 11, Falcon's, as bos and eos."""
         is_gemma = metadata.get(PREFIX + "model") == "gemma4"
         name = "gemma4" if is_gemma else metadata.get(PREFIX + "pre")
         pre_tokenizer = find_pre_tokenizer(name)
+        if name is None:
+            warn(
+                f"{PREFIX}pre is missing; words are cut as llama.cpp does then, maybe not as the "
+                "model was trained"
+            )
         vocabulary = read_vocabulary(
             metadata,
-            bos_id=11 if pre_tokenizer.has_bos and not is_gemma else None,
-            eos_id=None if is_gemma else 11,
+            bos_id=None,
+            eos_id=None,
             add_bos=pre_tokenizer.adds_bos,
             add_space_prefix=False,
         )
@@ -85,9 +96,10 @@ class BytePairs:
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, which must be free of surrogates.
 
-        Raises `TokenizerError` for a character that the vocabulary has no way to write.
+        What the vocabulary has no way to write is left out, with a UserWarning.
         """
-        self._check_writable(text)
+        if not self._is_writable(text):
+            warn_unwritable(c for c in dict.fromkeys(text) if not self._is_writable(c))
         if self._is_byte_level:
             return self._merge(text)
         text = text.replace(" ", _SPACE)
@@ -113,13 +125,11 @@ class BytePairs:
         else:
             yield text
 
-    def _check_writable(self, text: str) -> None:
+    def _is_writable(self, text: str) -> bool:
         if self._is_byte_level:
-            if not self._missing_bytes or self._missing_bytes.isdisjoint(text.encode()):
-                return
-        elif self._byte_values or all(c in self._ids for c in set(text.replace(" ", _SPACE))):
-            return
-        raise TokenizerError(f"{text[:40]!r} has a character that no tokens can write")
+            return not self._missing_bytes or self._missing_bytes.isdisjoint(text.encode())
+        others = "".join(c for c in set(text.replace(" ", _SPACE)) if c not in self._ids)
+        return self._missing_bytes.isdisjoint(others.encode())
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; `token_id` must be in range."""
@@ -151,7 +161,8 @@ def _read_merges(metadata: Mapping[str, object]) -> list[str]:
     merges = metadata.get(PREFIX + "merges")
     if isinstance(merges, np.ndarray) and not merges.size:
         return []  # an empty array has any type
-    return list(dict.fromkeys(read_strings(metadata, "merges")))  # of two alike, the first counts
+    different = dict.fromkeys(read_strings(metadata, "merges"))  # of two alike, the first counts
+    return [merge if isinstance(merge, str) else "" for merge in different]
 
 
 def _build(
@@ -208,18 +219,18 @@ def splitter(pre_tokenizer: PreTokenizer) -> tokenizers.pre_tokenizers.PreTokeni
 
 
 def _mergeable(vocabulary: Vocabulary, ids: Mapping[str, int], pairs: list[Pair]) -> list[Pair]:
-    """The merges that text can take part in: none that needs or makes a control token.
-
-    Raises `TokenizerError` for the first that is not made of tokens at all.
-    """
+    """The merges that text can take part in: those of two tokens that make a third, none of them a
+    control token. Warns of others than these."""
     kept: list[Pair] = []
+    bad: list[Pair] = []
     for pair in pairs:
         parts = (*pair, "".join(pair))
         if len(pair) != 2 or not all(part in vocabulary.ids for part in parts):
-            raise TokenizerError(
-                f"{PREFIX}merges has {reprlib.repr(' '.join(pair))}; a merge must be two tokens "
-                "with a space between, that make a third"
-            )
-        if all(part in ids for part in parts):
+            bad.append(pair)
+        elif all(part in ids for part in parts):
             kept.append(pair)
+    if bad:
+        first = f"{PREFIX}merges has {reprlib.repr(' '.join(bad[0]))}"
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        warn(f"{first}{more}, not two tokens with a space between, that make a third; left out")
     return kept

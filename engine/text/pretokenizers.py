@@ -27,7 +27,6 @@ class PreTokenizer:
     regexes: tuple[str, ...]  # in the syntax of Oniguruma
     ignores_merges: bool = False  # a word that is a token is that token, whatever merges say
     adds_bos: bool = False  # where the file does not say
-    has_bos: bool = True  # whether token 11 is bos where the file does not say
     is_byte_level: bool = True  # tokens are of GPT-2's letters for bytes; if not, of text with "▁"
 
 
@@ -127,9 +126,8 @@ _NAMES: Final[Mapping[tuple[str, ...], PreTokenizer]] = {
         *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
         "jina-v5-nano",
     ): PreTokenizer((_LLAMA_3,), ignores_merges=True, adds_bos=True),
-    ("dbrx", "smaug-bpe"): PreTokenizer((_LLAMA_3,)),
-    ("chatglm-bpe",): PreTokenizer((_LLAMA_3,), has_bos=False),
-    ("glm4", "glm5"): PreTokenizer((_LLAMA_3,), has_bos=False, ignores_merges=True),
+    ("dbrx", "smaug-bpe", "chatglm-bpe"): PreTokenizer((_LLAMA_3,)),
+    ("glm4", "glm5"): PreTokenizer((_LLAMA_3,), ignores_merges=True),
     (
         *("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan"),
         *("solar-open", "grok-2"),

@@ -7,19 +7,22 @@ are llama.cpp's: unused and user-defined tokens can be merged like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from linnet.engine.text.vocabulary import (
+    BYTES_BY_NAME,
     PREFIX,
     TokenizerError,
     TokenType,
     Vocabulary,
     byte_values,
     read_vocabulary,
+    warn_unwritable,
 )
 
 _SPACE: Final = "\u2581"  # "▁", how a token writes a space
@@ -36,7 +39,7 @@ class SentencePiece:
         self._byte_values: Final = byte_values(vocabulary)
         self._processor = SentencePieceProcessor()
         try:
-            self._processor.LoadFromSerializedProto(_model_proto(vocabulary))
+            self._processor.LoadFromSerializedProto(_model_proto(vocabulary, self._byte_values))
         except RuntimeError as error:
             raise TokenizerError(f"SentencePiece does not take the vocabulary: {error}") from error
 
@@ -51,20 +54,19 @@ class SentencePiece:
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, which must be free of surrogates.
 
-        Raises `TokenizerError` for a character without a token, if the vocabulary has neither byte
-        tokens nor an unknown token. (llama.cpp ends there; a run of such characters is one unknown
-        token here, as in SentencePiece.)
+        What neither a token nor byte tokens can write becomes the unknown token, or is left out
+        with a UserWarning where there is none. (llama.cpp ends there; a run of such characters is
+        one unknown token here, as in SentencePiece.)
         """
         ids: list[int] = self._processor.encode(text, out_type=int)
-        unknown = len(self.vocabulary.texts)  # the piece that _model_proto adds
-        if unknown not in ids:
+        n_tokens, unk_id = len(self.vocabulary.texts), self.vocabulary.unk_id
+        if max(ids, default=0) < n_tokens:  # none of the pieces that _model_proto adds
             return ids
-        if self.vocabulary.unk_id is None:
-            raise TokenizerError(
-                f"{text[:40]!r} has a character without a token, and there are no byte tokens to "
-                f"write it with; {PREFIX}unknown_token_id could name a token to stand for it"
-            )
-        return [self.vocabulary.unk_id if i == unknown else i for i in ids]
+        if unk_id is not None:
+            return [unk_id if i >= n_tokens else i for i in ids]
+        encode = self._processor.encode
+        warn_unwritable(c for c in dict.fromkeys(text) if max(encode(c, out_type=int)) >= n_tokens)
+        return [i for i in ids if i < n_tokens]
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; `token_id` must be in range."""
@@ -85,45 +87,57 @@ class SentencePiece:
 _BPE: Final = 2  # TrainerSpec.ModelType
 _MAX_PIECE_BYTES: Final = 7_999
 _NOT_TEXT: Final = frozenset({TokenType.UNKNOWN, TokenType.CONTROL})
-_UNKNOWN: Final = 2  # SentencePiece.Type
+_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece.Type
 _PIECE_TYPES: Final = {  # SentencePiece.Type, by TokenType
-    TokenType.NORMAL: 1,
-    TokenType.UNKNOWN: 3,  # control, as there can be only one unknown piece, and we add that
-    TokenType.CONTROL: 3,
-    TokenType.USER_DEFINED: 1,  # matched before we see the text; llama.cpp also merges to them
-    TokenType.UNUSED: 1,
-    TokenType.BYTE: 6,
+    TokenType.NORMAL: _NORMAL,
+    TokenType.UNKNOWN: _CONTROL,  # as there can be only one unknown piece, and we add that
+    TokenType.CONTROL: _CONTROL,
+    TokenType.USER_DEFINED: _NORMAL,  # matched before we see the text; llama.cpp merges to them too
+    TokenType.UNUSED: _NORMAL,
+    TokenType.BYTE: _BYTE,
 }
 
 
-def _model_proto(vocabulary: Vocabulary) -> bytes:
-    """The ModelProto of a vocabulary, with one more piece at the end, of type UNKNOWN."""
-    has_bytes = TokenType.BYTE in vocabulary.types
-    unknown = _field(1, b"\xff") + _field(3, _UNKNOWN)
-    trainer = _field(3, _BPE) + _field(35, has_bytes)  # model_type, byte_fallback
-    normalizer = _field(3, False) + _field(4, False)  # add_dummy_prefix, remove_extra_whitespaces
-    last = [_field(1, unknown), _field(2, trainer), _field(3, normalizer)]
-    return b"".join(chain(_pieces(vocabulary), last))
-
-
-def _pieces(vocabulary: Vocabulary) -> Iterator[bytes]:
-    """ModelProto.pieces: of each token, the piece (1), score (2) and type (3)."""
+def _model_proto(vocabulary: Vocabulary, byte_values: Mapping[int, bytes]) -> bytes:
+    """The ModelProto of a vocabulary. More pieces come at the end: one of type UNKNOWN and, as
+    there must be all bytes or none, those of bytes that have no token."""
     names = _names(vocabulary)
+    there = {names[token_id] for token_id in byte_values}
+    missing = [name for name in map(str.encode, BYTES_BY_NAME) if there and name not in there]
+    codes = np.array([0, *(_PIECE_TYPES[type] for type in TokenType)])  # by TokenType, from 0
+    types = codes[np.frombuffer(vocabulary.types, np.uint8)]
+    types[[i for i in vocabulary.of_types(TokenType.BYTE) if i not in byte_values]] = _NORMAL
+    types[list(vocabulary.unreachable)] = _CONTROL
+    for name in missing:
+        token_id = vocabulary.ids.get(name.decode())
+        if token_id is not None and names[token_id] == name:  # of another type
+            types[token_id] = _BYTE
+    added = [(b"\xff", _UNKNOWN), *((name, _BYTE) for name in missing if name not in set(names))]
+    pieces = (_field(1, _field(1, name) + _field(3, type)) for name, type in added)
+    trainer = _field(3, _BPE) + _field(35, bool(there))  # model_type, byte_fallback
+    normalizer = _field(3, False) + _field(4, False)  # add_dummy_prefix, remove_extra_whitespaces
+    last = [*pieces, _field(2, trainer), _field(3, normalizer)]
+    return b"".join(chain(_pieces(names, vocabulary.scores, types), last))
+
+
+def _pieces(
+    names: Sequence[bytes], scores: NDArray[np.float32], types: NDArray[np.integer]
+) -> Iterator[bytes]:
+    """ModelProto.pieces: of each token, the piece (1), score (2) and type (3)."""
     lengths = list(map(len, names))
     heads = {n: _length(1, len(_length(1, n)) + n + 7) + _length(1, n) for n in set(lengths)}
-    codes = np.array([0, *(_PIECE_TYPES[type] for type in TokenType)])  # by TokenType, from 0
     tails = np.empty(len(names), np.dtype("u1, <f4, u1, u1"))  # tag, score, tag, type
-    tails["f0"], tails["f1"] = 2 << 3 | 5, vocabulary.scores
-    tails["f2"], tails["f3"] = 3 << 3, codes[np.frombuffer(vocabulary.types, np.uint8)]
+    tails["f0"], tails["f1"] = 2 << 3 | 5, scores
+    tails["f2"], tails["f3"] = 3 << 3, types
     parts = zip(map(heads.__getitem__, lengths), names, tails.view("V7").tolist(), strict=True)
     return chain.from_iterable(parts)  # with no Python for each of many thousands of tokens
 
 
 def _names(vocabulary: Vocabulary) -> list[bytes]:
-    """What the pieces are called: as the tokens, but for tokens that are not text. Those are given
-    a name that no text in UTF-8 can hold, so that none is encoded as one of them."""
+    """What the pieces are called: as the tokens, but for tokens that no text is to become. Those
+    are given a name that no text in UTF-8 can hold."""
     names = list(map(str.encode, vocabulary.texts))
-    for token_id in vocabulary.of_types(*_NOT_TEXT):
+    for token_id in chain(vocabulary.of_types(*_NOT_TEXT), vocabulary.unreachable):
         names[token_id] = b"\xff%d" % token_id
     longest = max(names, key=len)
     if len(longest) > _MAX_PIECE_BYTES:

@@ -9,6 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from linnet.engine.text.tokenizer import HIDDEN, Tokenizer
+
+
+class StoppingDetokenizer:
+    """Tokens that go on from others to text, up to a stop string.
+
+    A control token in a stop string counts as that token, or as its name where the model spells it.
+    """
+
+    __slots__ = ("_controls", "_detokenizer", "_matcher", "_tokenizer")
+
+    def __init__(self, tokenizer: Tokenizer, stop: Iterable[str], *, skip_special: bool) -> None:
+        """`skip_special`: see `Tokenizer.decode`. Raises what `StopMatcher` raises."""
+        self._tokenizer, stop = tokenizer, [*stop]
+        self._detokenizer = tokenizer.detokenizer(skip_special=skip_special, continues=True)
+        # What gives no text is in the matcher's as its hidden name, which no text can hold.
+        hidden = [tokenizer.hide_control_tokens(string) for string in stop if skip_special]
+        self._controls = [string for string in hidden if HIDDEN.search(string)]
+        self._matcher = StopMatcher([*stop, *self._controls])
+
+    @property
+    def matched(self) -> bool:
+        """Whether a stop string was found; once there is one, no more text comes out."""
+        return self._matcher.matched is not None
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain with this token; raises `TokenizerError` for a wrong id."""
+        text = self._detokenizer.push(token_id)
+        if self._controls and self._tokenizer.is_hidden(token_id):
+            name = self._tokenizer.hide_control_tokens(self._tokenizer.vocabulary.texts[token_id])
+            text += name if any(name in string for string in self._controls) else ""
+        return HIDDEN.sub("", self._matcher.push(text))
+
+    def finish(self) -> str:
+        """The rest of the text."""
+        text = self._matcher.push(self._detokenizer.finish()) + self._matcher.finish()
+        return HIDDEN.sub("", text)
+
 
 class StopMatcher:
     """Gives text on until a stop string is complete, and never any part of that string.

@@ -21,13 +21,14 @@ from types import MappingProxyType
 from typing import Final, Protocol, Self
 
 from linnet.engine.gguf.reader import GGUFFile
+from linnet.engine.gguf.source import naming
 from linnet.engine.text.bpe import BytePairs
 from linnet.engine.text.spm import SentencePiece
 from linnet.engine.text.vocabulary import PREFIX, TokenizerError, TokenType, Vocabulary
 
 __all__ = ["ALGORITHMS", "StreamDetokenizer", "Tokenizer", "TokenizerError", "revealed"]
 
-_HIDDEN_BYTES: Final = re.compile("[\udc00-\udcff]+")
+HIDDEN: Final = re.compile("[\udc00-\udcff]+")  # what `Tokenizer.hide_control_tokens` hides
 
 _PREFIX: Final = 4  # characters
 _MANY: Final = 64  # strings (of a length) to look for one after another, at the most
@@ -72,10 +73,12 @@ class Tokenizer:
 
         Raises `TokenizerError` if the file has no usable tokenizer, and what opening it raises.
         """
-        if isinstance(path_or_file, GGUFFile):
-            return cls.from_metadata(path_or_file.metadata)
-        with GGUFFile(path_or_file) as file:
-            return cls.from_metadata(file.metadata)
+        if not isinstance(path_or_file, GGUFFile):
+            with GGUFFile(path_or_file) as file:
+                return cls.from_gguf(file)
+        metadata = path_or_file.metadata
+        with naming(path_or_file.path):
+            return cls.from_metadata(metadata)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Tokenizer:
@@ -93,22 +96,31 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of `text`.
 
-        With `add_special`, the tokens that the model wants around a text are added: its bos token
-        in front, its eos token at the end. With `parse_special`, control tokens that are written
-        out in the text become tokens; user-defined tokens always do. Half a surrogate pair, which
-        is no character, is read as U+FFFD. Raises `TokenizerError` for a character that the
-        vocabulary has no way to write.
+        With `add_special`, the tokens that the model wants around a text are added, unless they are
+        there: its bos token in front, its eos token at the end. With `parse_special`, control
+        tokens that are written out in the text become tokens; user-defined tokens always do. Half a
+        surrogate pair, which is no character, is read as U+FFFD. What the vocabulary has no way to
+        write becomes its unknown token, or is left out with a UserWarning.
         """
         vocabulary = self.vocabulary
-        ids: list[int] = []
-        if add_special and vocabulary.add_bos and vocabulary.bos_id is not None:
-            ids.append(vocabulary.bos_id)
+        parts = [*self._split(_well_formed(text), parse_special=parse_special)]
+        bos = [vocabulary.bos_id] if add_special and vocabulary.add_bos else []
+        eos = [vocabulary.eos_id] if add_special and vocabulary.add_eos else []
+        before, after = bos if parts[:1] != bos else [], eos if parts[-1:] != eos else []
         space = " " if vocabulary.add_space_prefix else ""
-        for part in self._split(_well_formed(text), parse_special=parse_special):
-            ids += [part] if isinstance(part, int) else self._algorithm.encode(space + part)
-        if add_special and vocabulary.add_eos and vocabulary.eos_id is not None:
-            ids.append(vocabulary.eos_id)
+        ids: list[int] = []
+        for part in [*before, *parts, *after]:
+            if isinstance(part, str):
+                ids += self._algorithm.encode(space + part)
+            elif part is not None:
+                ids.append(part)
         return ids
+
+    def control_tokens_in(self, text: str) -> list[str]:
+        """The control tokens that are spelled in `text`, once each, in order."""
+        types, texts = self.vocabulary.types, self.vocabulary.texts
+        found = self._find_specials(_well_formed(text), parse_special=True)
+        return list(dict.fromkeys(texts[i] for *_, i in found if types[i] == TokenType.CONTROL))
 
     def hide_control_tokens(self, text: str) -> str:
         """`text` with the control tokens spelled in it written so that none is found in it again.
@@ -128,7 +140,7 @@ class Tokenizer:
     def encode_with_hidden(self, text: str) -> list[int]:
         """The ids of `text`, its control tokens parsed and those that are hidden taken for text.
 
-        Nothing is added around it. Raises as `encode` does.
+        Nothing is added around it.
         """
         space = " " if self.vocabulary.add_space_prefix else ""
         ids: list[int] = []
@@ -163,7 +175,8 @@ class Tokenizer:
 
         One token can be part of a character. Raises `TokenizerError` for an id out of range.
         """
-        return self._algorithm.token_bytes(self._check(token_id))
+        raw = self.vocabulary.raw.get(self._check(token_id))
+        return self._algorithm.token_bytes(token_id) if raw is None else raw
 
     def is_hidden(self, token_id: int) -> bool:
         """Whether the token is one for the model alone, which `skip_special` leaves out."""
@@ -235,7 +248,8 @@ class Tokenizer:
         by_prefix: dict[str, dict[str, int]] = {}
         for token_id in self.vocabulary.of_types(*_SPECIAL):
             text = self.vocabulary.texts[token_id]
-            by_prefix.setdefault(text[:_PREFIX], {})[text] = token_id
+            if token_id not in self.vocabulary.unreachable:
+                by_prefix.setdefault(text[:_PREFIX], {})[text] = token_id
         return {prefix: (ids, set(map(len, ids))) for prefix, ids in by_prefix.items()}
 
 
@@ -300,7 +314,7 @@ class StreamDetokenizer:
 def revealed(text: str) -> str:
     """`text` with what `Tokenizer.hide_control_tokens` hid turned back."""
     return _well_formed(
-        _HIDDEN_BYTES.sub(
+        HIDDEN.sub(
             lambda run: bytes(ord(c) - 0xDC00 for c in run[0]).decode(errors="replace"), text
         )
     )

@@ -2,15 +2,18 @@
 
 Read from the metadata keys `tokenizer.ggml.*` (ggml docs/gguf.md) and checked as it is read, so
 that what comes after can index without fear: every id is in range, every token is text, and each
-array has as many entries as there are tokens.
+array has as many entries as there are tokens. What text can be written without is no reason to
+refuse a file: it gives a UserWarning, and llama.cpp's default is taken.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Final, TypeGuard
 
 import numpy as np
@@ -37,6 +40,7 @@ _NOT_AN_END: Final = (
 )
 # Control tokens that are part of an answer: they divide it into channels (gpt-oss).
 _DIVIDERS: Final = frozenset({"<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"})
+BYTES_BY_NAME: Final = MappingProxyType({f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)})
 _END_KEYS: Final = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 
@@ -60,7 +64,9 @@ class Vocabulary:
     """The tokens of a model. The index into `texts`, `types` and `scores` is the token id."""
 
     texts: Sequence[str]
-    ids: Mapping[str, int]  # the reverse of texts
+    ids: Mapping[str, int]  # the reverse of texts, but for the unreachable
+    unreachable: frozenset[int]  # tokens that no text becomes: second ones of a text, and `raw`
+    raw: Mapping[int, bytes]  # what is not UTF-8
     types: bytes  # a TokenType each
     scores: NDArray[np.float32]  # (n_tokens,) the higher, the sooner it is merged
     bos_id: int | None
@@ -91,8 +97,8 @@ def read_vocabulary(
     The keywords are what holds for keys that are missing; a default id that the vocabulary does
     not reach becomes None. Raises `TokenizerError` naming the key, its value and the limit.
     """
-    texts = _read_texts(metadata)
-    ids = _index(texts)
+    texts, raw = _read_texts(metadata)
+    ids, unreachable = _index(texts, raw)
     n_tokens = len(texts)
     bos_id = _read_id(metadata, "bos", n_tokens, default=bos_id)
     eos_id = _read_id(metadata, "eos", n_tokens, default=eos_id)
@@ -107,6 +113,8 @@ def read_vocabulary(
     return Vocabulary(
         texts=texts,
         ids=ids,
+        unreachable=unreachable,
+        raw=raw,
         types=types,
         scores=_read_scores(metadata, n_tokens),
         bos_id=bos_id,
@@ -121,61 +129,92 @@ def read_vocabulary(
     )
 
 
-def read_strings(metadata: Mapping[str, object], key: str) -> list[str]:
-    """An array of strings. Raises `TokenizerError` where it is missing or one is not UTF-8."""
+def read_strings(metadata: Mapping[str, object], key: str) -> list[str | bytes]:
+    """An array of strings; one that is not UTF-8 comes as bytes.
+
+    Raises `TokenizerError` where it is missing, or is something else.
+    """
     strings = metadata.get(PREFIX + key)
-    if not isinstance(strings, list):
+    if not isinstance(strings, list) or not set(map(type, strings)) <= {str, bytes}:
         raise _error(key, strings, "an array of strings")
-    if not set(map(type, strings)) <= {str}:
-        number, string = next((i, s) for i, s in enumerate(strings) if type(s) is not str)
-        raise _error(f"{key}[{number}]", string, "text in UTF-8")
     return strings
 
 
 def byte_values(vocabulary: Vocabulary) -> dict[int, bytes]:
-    """The byte that each BYTE token stands for, by id: all 256, or none."""
-    bytes_by_text = {f"<0x{value:02X}>": bytes([value]) for value in range(256)}
+    """The byte that each BYTE token stands for, by id; one of another name stands for its text."""
     values: dict[int, bytes] = {}
     for token_id in vocabulary.of_types(TokenType.BYTE):
         text = vocabulary.texts[token_id]
-        if text not in bytes_by_text:
-            raise TokenizerError(
-                f"{PREFIX}tokens[{token_id}] is {text!r}; it must be one of '<0x00>' to '<0xFF>', "
-                f"as its type is {TokenType.BYTE} (byte)"
+        if text in BYTES_BY_NAME:
+            values[token_id] = BYTES_BY_NAME[text]
+        else:
+            found = f"{PREFIX}tokens[{token_id}] is {reprlib.repr(text)}, of type {TokenType.BYTE}"
+            warn(
+                f"{found} (byte); it stands for its text, as it is not one of '<0x00>' to '<0xFF>'"
             )
-        values[token_id] = bytes_by_text[text]
-    if len(values) not in (0, 256):
-        raise TokenizerError(f"{PREFIX}tokens has {len(values)} byte tokens; it must be 0 or 256")
     return values
 
 
-def _read_texts(metadata: Mapping[str, object]) -> list[str]:
-    """The tokens; an empty one becomes "[EMPTY_<id>]", as in llama.cpp."""
-    texts = read_strings(metadata, "tokens")
-    if not texts:
+def warn(message: str) -> None:
+    """Tell of what is wrong with a vocabulary, or a text, that can still be used."""
+    warnings.warn(message, stacklevel=3)
+
+
+def warn_unwritable(characters: Iterable[str]) -> None:
+    """Tell of characters that are left out of a text."""
+    first, *others = characters
+    warn(f"{first!r}{_others(1 + len(others))} has no tokens to be written with; it is left out")
+
+
+def _read_texts(metadata: Mapping[str, object]) -> tuple[list[str], dict[int, bytes]]:
+    """The tokens, and by id those that are not UTF-8; an empty one becomes "[EMPTY_<id>]", as in
+    llama.cpp."""
+    strings = read_strings(metadata, "tokens")
+    if not strings:
         raise TokenizerError(f"{PREFIX}tokens has 0 entries; at least 1 is needed")
-    return texts if all(texts) else [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)]
+    raw = {}
+    if set(map(type, strings)) != {str}:
+        raw = {i: string for i, string in enumerate(strings) if isinstance(string, bytes)}
+        first, others = min(raw), _others(len(raw))
+        found = f"{PREFIX}tokens[{first}]{others} is {reprlib.repr(raw[first])}, which is not UTF-8"
+        warn(f"{found}; no text becomes such a token")
+    texts = [s.decode(errors="backslashreplace") if isinstance(s, bytes) else s for s in strings]
+    return [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)], raw
 
 
-def _index(texts: list[str]) -> dict[str, int]:
+def _index(texts: Sequence[str], raw: Mapping[int, bytes]) -> tuple[dict[str, int], frozenset[int]]:
+    """The ids of tokens by their text, and those that no text becomes. Of several tokens with one
+    text, it becomes the first."""
     ids = {text: i for i, text in enumerate(texts)}
+    unreachable = frozenset(raw)
     if len(ids) != len(texts):
-        first, text = next((i, text) for i, text in enumerate(texts) if ids[text] != i)
-        limit = f"in the array once (it is also token {ids[text]})"
-        raise _error(f"tokens[{first}]", text, limit)
-    return ids
+        ids = {texts[i]: i for i in reversed(range(len(texts)))}
+        doubles = [i for i, text in enumerate(texts) if ids[text] != i]
+        again, others = doubles[0], _others(len(doubles))
+        first = f"is {reprlib.repr(texts[again])}, as token {ids[texts[again]]} is"
+        warn(f"{PREFIX}tokens[{again}]{others} {first}; that text becomes the first of them")
+        unreachable |= frozenset(doubles)
+    for token_id in raw:
+        if ids.get(texts[token_id]) == token_id:
+            del ids[texts[token_id]]
+    return ids, unreachable
 
 
 def _read_id(
     metadata: Mapping[str, object], name: str, n_tokens: int, *, default: int | None = None
 ) -> int | None:
+    """A special token; the default where the file names none, or one that there is not."""
     key = f"{name}_token_id"
-    if PREFIX + key not in metadata:
-        return default if default is not None and default < n_tokens else None
-    value = metadata[PREFIX + key]
-    if not _is_integer(value) or not 0 <= value < n_tokens:
+    value = metadata.get(PREFIX + key)
+    if value is not None and not _is_integer(value):
         raise _error(key, value, f"0 to {n_tokens - 1}, as there are {n_tokens} tokens")
-    return int(value)
+    if value is not None and 0 <= value < n_tokens:
+        return int(value)
+    default = default if default is not None and default < n_tokens else None
+    if value is not None:
+        taken = "there is none" if default is None else f"{default} is taken, llama.cpp's default"
+        warn(f"{PREFIX}{key} is {value}, and there are {n_tokens} tokens; {taken}")
+    return default
 
 
 def _read_flag(
@@ -184,9 +223,9 @@ def _read_flag(
     value = metadata.get(PREFIX + key, default)
     if not isinstance(value, bool | np.bool_):
         raise _error(key, value, "true or false")
-    if value and needs is None:
-        raise _error(key, value, "false where the vocabulary has no such token")
-    return bool(value)
+    if value and needs is None and PREFIX + key in metadata:
+        warn(f"{PREFIX}{key} is true; the vocabulary has no such token, so none is added")
+    return bool(value) and needs is not None
 
 
 def _read_types(
@@ -196,9 +235,11 @@ def _read_types(
     types = bytearray([TokenType.NORMAL]) * n_tokens
     if PREFIX + "token_type" in metadata:
         numbers = _read_numbers(metadata, "token_type", n_tokens, kinds="iu")
-        smallest, largest = min(TokenType), max(TokenType)
-        for i in np.flatnonzero((numbers < smallest) | (numbers > largest))[:1]:
-            raise _error(f"token_type[{i}]", int(numbers[i]), f"{smallest} to {largest}")
+        unknown = np.flatnonzero((numbers < min(TokenType)) | (numbers > max(TokenType)))
+        if unknown.size:
+            first = f"{PREFIX}token_type[{unknown[0]}]{_others(unknown.size)}"
+            warn(f"{first} is {numbers[unknown[0]]}; {TokenType.NORMAL} (normal) is taken")
+            numbers[unknown] = TokenType.NORMAL
         types = bytearray(numbers.astype(np.uint8))
     for token_id in control:
         types[token_id] = TokenType.CONTROL
@@ -216,8 +257,11 @@ def _read_scores(metadata: Mapping[str, object], n_tokens: int) -> NDArray[np.fl
         return np.zeros(n_tokens, np.float32)
     with np.errstate(over="ignore"):
         scores = _read_numbers(metadata, "scores", n_tokens, kinds="iuf").astype(np.float32)
-    for i in np.flatnonzero(~np.isfinite(scores))[:1]:
-        raise _error(f"scores[{i}]", float(scores[i]), "a finite number")
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if bad.size:
+        first = f"{PREFIX}scores[{bad[0]}]{_others(bad.size)}"
+        warn(f"{first} is {scores[bad[0]]}, not a finite number; 0 is taken")
+        scores[bad] = 0
     return scores
 
 
@@ -227,12 +271,12 @@ def _read_numbers(
     numbers = metadata[PREFIX + key]
     if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in kinds:
         raise _error(key, numbers, "an array of " + ("numbers" if "f" in kinds else "integers"))
-    if numbers.shape != (n_tokens,):
-        raise TokenizerError(
-            f"{PREFIX}{key} has {numbers.size} entries; it must have {n_tokens}, "
-            f"one for each of {PREFIX}tokens"
-        )
-    return numbers
+    if numbers.size != n_tokens:
+        found = f"{PREFIX}{key} has {numbers.size} entries; {PREFIX}tokens has {n_tokens}"
+        if numbers.size < n_tokens:
+            raise TokenizerError(f"{found}, and each must have one")
+        warn(f"{found}; those behind are left out")
+    return numbers[:n_tokens].copy()
 
 
 def _strips_right(
@@ -247,6 +291,11 @@ def _strips_right(
         return frozenset()
     special = _of_types(types, TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
     return frozenset(special) - {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
+
+
+def _others(n: int) -> str:
+    """How many there are beside the one that a message names."""
+    return f" (and {n - 1} more)" if n > 1 else ""
 
 
 def _is_integer(value: object) -> TypeGuard[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ MAX_HEADS = 1024
 MAX_WIDTH = 1 << 20
 MAX_HEAD_DIM = 1024  # kernels of states are compiled for the whole of a head
 MAX_CONTEXT = 1 << 24
+POOLING_TYPES = ("none", "mean", "cls", "last", "rank")  # as files number them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Config:
     n_vocab: int
     norm_eps: float
     rope_theta: float
+    pooling: str  # how a text's vector is made, one of POOLING_TYPES
 
     @classmethod
     def from_keys(cls, keys: Keys, n_vocab: int, *, eps: str, latent: bool = False) -> Config:
@@ -61,9 +64,14 @@ class Config:
         value_dim = keys.integer("attention.value_length", 1, MAX_HEAD_DIM, default=head_dim)
         if value_dim != head_dim and not latent:
             raise keys.error("attention.value_length", value_dim, f"the key length, {head_dim}")
-        stated_vocab = keys.integer("vocab_size", 1, MAX_CONTEXT, default=n_vocab)
+        stated_vocab = keys.integer("vocab_size", 0, MAX_CONTEXT, default=n_vocab)
         if stated_vocab != n_vocab:
-            raise keys.error("vocab_size", stated_vocab, f"{n_vocab}, as token_embd.weight")
+            found = f"{keys.architecture}.vocab_size is {stated_vocab}"
+            warnings.warn(
+                f"{found}; token_embd.weight has {n_vocab} rows, which count", stacklevel=2
+            )
+        if not keys.flag("attention.causal", default=True):
+            raise keys.error("attention.causal", False, "true: tokens see those before them only")
         has_experts = keys.integer("expert_count", 0, MOST_EXPERTS, default=0) > 0
         fewest = 0 if has_experts else 1
         return cls(
@@ -79,14 +87,15 @@ class Config:
             n_vocab=n_vocab,
             norm_eps=keys.number(eps, 0.0, 1.0),
             rope_theta=keys.number("rope.freq_base", 1.0, 1e12, default=10000.0),
+            pooling=keys.pooling(),
         )
 
 
 class Keys:
-    """Typed, range-checked access to the keys of one architecture."""
+    """Typed, range-checked access to the keys of one architecture; remembers those asked for."""
 
     def __init__(self, metadata: Mapping[str, object]) -> None:
-        self._metadata = metadata
+        self._metadata, self._asked = metadata, set[str]()
         architecture = metadata.get("general.architecture")
         if not isinstance(architecture, str):
             raise ModelError("general.architecture is missing: this file does not hold a model")
@@ -121,6 +130,13 @@ class Keys:
             raise self.error(key, n_rot, "even")
         return n_rot
 
+    def pooling(self) -> str:
+        """One of POOLING_TYPES; "none" where the key is missing, or -1."""
+        value = self._value("pooling_type", 0)
+        if isinstance(value, int) and value in (-1, 0xFFFFFFFF):
+            return "none"
+        return POOLING_TYPES[self._whole("pooling_type", value, 0, len(POOLING_TYPES) - 1)]
+
     def number(self, key: str, low: float, high: float, *, default: float | None = None) -> float:
         """A finite number within low..high; the default where the key is missing."""
         value = self._value(key, default)
@@ -154,6 +170,14 @@ class Keys:
             raise self.error(key, value, "true or false")
         return value
 
+    def unasked(self) -> Iterator[tuple[str, object]]:
+        """The architecture's keys whose values nobody has asked for, and these."""
+        prefix = f"{self.architecture}."
+        for name in self._metadata:
+            key = name.removeprefix(prefix)
+            if key != name and key not in self._asked:
+                yield key, self._metadata[name]
+
     def error(self, key: str, value: object, wanted: str) -> ModelError:
         return ModelError(f"{self.architecture}.{key} is {str(value)[:80]!r}; it must be {wanted}")
 
@@ -163,6 +187,7 @@ class Keys:
         return value
 
     def _value(self, key: str, default: object) -> object:
+        self._asked.add(key)
         value = self._metadata.get(f"{self.architecture}.{key}", default)
         if value is None:
             raise ModelError(f"{self.architecture}.{key} is missing")

@@ -49,9 +49,12 @@ class RotaryEmbedding:
         kind = keys.text("rope.scaling.type", default="linear")
         if kind not in SCALINGS:
             raise keys.error("rope.scaling.type", kind, f"one of {', '.join(SCALINGS)}")
-        factor = keys.factor("rope.scaling.factor")
+        factor = scaling_factor(keys)
         magnitude = keys.number("rope.scaling.attn_factor", 0.0, 1e6, default=1.0)
         scaled = plain if kind == "none" else plain / factor
+        ramp = keys.number("rope.scaling.yarn_ext_factor", -1e6, 1e6, default=-1.0)
+        if ramp >= 0 and ramp != (kind == "yarn"):
+            raise keys.error("rope.scaling.yarn_ext_factor", ramp, "1 with yarn, 0 without, or -1")
         if kind == "yarn":
             part = kept(keys, config.n_rot, config.rope_theta, n_original or config.n_ctx_train)
             scaled = plain * part + scaled * (1 - part)
@@ -88,6 +91,13 @@ class RotaryEmbedding:
         magnitude = np.float32(self.magnitude)
         shape = n_ctx, 2, chosen.size
         return PositionTable(shape, lambda first, n: rope_table(n, chosen, first) * magnitude)
+
+
+def scaling_factor(keys: Keys) -> float:
+    """How many times as long the context is made; 1 for no scaling. Files of 2023 have it under
+    another key."""
+    old = keys.factor("rope.scale_linear")
+    return keys.factor("rope.scaling.factor") if keys.has("rope.scaling.factor") else old
 
 
 def _factors(weights: Weights, name: str, n_pairs: int) -> Floats:

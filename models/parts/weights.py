@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -65,20 +66,39 @@ class Matrix:
 
 
 class Weights:
-    """A file's tensors by role, under names that begin with `prefix`.
+    """A file's tensors by role, under names that begin with `prefix`; remembers those asked for.
 
-    Every method raises ModelError naming the tensor.
+    Every method raises ModelError naming the tensor. `left_out`: tensors of these names are not to
+    be used, whatever they hold.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
-        self._tensors, self._prefix = tensors, prefix
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors, self._prefix = tensors, ""
+        self._asked, self.left_out = set[str](), set[str]()
 
     def layer(self, i: int) -> Weights:
         """The tensors of one block."""
-        return Weights(self._tensors, f"blk.{i}.")
+        layer = copy(self)
+        layer._prefix = f"blk.{i}."
+        return layer
+
+    def leave_out(self, name: str) -> None:
+        """Have a tensor count as missing, as another engine does that loads it."""
+        self.left_out.add(self._prefix + name)
+
+    def unasked(self) -> dict[str, Tensor]:
+        """All tensors that nobody has asked for, by their full names."""
+        return {name: t for name, t in self._tensors.items() if name not in self._asked}
+
+    def is_all(self, name: str, value: float | None) -> bool:
+        """Whether a tensor is F32 and every number in it this one."""
+        tensor = self._tensors[self._prefix + name]
+        is_f32 = tensor.type.name == "F32" and value is not None
+        return is_f32 and bool((np.frombuffer(tensor.data, np.float32) == value).all())
 
     def __contains__(self, name: str) -> bool:
-        return self._prefix + name in self._tensors
+        name = self._prefix + name
+        return name in self._tensors and name not in self.left_out
 
     def n_rows(self, name: str) -> int:
         """Rows of a matrix, before anything else about it is known."""
@@ -106,11 +126,13 @@ class Weights:
         with; `name`.bias (n_out,) or (n_experts, n_out) and `name`.scale (1,) or (n_experts,), if
         there.
 
-        `scaled`: the architecture has a scale here; `scale_after_bias`: which multiplies the bias.
+        `scaled`: the architecture has a scale here, as any has for NVFP4, of whose numbers it is a
+        part; `scale_after_bias`: which multiplies the bias.
         """
         *experts, n_out, n_columns = shape
         type, packed = self._packed(f"{name}.weight", *shape)
         bias = self.optional(f"{name}.bias", *experts, n_out)
+        scaled = scaled or type.name == "NVFP4"
         scale = self.optional(f"{name}.scale", *(experts or [1])) if scaled else None
         if scale is not None:
             scale = scale.reshape(experts)
@@ -140,6 +162,7 @@ class Weights:
 
     def _tensor(self, name: str) -> Tensor:
         tensor = self._tensors.get(self._prefix + name)
+        self._asked.add(self._prefix + name)
         if tensor is None:
             raise ModelError(f"{self._prefix}{name} is missing")
         return tensor

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import stat
 import sys
+import warnings
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.gguf_builder import FLOAT32, INT32, STRING, UINT32
+from support.gguf_builder import FLOAT32, INT32, STRING
 from support.terminal_process import linnet_at_terminal
 from support.tiny_llama import TinyLlama
 from test_cli import Result, Run, Terminal, check_refused, run
 
-from linnet import LLM, ModelError, SamplingParams
+from linnet import LLM, SamplingParams
 from linnet.engine.cli.chat import COMMANDS
 from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.main import main
 from linnet.engine.cli.terminal import visible, write
+from linnet.engine.sampling.params import DEFAULT_ORDER
 
 __all__ = ["run"]  # a fixture
 KEY = "tokenizer.chat_template"
@@ -391,42 +394,59 @@ def test_a_file_suggests_parameters(
     ]
 
 
+OFF = {
+    "temp": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "xtc_probability": 0.0,
+    "xtc_threshold": 1.0, "penalty_repeat": 1.0, "mirostat": 0,
+}  # fmt: skip
+FIELDS = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "sequence": "samplers"}
+
+
+@pytest.mark.parametrize("key", OFF)
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_suggestion_of_minus_1_is_off(key: str, kind: type, recwarn: Any) -> None:
+    params = SamplingParams.from_metadata({f"general.sampling.{key}": kind(-1)})
+    assert getattr(params, FIELDS.get(key, key)) == OFF[key]
+    assert not recwarn
+
+
 @pytest.mark.parametrize(
-    ("key", "kind", "value", "message"),
+    ("key", "value", "taken", "message"),
     [
-        ("temp", FLOAT32, -1.0, r"temp is -1\.0; it must be a number from 0 to 100"),
-        ("temp", FLOAT32, float("nan"), "temp is nan; it must be a number"),
-        ("temp", STRING, "hot" * 99, "temp is 'hot.*; it must be a number"),
-        ("top_k", FLOAT32, 1.5, r"top_k is 1\.5; it must be an integer from 0 to"),
-        ("top_k", INT32, -1, "top_k is -1; it must be an integer"),
-        ("top_p", UINT32, 2, "top_p is 2; it must be a number from 0 to 1"),
-        ("penalty_last_n", INT32, -2, "penalty_last_n is -2; it must be an integer from -1"),
-        ("mirostat", INT32, 1, "mirostat is 1; it must be 0, which is off, or 2"),
+        ("penalty_repeat", 0.0, 1.0, r"penalty_repeat is 0\.0; it must be .*; 1 is taken"),
+        ("top_p", 2, 1.0, "top_p is 2; it must be a number from 0 to 1; 1 is taken, which is off"),
+        ("min_p", -0.5, 0.0, "min_p is -0.5; .*; 0 is taken"),
+        ("mirostat", 1, 0, "mirostat is 1; it must be 0, .*; 0 is taken"),
+        ("temp", math.nan, 0.8, "left out: .*temp is nan; it must be a number"),
+        ("temp", "hot" * 99, 0.8, "left out: .*temp is 'hot.*; it must be a number"),
+        ("top_k", True, 40, "left out: .*top_k is True"),
+        ("top_k", np.array([1, 2]), 40, "left out: .*top_k is .*; it must be an integer"),
+        ("penalty_last_n", -2, 64, "left out: .*penalty_last_n is -2; it must be an integer from"),
         (
             "sequence",
-            STRING,
             "top_k;top_x",
-            r"sequence\[1\] is 'top_x'; it must be one of penalties",
+            DEFAULT_ORDER,
+            r"left out: .*sequence\[1\] is 'top_x'; it must",
         ),
-        ("sequence", INT32, 7, "sequence is 7; it must be at most 100 names"),
+        ("sequence", 7, DEFAULT_ORDER, "left out: .*sequence is 7; it must be at most 100 names"),
     ],
 )
-def test_a_bad_suggestion_is_named_unless_overruled(
-    run: Run, tmp_path: Path, key: str, kind: int, value: Any, message: str
+def test_a_bad_suggestion_is_a_warning_unless_overruled(
+    key: str, value: Any, taken: Any, message: str
 ) -> None:
-    path = tiny(tmp_path / "bad.gguf", (f"general.sampling.{key}", kind, value))
-    with LLM(path) as llm, pytest.raises(ModelError, match=rf"general\.sampling\.{message}"):
-        llm.generate("a")
-    check_refused(run("generate", "-m", path, "a"), f"general.sampling.{key}")
-    flag = {"penalty_last_n": "--repeat-last-n", "sequence": "--samplers"}.get(key, f"--{key}")
-    good = {"mirostat": 2, "sequence": "top_k;temp"}.get(key, 1)
-    overruled = run("generate", "-q", "-m", path, "-n", 1, flag.replace("_", "-"), good, "a")
-    assert overruled.status == 0
+    metadata = {f"general.sampling.{key}": value}
+    field = {"penalty_last_n": "repeat_last_n", **FIELDS}.get(key, key)
+    with pytest.warns(UserWarning, match=message) as caught:
+        assert getattr(SamplingParams.from_metadata(metadata), field) == taken
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SamplingParams.from_metadata(metadata, **{field: taken})
 
 
-def test_a_list_in_place_of_a_number_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"top_k is .*; it must be an integer"):
-        SamplingParams.from_metadata({"general.sampling.top_k": np.array([1, 2])})
+def test_a_bad_suggestion_does_not_end_generate(run: Run, tmp_path: Path) -> None:
+    path = tiny(tmp_path / "odd.gguf", ("general.sampling.sequence", STRING, "top_k;top_x"))
+    with pytest.warns(UserWarning, match=r"general\.sampling\.sequence\[1\] is 'top_x'"):
+        assert run("generate", "-m", path, "-n", 1, "a").status == 0
 
 
 # ---- at a terminal -------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_text_comes_as_it_is_made(path: str, monkeypatch: pytest.MonkeyPatch) ->
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written))
 
-    def stream(*_: object) -> Iterator[Chunk]:
+    def stream(*_: object, **__: object) -> Iterator[Chunk]:
         so_far = PROMPT
         for text in ("a", "", "bc"):
             assert written.getvalue().decode() == so_far
@@ -260,9 +260,9 @@ def test_flags_reach_model_and_sampler(
             given.update(path=path, **options)
             super().__init__(*path, **options)
 
-        def stream(self, prompt: Any, params: SamplingParams | None = None) -> Any:
+        def stream(self, prompt: Any, params: Any = None, **others: Any) -> Any:
             given.update(prompt=prompt, params=params)
-            return super().stream(prompt, params)
+            return super().stream(prompt, params, **others)
 
     monkeypatch.setattr("linnet.engine.cli.options.LLM", Recorder)
     flags = """-q -n 3 --temp 0.5 --top-k 7 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.5
@@ -271,7 +271,8 @@ def test_flags_reach_model_and_sampler(
         --top-nsigma 1.5 --xtc-probability 0.5 --xtc-threshold 0.25 --dry-multiplier 0.75
         --dry-base 2 --dry-allowed-length 3 --dry-penalty-last-n 99 --dry-sequence-breaker ab
         --dry-sequence-breaker \\n --mirostat 2 --mirostat-ent 4 --mirostat-lr 0.5
-        -s 42 --ignore-eos -t 2 -c 64 -b 7 --isa generic --activations f32 --no-mmap"""
+        -s 42 --ignore-eos -t 2 -c 64 -b 7 --isa generic --activations f32 --no-mmap
+        --ignore-unknown"""
     assert run("generate", "-m", path, *flags.split(), PROMPT).status == 0
     params = SamplingParams(
         max_tokens=3, temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, repeat_penalty=1.5,
@@ -284,7 +285,7 @@ def test_flags_reach_model_and_sampler(
     )  # fmt: skip
     options = {
         "n_threads": 2, "n_ctx": 64, "n_batch": 7, "isa": "generic", "activations": "f32",
-        "mmap": False,
+        "mmap": False, "ignore_unknown": True,
     }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": params}
 
@@ -292,7 +293,7 @@ def test_flags_reach_model_and_sampler(
     assert run("generate", "-m", path, PROMPT).status == 0
     options = {
         "n_threads": None, "n_ctx": None, "n_batch": PROMPT_TOKENS, "isa": None,
-        "activations": "int8", "mmap": True,
+        "activations": "int8", "mmap": True, "ignore_unknown": False,
     }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": SamplingParams()}
 
@@ -448,7 +449,7 @@ def test_no_flag_lets_on_what_takes_its_value(run: Run, command: str) -> None:
 def bad_paths(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """Files that are no models, and what is said of them."""
     yield tmp_path / "missing.gguf", "No such file"
-    yield tmp_path, "not a regular file"
+    yield tmp_path, "a folder"
     yield Path("/dev/zero"), "not a regular file"
     garbage = tmp_path / f"garbage {ESCAPE}\n.gguf"
     garbage.write_bytes(bytes(range(256)))
@@ -517,7 +518,7 @@ def test_errors_are_one_line_that_a_terminal_cannot_obey(
 def test_an_interrupt_ends_it_without_an_error(
     generate: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LLM, "stream", interrupt)

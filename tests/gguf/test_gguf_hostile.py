@@ -124,7 +124,7 @@ def nested_array(depth: int) -> bytes:
 
 REFUSED = {
     # Header
-    "01 empty file": (b"", "magic takes 4 bytes; 0 are left"),
+    "01 empty file": (b"", "an empty file; not a GGUF file"),
     "02 three bytes": (b"GGU", "magic takes 4 bytes; 3 are left"),
     "03 magic only": (b"GGUF", "version takes 4 bytes; 0 are left"),
     "05 magic FUGG": (b"FUGG" + header()[4:], "b'FUGG'"),
@@ -571,7 +571,9 @@ def test_48_a_part_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
 def test_48_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("/dev/zero")
-    irregular = [tmp_path, tmp_path / "fifo", tmp_path / "link", Path("/dev/null")]
+    (folder,) = probe([tmp_path])
+    check_refused(folder, "a folder; no GGUF file is in it")
+    irregular = [tmp_path / "fifo", tmp_path / "link", Path("/dev/null")]
     for report in probe(irregular):
         check_refused(report, "not a regular file")
     (tmp_path / "loop").symlink_to("loop")

@@ -427,7 +427,7 @@ def test_what_cannot_be_embedded_is_refused(folder: Path) -> None:
     with LLM(folder / "tiny.gguf", n_ctx=8) as llm:
         with pytest.raises(ValueError, match="texts is 'to be'"):
             llm.embed("to be")
-        with pytest.raises(ValueError, match="pooling is 'max'; it must be one of mean, last"):
+        with pytest.raises(ValueError, match="pooling is 'max'; it must be one of mean, cls, last"):
             llm.embed(["to be"], pooling="max")
         with pytest.raises(ContextOverflow):
             llm.embed(["to be or not to be"])
@@ -482,5 +482,5 @@ def test_flags_reach_the_model(
     assert run(*command.split(), "-m", "tiny.gguf", *flags.split())[0] == 0
     assert given == {
         "n_threads": 2, "n_ctx": N_CTX, "n_batch": 7, "isa": "generic", "activations": "f32",
-        "mmap": False,
+        "mmap": False, "ignore_unknown": False,
     }  # fmt: skip

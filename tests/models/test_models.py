@@ -300,6 +300,7 @@ def test_a_models_config_is_read_from_its_metadata() -> None:
         n_vocab=33,
         norm_eps=1e-3,
         rope_theta=500.0,
+        pooling="none",
     )
 
 
@@ -368,7 +369,13 @@ MISSING = object()
         ("rope.scaling.type", 1),
         ("rope.scaling.factor", -2.0),
         ("rope.scaling.factor", math.nan),
-        ("vocab_size", 32),
+        ("rope.scale_linear", -4.0),
+        ("rope.scaling.yarn_ext_factor", 1.0),
+        ("attention.causal", False),
+        ("attention.causal", 1),
+        ("pooling_type", 5),
+        ("pooling_type", -2),
+        ("pooling_type", np.array([1, 2])),
         ("vocab_size", 2**32),
     ],
 )

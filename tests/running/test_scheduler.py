@@ -35,7 +35,7 @@ class NoText:
 
     eog_ids: frozenset[int] = frozenset()
 
-    def detokenizer(self, *, continues: bool) -> NoText:
+    def detokenizer(self, **_: object) -> NoText:
         return self
 
     def push(self, token_id: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from linnet.engine.sampling.params import MAX_STOP_CHARACTERS, PARAMETERS, SamplingParams
 
-WITHOUT_FLAG = {"logit_bias"}  # a mapping from token ids, which programs know
+WITHOUT_FLAG = {"logit_bias", "stop_token_ids"}  # of token ids, which programs know
 INTEGERS = {
     "max_tokens": 0, "top_k": 0, "repeat_last_n": -1, "seed": 0, "dry_allowed_length": 1,
     "dry_penalty_last_n": -1,

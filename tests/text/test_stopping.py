@@ -8,8 +8,9 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.byte_pairs import CONTROL, USER_DEFINED, build
 
-from linnet.engine.text.stopping import StopMatcher
+from linnet.engine.text.stopping import StopMatcher, StoppingDetokenizer
 
 QUICK = settings(max_examples=200, deadline=None)
 STRINGS = st.lists(st.text("ab", min_size=1, max_size=5), max_size=4)
@@ -99,3 +100,55 @@ def test_time_is_linear_in_the_text_whatever_the_stop_strings(stop: list[str]) -
     assert time.perf_counter() - start < 2
     assert len(text) - given_out == len(text) - len(text) + len(matcher.finish())
     assert matcher.matched is None
+
+
+# ---- in tokens -----------------------------------------------------------------------------------
+
+TOKENIZER = build(specials={"<|end|>": CONTROL, "<|go|>": CONTROL, "<tool>": USER_DEFINED})
+
+
+def stopped(ids: list[int], *stop: str, skip_special: bool = True) -> tuple[str, bool]:
+    """The text before a stop string, and whether there was one."""
+    detokenizer = StoppingDetokenizer(TOKENIZER, stop, skip_special=skip_special)
+    text = "".join([*map(detokenizer.push, ids), detokenizer.finish()])
+    return text, detokenizer.matched
+
+
+@pytest.mark.parametrize("skip_special", [True, False])
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        ("<|end|>", "a<tool>b"),
+        ("b<|end|>", "a<tool>"),
+        ("<|end|>c", "a<tool>b"),
+        ("<tool>", "a"),
+        ("<tool>b<|end|>cd", "a"),
+    ],
+)
+def test_a_control_token_in_a_stop_string_is_found(
+    stop: str, expected: str, skip_special: bool
+) -> None:
+    ids = TOKENIZER.encode("a<tool>b<|end|>cd", add_special=False, parse_special=True)
+    assert stopped(ids, "zz", stop, skip_special=skip_special) == (expected, True)
+
+
+def test_a_control_token_that_the_model_spells_is_found() -> None:
+    assert stopped(TOKENIZER.encode("a<|end|>b"), "<|end|>")[0] == "a"
+
+
+@pytest.mark.parametrize("stop", ["end", "<", "|>", "<|go|>d", "<|end|><|go|>", "b<|go|>"])
+def test_a_part_of_a_control_token_stops_nothing_where_it_gives_no_text(stop: str) -> None:
+    ids = TOKENIZER.encode("ab<|end|>c<|go|>", add_special=False, parse_special=True)
+    assert stopped(ids, stop) == ("abc", False)
+
+
+def test_text_around_a_control_token_is_text_in_a_row() -> None:
+    """As it is seen; the token itself stops nothing here."""
+    ids = TOKENIZER.encode("ab<|go|>cd", add_special=False, parse_special=True)
+    assert stopped(ids, "bc", "<|end|>") == ("a", True)
+
+
+def test_without_a_stop_string_all_is_text() -> None:
+    ids = TOKENIZER.encode("ab<|go|>é<|end|>", add_special=False, parse_special=True)
+    assert stopped(ids) == ("abé", False)
+    assert stopped(ids, skip_special=False) == ("ab<|go|>é<|end|>", False)

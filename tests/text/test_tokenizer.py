@@ -210,8 +210,8 @@ def test_special_tokens_go_around_a_text(
 def test_a_character_without_token_is_unknown_where_there_are_no_bytes() -> None:
     table = {text: entry for text, entry in PLAIN.items() if text not in BYTE_TABLE}
     assert pieces(build(table, unknown_token_id=0), "aéüa") == ["▁a", "<unk>", "a"]
-    with pytest.raises(TokenizerError, match=r"é' has a character .*unknown_token_id"):
-        build(table).encode("é")
+    with pytest.warns(UserWarning, match=r"'é' \(and 1 more\) has no tokens to be written with"):
+        assert pieces(build(table), "aéüa") == ["▁a", "a"]
 
 
 def test_tokens_can_be_long() -> None:
@@ -417,13 +417,6 @@ def test_an_id_out_of_range_is_refused(token_id: int) -> None:
 # ---- bad vocabularies ----------------------------------------------------------------------------
 
 N = len(PLAIN)
-TYPES, SCORES = metadata()["tokenizer.ggml.token_type"], metadata()["tokenizer.ggml.scores"]
-
-
-def changed(values: object, index: int, value: float) -> object:
-    array = np.array(values)
-    array[index] = value
-    return array
 
 
 @pytest.mark.parametrize(
@@ -435,29 +428,14 @@ def changed(values: object, index: int, value: float) -> object:
         ({"tokens": None}, "tokens is missing; it must be an array of strings"),
         ({"tokens": 7}, "tokens is 7"),
         ({"tokens": []}, "tokens has 0 entries; at least 1 is needed"),
-        ({"tokens": [*list(PLAIN)[:-1], b"\xff"]}, r"tokens\[272\] is b'\\xff'; .* UTF-8"),
-        ({"tokens": [*list(PLAIN)[:-1], "a"]}, r"tokens\[260\] is 'a'; .* once .* token 272"),
-        ({"scores": np.zeros(N - 1, np.float32)}, f"scores has 272 entries; it must have {N}"),
-        ({"scores": np.zeros(0, np.float32)}, f"scores has 0 entries; it must have {N}"),
+        ({"tokens": [*list(PLAIN)[:-1], 3]}, "tokens is .*; it must be an array of strings"),
+        ({"scores": np.zeros(N - 1, np.float32)}, f"scores has 272 entries; .* has {N}, and each"),
+        ({"scores": np.zeros(0, np.float32)}, f"scores has 0 entries; .* has {N}, and each"),
         ({"scores": ["0.0"] * N}, "scores is .*; it must be an array of numbers"),
-        ({"scores": changed(SCORES, 9, np.nan)}, r"scores\[9\] is nan; it must be a finite number"),
-        ({"scores": np.full(N, 1e300)}, r"scores\[0\] is inf; it must be a finite number"),
         ({"token_type": np.ones(N - 1, np.int32)}, f"token_type has 272 entries; .* {N}"),
         ({"token_type": np.ones(N, np.float32)}, "token_type is .*; it must be an array of int"),
-        ({"token_type": changed(TYPES, 4, 7)}, r"token_type\[4\] is 7; it must be 1 to 6"),
-        ({"token_type": changed(TYPES, 4, 0)}, r"token_type\[4\] is 0; it must be 1 to 6"),
-        ({"token_type": changed(TYPES, 4, -1)}, r"token_type\[4\] is -1; it must be 1 to 6"),
-        ({"token_type": changed(TYPES, 4, NORMAL)}, "tokens has 255 byte tokens; .* 0 or 256"),
-        (
-            {"token_type": changed(TYPES, 265, BYTE)},
-            r"tokens\[265\] is 'f'; .* '<0x00>' to '<0xFF>'",
-        ),
-        ({"bos_token_id": N}, f"bos_token_id is {N}; it must be 0 to {N - 1}"),
-        ({"bos_token_id": 2**32 - 1}, "bos_token_id is 4294967295"),
-        ({"eos_token_id": -1}, f"eos_token_id is -1; it must be 0 to {N - 1}"),
         ({"eos_token_id": True}, "eos_token_id is True"),
         ({"eos_token_id": 1.0}, "eos_token_id is 1.0"),
-        ({"eot_token_id": N}, f"eot_token_id is {N}"),
         ({"unknown_token_id": "0"}, "unknown_token_id is '0'"),
         ({"add_bos_token": 1}, "add_bos_token is 1; it must be true or false"),
         ({"add_space_prefix": "no"}, "add_space_prefix is 'no'"),
@@ -468,20 +446,6 @@ def test_a_bad_vocabulary_is_refused_by_key_value_and_limit(
 ) -> None:
     with pytest.raises(TokenizerError, match=message):
         build(**changes)
-
-
-@pytest.mark.parametrize("text", ["<0xZZ>", "<0x-1>", "<0x0a>", "<0x0A", "0A", "<0x100>"])
-def test_a_byte_token_is_one_of_256(text: str) -> None:
-    with pytest.raises(TokenizerError, match=f"'{text}'; it must be one of '<0x00>' to '<0xFF>'"):
-        build(PLAIN | {text: (0.0, BYTE)})
-
-
-def test_bos_is_asked_for_by_a_vocabulary_that_has_none() -> None:
-    with pytest.raises(TokenizerError, match="add_bos_token is True; it must be false where"):
-        build({"a": (0.0, NORMAL)})
-    with pytest.raises(TokenizerError, match="add_eos_token is True"):
-        build({"a": (0.0, NORMAL)}, add_bos_token=False, add_eos_token=True)
-    assert build({"a": (0.0, NORMAL)}, add_bos_token=False).bos_id is None
 
 
 def test_what_a_vocabulary_can_do_without() -> None:
