@@ -177,7 +177,8 @@ class Scheduler:
                     ids = generation.pending(sequence)
                     in_prompt = len(sequence.ids) < generation.stats.n_prompt
                     (prompts if in_prompt else decoding).append(_Turn(generation, sequence, ids))
-        if waiting and self._admit(waiting):
+        has_room = len(prompts) + len(decoding) < self.n_parallel  # or could take it from who rests
+        if waiting and has_room and self._admit(waiting):
             return True  # whoever waits is told of its beginning before its first pass
         try:
             if prompts and (not decoding or self._prompt_passes.due):

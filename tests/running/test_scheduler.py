@@ -19,6 +19,7 @@ from linnet.engine.running.generation import Chunk, Generation, PromptProgress
 from linnet.engine.running.policy import FEWEST, PromptPasses
 from linnet.engine.running.runner import Runner
 from linnet.engine.running.scheduler import AHEAD, Scheduler
+from linnet.engine.running.sequence import CachedSequence
 from linnet.engine.running.session import Session
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.products.linear import MOST_FEW_ROWS
@@ -273,6 +274,38 @@ def test_many_take_turns(watched_of: Callable[..., Watched]) -> None:
     n = [after - n for after, n in zip(steps(50), before, strict=True)]
     assert sum(n) == 50 * MOST_FEW_ROWS
     assert max(n) - min(n) <= 1
+
+
+def test_who_waits_costs_nothing_while_all_slots_are_in_use(
+    watched_of: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No prefix is looked for at every token."""
+    watched, n_looks = watched_of(n_slots=2), 0
+    reusable = CachedSequence.reusable
+
+    def count(sequence: CachedSequence, ids: Sequence[int]) -> int:
+        nonlocal n_looks
+        n_looks += 1
+        return reusable(sequence, ids)
+
+    monkeypatch.setattr(CachedSequence, "reusable", count)
+    generations = [watched.request(ids_of(30, i), 50) for i in range(4)]
+    watched.scheduler.submit(generations)
+    while sum(generation.stats.n_generated > 9 for generation in generations) < 2:
+        watched.scheduler.step()
+        for generation in generations:
+            generation.events.clear()
+    before = n_looks
+    for _ in range(20):
+        watched.scheduler.step()
+        for generation in generations:
+            generation.events.clear()
+    assert n_looks == before
+    while not all(generation.over for generation in generations):
+        watched.scheduler.step()
+        for generation in generations:
+            generation.events.clear()
+    assert n_looks > before
 
 
 def test_native_code_is_there_before_a_pass_needs_it(
