@@ -56,7 +56,8 @@ class ChatTemplate:
         self._special_tokens = {
             name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()
         }
-        self.format = format_of(source)  # of answers
+        texts = [text for text in (named or {}).values() if isinstance(text, str)]
+        self.format = format_of(source, *texts)  # of answers, whichever template asked for them
         self._history = History(source, self.format)
         self._template = SandboxedTemplate(source, name=name, seconds=SECONDS)
         self._abilities = {

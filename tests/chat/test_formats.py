@@ -243,3 +243,11 @@ def test_what_users_write_cuts_nothing_off() -> None:
 def test_every_pair_of_tags_is_told_from_the_others() -> None:
     for one, other in pairwise((*REASONING, *CALLS)):
         assert not {*one} & {*other}
+
+
+def test_answers_are_read_as_the_template_for_tools_has_them() -> None:
+    """Which the template for talk does not mention."""
+    tools = "{{ tools }}<tool_call></tool_call>"
+    template = ChatTemplate("{{ messages }}", CONTROLS, named={"tool_use": tools})
+    answer = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+    assert read(template.format, answer).tool_calls == (call("f", {}),)
