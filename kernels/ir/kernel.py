@@ -77,13 +77,19 @@ class Kernel(Emitter):
             distance *= 2
         return turned
 
-    def reduce(self, vectors: Sequence[Value], combine: Callable[[Value, Value], Value]) -> Value:
-        """n vectors, each reduced to a number (n is a power of two, as are their lanes): n lanes.
+    def reduce(
+        self,
+        vectors: Sequence[Value],
+        combine: Callable[[Value, Value], Value],
+        lanes: int | None = None,
+    ) -> Value:
+        """Every `lanes` lanes, or every vector, reduced to a number; in their order, side by side.
 
-        Halves are combined as in `Value.sum`, those of two vectors side by side: the same numbers
-        in fewer instructions than one vector after the other takes.
+        `lanes`, the lanes of a vector and the number of vectors are powers of two. Halves are
+        combined as in `Value.sum`, those of two vectors side by side: the same numbers in fewer
+        instructions than one vector after the other takes.
         """
-        parts, lanes = list(vectors), vectors[0].type.lanes  # of each, `lanes` are still to combine
+        parts, lanes = list(vectors), lanes or vectors[0].type.lanes  # that many still to combine
         while lanes > 1:
             lanes //= 2
             mates: list[Value | None] = [*parts[1::2]] or [None]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import check_architectures
+import compare_exactness
 import compare_llamacpp
 import compare_perplexity
 import compare_samplers
@@ -18,6 +20,7 @@ import compare_tokenizers
 import comparing
 import numpy as np
 import pytest
+from compare_exactness import Exactness
 from comparing import Comparison, medians, number, rate, seconds_to_output, table, take_turns
 from linnet_engine import TOKEN, Engine
 
@@ -139,6 +142,7 @@ def test_a_context_is_as_long_as_the_tests_need() -> None:
 SCRIPTS: dict[ModuleType, list[str]] = {
     compare_llamacpp: [str(DEMO_MODEL)],
     compare_perplexity: [str(DEMO_MODEL), "-f", __file__, "--types", "Q8_0"],
+    compare_exactness: [str(DEMO_MODEL)],
     check_architectures: ["llama"],
     compare_tokenizers: [str(DEMO_MODEL)],
     compare_samplers: [],
@@ -217,3 +221,72 @@ def test_an_unpacked_model_predicts_what_the_packed_one_does(tmp_path: Path) -> 
     assert len(cut) == 3
     assert path.stat().st_size > 27_000_000
     assert packed == pytest.approx(whole, rel=1e-5)
+
+
+def exactness(logits: list[list[float]], truth: list[list[float]]) -> Exactness:
+    result = Exactness()
+    result.add(np.float32(logits), np.float32(truth))
+    return result
+
+
+def test_exactness_is_nmse_same_top_and_divergence() -> None:
+    even, odds = math.log(2), [math.log(3), 0.0]  # p = (1/2, 1/2), (3/4, 1/4)
+    result = exactness([[even, even], [9.0, 9.0 + math.log(3)]], [odds, odds])
+    squares = 2 * math.log(3) ** 2
+    error = (even - math.log(3)) ** 2 + even**2 + (9 - math.log(3)) ** 2 + (9 + math.log(3)) ** 2
+    assert result.nmse == pytest.approx(error / squares)
+    assert result.same_top == 0.5  # of two equally likely, the first
+    divergences = [0.75 * math.log(1.5) + 0.25 * math.log(0.5), 0.5 * math.log(3)]
+    assert result.kl == pytest.approx(sum(divergences) / 2)
+
+
+def test_exactness_adds_up_over_rows_and_parts() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((compare_exactness.AT_ONCE + 5, 9)).astype(np.float32)
+    logits = truth + rng.standard_normal(truth.shape).astype(np.float32)
+    whole, parts = Exactness(), Exactness()
+    whole.add(logits, truth)
+    for part in (slice(3), slice(3, None)):
+        parts.add(logits[part], truth[part])
+    for name in ("nmse", "same_top", "kl"):
+        assert getattr(whole, name) == pytest.approx(getattr(parts, name))
+    assert whole.n_rows == len(truth)
+    same = Exactness()
+    same.add(truth, truth)
+    assert (same.nmse, same.same_top, same.kl) == (0, 1, 0)
+
+
+def test_more_exact_is_below_all_others_in_error_and_in_divergence() -> None:
+    near, far = exactness([[0.0, 1.1]], [[0.0, 1.0]]), exactness([[0.0, 1.2]], [[0.0, 1.0]])
+    shifted = exactness([[2.0, 3.0]], [[0.0, 1.0]])  # far, and yet the same predictions
+    more_exact = compare_exactness.is_more_exact
+    assert more_exact(near, far)
+    assert not more_exact(far, near)
+    assert not more_exact(near, far, near)
+    assert not more_exact(near, shifted)
+    assert not more_exact(shifted, near)
+
+
+def test_the_check_fails_where_llamacpp_is_the_more_exact(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In llama.cpp's place: the truth, times a factor."""
+    cut = compare_perplexity.cut_text(DEMO_MODEL, Path(__file__).read_text(), 16, 2)
+    how = {"n_ctx": 16, "n_threads": 1}
+    truth = np.array(list(compare_exactness.by_linnet(DEMO_MODEL, cut, activations="f32", **how)))
+    monkeypatch.setitem(sys.modules, "llama_cpp", ModuleType("llama_cpp"))
+    arguments = ["", str(DEMO_MODEL), "-f", __file__, "-c", "16", "--chunks", "2", "-t", "1"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--check"])
+    for factors, status in ([1.5, 1.4, 1.0], None), ([1.5, 1.0, 1.0], 1):
+        each = iter(factors)
+        fake = SimpleNamespace(logits=lambda *_, **__: iter(truth * np.float32(next(each))))  # noqa: B023
+        monkeypatch.setitem(sys.modules, "llamacpp_logits", fake)
+        if status:
+            with pytest.raises(SystemExit) as ended:
+                compare_exactness.main()
+            assert ended.value.code == status
+        else:
+            compare_exactness.main()
+        rows = capsys.readouterr().out.splitlines()
+        assert len(rows) == 7
+        assert rows[3].split(" | ")[1:3] == ["0.25", "100.00%"]

@@ -31,6 +31,8 @@ from support.kernel_harness import (
     unwritten,
     widths,
 )
+from support.random_cases import numbers
+from support.random_products import OFF, squared_error
 
 from linnet.kernels.compiler.host import available_isas
 from linnet.kernels.compiler.jit import Library
@@ -58,7 +60,7 @@ from linnet.kernels.ops.norm import LayerNorm, RmsNorm
 from linnet.kernels.ops.rope import Rope, rope_table
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
 from linnet.kernels.ops.work import Work
-from linnet.kernels.products.activations import Quantize, packed_bytes
+from linnet.kernels.products.activations import STEPS, Quantize, packed_bytes
 from linnet.kernels.products.linear import FloatLinear, Linear, Pack
 from linnet.kernels.products.matmul import FloatMatMul, MatMul, panel_rows
 from linnet.kernels.products.matvec import FloatMatVec, MatVec
@@ -410,15 +412,44 @@ def test_quantised_activations_are_nearer_than_by_rounding_to_127_steps(library:
     step = np.abs(groups).max(axis=-1, keepdims=True) / 127
     ours = ((groups - scales[..., None].astype(np.float64) * lanes) ** 2).sum(axis=-1)
     plain = ((groups - step * np.rint(groups / step)) ** 2).sum(axis=-1)
-    assert (ours <= plain * (1 + 1e-6)).all()
-    assert ours.sum() < 0.91 * plain.sum()  # 0.97 if 126 steps are never tried
+    assert ours.sum() < 0.81 * plain.sum()  # 0.97 with 127 steps alone, 0.90 with 127 or 126
 
 
-def test_all_instruction_sets_quantise_to_the_same_bits(
-    library_for: Callable[[ISA], Library],
+def test_the_steps_of_a_group_are_those_of_the_least_error(library: Library) -> None:
+    x = np.random.default_rng(9).standard_normal((64, 32 * 16)).astype(np.float32)
+    lanes, _, _ = groups_of(quantize(library, x))
+    steps = np.abs(lanes).max(axis=-1)  # the largest number's lane
+    assert set(steps.flat) == set(STEPS)
+    errors = np.array([squared_error(x.reshape(lanes.shape), each) for each in STEPS])
+    first, second = np.sort(errors, axis=0)[:2]
+    found = np.take_along_axis(errors, 127 - steps[None].astype(int), axis=0)[0]
+    assert (found <= first + 2 * OFF).all()
+    apart = second > first + 2 * OFF
+    assert apart.mean() > 0.7
+    assert (steps == 127 - errors.argmin(axis=0))[apart].all()
+
+
+@pytest.mark.parametrize("size", [2.0**-100, 1.0, 2.0**90])
+def test_of_steps_that_are_equally_good_the_most_are_taken(library: Library, size: float) -> None:
+    x = np.zeros((1, 64), np.float32)
+    x[0, 3:6] = -1, 1, 1  # any number of steps is exact
+    x[0, 32:] = np.arange(-4, 28)
+    x[0, 40] = 127  # 127 are
+    x *= np.float32(size)
+    lanes, scales, _ = groups_of(quantize(library, x))
+    assert (np.abs(lanes).max(axis=-1) == 127).all()
+    assert np.allclose(scales[..., None] * lanes, x.reshape(lanes.shape), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["normal", "mixed", "small", "steps", "zeros", "subnormal"])
+def test_all_instruction_sets_quantise_to_the_bits_of_the_reference(
+    library_for: Callable[[ISA], Library], kind: str
 ) -> None:
-    x = activations()
-    assert len({quantize(library_for(isa), x).tobytes() for isa in available_isas()}) == 1
+    x = np.concatenate([activations(), numbers(np.random.default_rng(10), 5, 32 * 20, kind=kind)])
+    expected = [part.tobytes() for part in groups_of(quantized(x))]
+    for isa in available_isas():
+        packed = quantize(library_for(isa), x)
+        assert [part.tobytes() for part in groups_of(packed)] == expected
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -28,6 +28,11 @@ from linnet.models.parts.positions import POSITIONS
 
 EXACT = 1e-9  # NMSE of logits with f32 activations
 DEEP = "deepseek2 lite"  # 26 random layers, through which what rounding does grows
+INT8_BOUNDS = {  # on NMSE from f32, and on NMSE of one path from another as a share of that
+    DEEP: (0.5, 0.5),
+    "deepseek2": (0.1, 0.5),  # over 0.05 with one prompt in six
+    "exaone4-32b": (0.05, 1.0),  # over half with one prompt in five
+}
 TOKENS = [int(token) for token in np.random.default_rng(8).integers(0, N_VOCAB, 30)]
 every_architecture = pytest.mark.parametrize("name", TINY)
 
@@ -108,10 +113,11 @@ def test_int8_activations_come_close_whole_in_parts_and_token_by_token(
     assert np.concatenate(parts).tobytes() == whole.tobytes()
     # Where a number lies between two lanes, the last bit of a sum decides; what follows from it is
     # less than what rounding does anyway, but for a token whose experts change.
-    assert nmse(whole, truth) < (0.5 if name == DEEP else 0.05)
+    most, share = INT8_BOUNDS.get(name, (0.05, 0.5))
+    assert nmse(whole, truth) < most
     error = median_nmse(whole, truth)
     for logits in (reference, run.one_by_one(TOKENS)):
-        assert median_nmse(logits, whole) <= max(1e-4, error / 2)
+        assert median_nmse(logits, whole) <= max(1e-4, share * error)
 
 
 @every_architecture

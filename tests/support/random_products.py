@@ -8,13 +8,13 @@ from linnet.kernels.isa.generic import Generic
 from linnet.kernels.ops.base import Op
 from linnet.kernels.ops.rows import PickRows
 from linnet.kernels.products.activations import (
-    MOST,
-    OTHER_AREA,
+    LEAST,
+    ONE,
     STEPS,
     Quantize,
     packed_bytes,
     spans,
-)
+)  # fmt: skip
 from linnet.kernels.products.experts import ExpertLinear, FloatExpertLinear
 from linnet.kernels.products.matmul import FloatMatMul, MatMul
 from linnet.kernels.products.matvec import FloatMatVec, MatVec
@@ -34,6 +34,7 @@ from support.random_cases import (
 )
 
 HUGE = 8e34  # activations above this overflow on their way to a scale
+OFF = 0.04  # of a squared step: how far from the truth `Quantize` may find a group's error
 
 
 def columns(rng: np.random.Generator, type: WeightType) -> int:
@@ -55,6 +56,17 @@ def multiply(x: Array, w: Weights, *, packed: bool) -> tuple[Array, Array]:
     if packed:  # the sum of 16 activations is in f32, too
         within[(np.abs(x) > 1e36).any(axis=1)] = np.inf
     return truth, within
+
+
+def squared_error(groups: Array, steps: int) -> Array:
+    """What rounding to so many steps costs groups (..., 32) of finite numbers, in float64.
+
+    In squares of a 127th of the largest number, or of LEAST where all are smaller.
+    """
+    x = groups.astype(np.float64)
+    scaled = x / np.abs(x).max(axis=-1, initial=LEAST, keepdims=True) * steps
+    error: Array = ((scaled - np.rint(scaled)) ** 2).sum(axis=-1) * (STEPS[0] / steps) ** 2
+    return error
 
 
 def product(rng: np.random.Generator, type: WeightType) -> Case:
@@ -145,22 +157,18 @@ _PAIRS = ("scales", "sums", "lane_sums")
 def _quantized_from(groups: Array, good: Array) -> Check:
     """The check of what `Quantize` makes of groups, of which the `good` ones are finite.
 
-    Sums of lanes times numbers overflow where these are as large as `HUGE`. Where 127 and 126 steps
-    move numbers equally far, as far as sums in f32 can tell, either will do.
+    Sums of lanes times numbers overflow where these are as large as `HUGE`. Any of STEPS will do
+    whose error is the least, or further from it by what two errors may be off.
     """
     x = groups[good]
     largest = np.abs(x).max(axis=-1, initial=0)
-    usual, candidates, moved = largest <= HUGE, [], []
+    usual, candidates, errors = largest <= HUGE, [], []
+    unit = np.float32(ONE) / np.maximum(largest, np.float32(LEAST))
     for steps in STEPS:
-        inverse = np.minimum(
-            np.float32(steps) / np.where(largest > 0, largest, 1), np.float32(MOST)
-        )
-        scaled = x * inverse[:, None]
+        scaled = x * (unit * np.float32(steps / ONE))[:, None]
         candidates.append(np.rint(scaled))
-        moved.append((scaled.astype(np.float64) - candidates[-1]) ** 2)
-    first, second = (each.sum(axis=-1) for each in moved)
-    second = second * OTHER_AREA
-    allowed = first <= second * (1 + 1e-5), second <= first * (1 + 1e-5)
+        errors.append(squared_error(x, steps))
+    allowed = errors <= np.min(errors, axis=0) + 2 * OFF
 
     def check(written: dict[str, Array]) -> str:
         _, scales, sums, _ = _parts(written["out"], ~good)
