@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from linnet.engine.running.generation import Stats as Stats
     from linnet.engine.running.sequence import ContextOverflow as ContextOverflow
     from linnet.engine.sampling.candidates import NonFiniteLogits as NonFiniteLogits
+    from linnet.engine.sampling.logprobs import TokenLogprob as TokenLogprob
     from linnet.engine.sampling.params import SamplingParams as SamplingParams
     from linnet.engine.text.tokenizer import Tokenizer as Tokenizer
     from linnet.engine.text.tokenizer import TokenizerError as TokenizerError
@@ -43,6 +44,7 @@ _HOMES = {
     "SamplingParams": "engine.sampling.params",
     "Stats": "engine.running.generation",
     "TemplateError": "engine.chat.sandbox",
+    "TokenLogprob": "engine.sampling.logprobs",
     "Tokenizer": "engine.text.tokenizer",
     "TokenizerError": "engine.text.tokenizer",
 }

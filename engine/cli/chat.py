@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser, required=True)
     add_escape(parser)
     add_chatting(parser)
-    add_sampling(parser)
+    add_sampling(parser, without=("logprobs", "prompt_logprobs"))
     add_running(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no greeting, no rates")
 

@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 from linnet.engine.cli.markup import add_parse_special, note_markup
 from linnet.engine.cli.model import add_model
@@ -25,7 +26,9 @@ from linnet.engine.cli.terminal import write
 from linnet.engine.llm import LLM
 from linnet.engine.machine import peak_memory
 from linnet.engine.running.generation import Chunk, Output, Stats
-from linnet.engine.sampling.params import SamplingParams
+from linnet.engine.sampling.logprobs import TokenLogprob
+from linnet.engine.sampling.params import PARAMETERS, SamplingParams
+from linnet.engine.text.tokenizer import Tokenizer
 
 NEGLIGIBLE = 0.005  # seconds, which show as 0.00
 Stream = Callable[..., Iterator[Chunk]]  # takes `progress`, as LLM.stream does
@@ -62,13 +65,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Prompt and text, or the answer to a message, go to stdout, everything else to stderr."""
     prompt = _prompt(arguments)
     fields = sampling_fields(arguments)
+    for name in ("logprobs", "prompt_logprobs"):
+        if arguments.output != "json" and fields.get(name) is not None:
+            raise ValueError(f"{PARAMETERS[name].flags[0]} is for -o json")
     with open_model(arguments) as llm:
         params = llm.sampling_params(**fields)
         given, stream = _begin(llm, prompt, params, arguments)
         if arguments.output == "json":
             output = Output.of(list(stream()))
+            scores = {
+                name: _scored(llm.tokenizer, getattr(output, name))
+                for name in ("logprobs", "prompt_logprobs")
+            }
             figures = _figures(llm, output.stats)
-            print(json.dumps({**given, **dataclasses.asdict(output), **figures}))
+            print(json.dumps({**given, **dataclasses.asdict(output), **scores, **figures}))
             return 0
         last = Chunk("")
         shown = "" if arguments.no_display_prompt else str(given.get("prompt", ""))
@@ -119,6 +129,22 @@ def _prompt(arguments: argparse.Namespace) -> str:
         if text or not piped:
             return text
     raise ValueError("give one prompt: as PROMPT, with -p TEXT, in a file with -f FILE, or piped")
+
+
+def _scored(
+    tokenizer: Tokenizer, tokens: Sequence[TokenLogprob | None] | None
+) -> list[dict[str, Any] | None] | None:
+    """Each token's log-probability and the likeliest ones', with their texts."""
+
+    def entry(token_id: int, logprob: float) -> dict[str, Any]:
+        text = tokenizer.token_bytes(token_id).decode(errors="backslashreplace")
+        return {"id": token_id, "text": text, "logprob": logprob}
+
+    def scored(token: TokenLogprob) -> dict[str, Any]:
+        top = [entry(*pair) for pair in token.top]
+        return {**entry(token.token_id, token.logprob), "top": top}
+
+    return None if tokens is None else [t if t is None else scored(t) for t in tokens]
 
 
 def _figures(llm: LLM, stats: Stats) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
 from typing import Any
 
 from linnet.engine.chat.template import RESERVED, ChatTemplate
@@ -21,10 +22,11 @@ DEFAULTS = SamplingParams()
 OURS = RESERVED | {"add_generation_prompt"}
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """How tokens are chosen, and when to stop, in llama-cli's words."""
+def add_sampling(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """How tokens are chosen, and when to stop, in llama-cli's words; but for some fields of
+    SamplingParams, of which the command would show nothing."""
     for name, parameter in PARAMETERS.items():
-        if parameter.flags:
+        if parameter.flags and name not in without:
             argument = {"dest": name, "default": argparse.SUPPRESS, **parameter.argument}
             parser.add_argument(*parameter.flags, **argument)
 

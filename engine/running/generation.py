@@ -16,6 +16,8 @@ from linnet.engine.chat.formats.parts import Part, ToolCall, joined
 from linnet.engine.running.sequence import CachedSequence
 from linnet.engine.sampling.candidates import NonFiniteLogits
 from linnet.engine.sampling.chain import Sampler
+from linnet.engine.sampling.logits import Logits
+from linnet.engine.sampling.logprobs import TokenLogprob
 from linnet.engine.sampling.params import SamplingParams
 from linnet.engine.text.stopping import StoppingDetokenizer
 from linnet.engine.text.tokenizer import Tokenizer
@@ -59,8 +61,9 @@ class Chunk:
     """A piece of a generation: the text that one more token made certain, perhaps none.
 
     Each has a `text` and a `token_id`, but for the last, which has the rest of the text, and what
-    the others have not: a `finish_reason` and the `stats`, as an `Output` has them. In a chat,
-    `part` is what has become certain of reasoning, content and tool calls.
+    the others have not: a `finish_reason`, the `stats` and, where they were asked for, the
+    `prompt_logprobs`, as an `Output` has them. `logprobs`: the token's, where they were asked for.
+    In a chat, `part` is what has become certain of reasoning, content and tool calls.
     """
 
     text: str
@@ -68,6 +71,8 @@ class Chunk:
     finish_reason: str | None = None
     stats: Stats | None = None
     part: Part | None = None
+    logprobs: TokenLogprob | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,9 @@ class Output:
 
     `text`: what follows the prompt, up to a stop string. `token_ids`: those it took, but for an end
     token. `finish_reason`: "stop" for an end token or a stop string, "length" for max_tokens or a
-    full context. `stats`: see `Stats`.
+    full context. `stats`: see `Stats`. `logprobs`: where they were asked for, of each of
+    `token_ids`; None, too, where there are none. `prompt_logprobs`: the same of each token of the
+    prompt, None for the first.
 
     Of a chat, the same by what it is: `reasoning`, None without any; `content`, the answer itself;
     `tool_calls`, dicts {"type": "function", "function": {"name", "arguments"}}. They are read by
@@ -91,6 +98,8 @@ class Output:
     reasoning: str | None = None
     content: str | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk]) -> Output:
@@ -102,9 +111,11 @@ class Output:
         text = "".join(chunk.text for chunk in chunks)
         parts = [chunk.part for chunk in chunks if chunk.part is not None]
         said = joined(parts)
+        logprobs = [chunk.logprobs for chunk in chunks if chunk.logprobs is not None]
         return cls(
             text, token_ids, last.finish_reason, last.stats, said.reasoning or None,
-            said.content if parts else None, [*said.tool_calls],
+            said.content if parts else None, [*said.tool_calls], logprobs or None,
+            last.prompt_logprobs,
         )  # fmt: skip
 
     @property
@@ -146,6 +157,8 @@ class Generation:
         self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
         self._end_ids = frozenset() if params.ignore_eos else tokenizer.eog_ids
         self._end_ids |= frozenset(params.stop_token_ids)
+        self._params = params
+        self._prompt_logprobs: list[TokenLogprob | None] = [None]
         self._sampler = Sampler(
             params, n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer
         )
@@ -171,9 +184,11 @@ class Generation:
         """The tokens that its slot's sequence lacks, in order. Those of the prompt go first, and
         alone: generated ones take other passes. Never none: logits of the last one are wanted."""
         if len(sequence.ids) == len(self.ids):  # and have been lost, as where Ctrl-C came between
-            n = len(self.ids) - 1
-            sequence.truncate(n if sequence.can_go_on_at(n) else 0)
+            _forget(sequence, len(self.ids) - 1)
         n_prompt = self.stats.n_prompt
+        if self.scores_prompt:
+            self._go_back(sequence)
+            n_prompt -= 1  # the last one says nothing of the prompt, and has logits of its own
         end = n_prompt if len(sequence.ids) < n_prompt else len(self.ids)
         return self.ids[len(sequence.ids) : end]
 
@@ -182,8 +197,35 @@ class Generation:
         if not self.stats.n_generated:
             self.events.append(PromptProgress(n_done, self.stats.n_prompt))
 
-    def draw(self, logits: Floats) -> None:
-        """Draw a token from the last one's logits (n_vocab,), and tell what it adds.
+    @property
+    def prefix(self) -> list[int]:
+        """The ids of which all but the last may come from the cache: none that is to be scored."""
+        return self.ids[: len(self._prompt_logprobs)] if self.scores_prompt else self.ids
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether logits of the prompt's tokens are wanted, of each that `pending` gives."""
+        is_wanted = self._params.prompt_logprobs is not None
+        return is_wanted and len(self._prompt_logprobs) < self.stats.n_prompt
+
+    def score(self, rows: Sequence[Logits]) -> None:
+        """Take the logits of the tokens that were pending, each of which tells of the next.
+
+        Raises NonFiniteLogits.
+        """
+        n_top = self._params.prompt_logprobs
+        for logits in rows:
+            token_id = self.ids[len(self._prompt_logprobs)]
+            logprob = TokenLogprob.of(checked(logits), token_id, n_top or 0)
+            self._prompt_logprobs.append(logprob)
+
+    def _go_back(self, sequence: CachedSequence) -> None:
+        """Have the slot hold no more of the prompt than is scored, and no more scored than that."""
+        _forget(sequence, len(self._prompt_logprobs) - 1)
+        del self._prompt_logprobs[len(sequence.ids) + 1 :]
+
+    def draw(self, logits: Logits) -> None:
+        """Draw a token from the last one's logits, and tell what it adds.
 
         Raises NonFiniteLogits and what samplers raise.
         """
@@ -192,14 +234,17 @@ class Generation:
             self._started, stats.prompt_seconds = now, now - self._begun
         if stats.n_generated == self._limit:  # at once: for a limit of 0
             return self._end("length")
-        token_id = self._sampler.sample(finite(logits))
+        token_id = self._sampler.sample(checked(logits))
         if token_id in self._end_ids:
             return self._end("stop")
         self._sampler.accept(token_id)
         self.ids.append(token_id)
         stats.n_generated += 1
         stats.generate_seconds = time.perf_counter() - self._started
-        self.events.append(Chunk(self._text.push(token_id), token_id))
+        n_top, logprobs = self._params.logprobs, None
+        if n_top is not None:
+            logprobs = TokenLogprob.of(logits, token_id, n_top)
+        self.events.append(Chunk(self._text.push(token_id), token_id, logprobs=logprobs))
         if stats.n_generated == self._limit or self._text.matched:
             self._end("length")
         return None
@@ -219,7 +264,24 @@ class Generation:
         if self._text.matched:
             finish_reason = "stop"
         self.over = True
-        self.events.append(Chunk(rest, finish_reason=finish_reason, stats=self.stats))
+        wanted = self._params.prompt_logprobs is not None
+        scores = self._prompt_logprobs if wanted else None
+        self.events.append(
+            Chunk(rest, finish_reason=finish_reason, stats=self.stats, prompt_logprobs=scores)
+        )
+
+
+def _forget(sequence: CachedSequence, n: int) -> None:
+    """All that a slot holds beyond `n` tokens, or all where it cannot go on there."""
+    if len(sequence.ids) > n:
+        sequence.truncate(n if sequence.can_go_on_at(n) else 0)
+
+
+def checked(logits: Logits) -> Logits:
+    """The same logits. Raises NonFiniteLogits where one is NaN or infinite."""
+    if math.isnan(logits.blocks.total):
+        finite(logits.values)
+    return logits
 
 
 def finite(logits: Floats) -> Floats:

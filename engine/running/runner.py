@@ -10,6 +10,7 @@ import numpy.typing as npt
 from linnet.engine.checks import whole
 from linnet.engine.machine import available_memory, check_memory
 from linnet.engine.running.batch import Batch
+from linnet.engine.sampling.logits import Blocks, Logits
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.products.linear import MOST_FEW_ROWS
 from linnet.kernels.runtime.program import Lowered, Program
@@ -53,10 +54,12 @@ class Runner:
         self.program = Program(max(self.n_batch, MOST_FEW_ROWS), max(n_outputs, MOST_FEW_ROWS))
         self.graph = graph = Graph(self.program, n_ctx=n_ctx, numerics=numerics or Numerics())
         self._rows = model.hidden(graph) if hidden else model.record(graph)
+        self._blocks = () if hidden else graph.softmax_blocks(self._rows)
+        kept = [self._rows, *self._blocks]
         self.kv_bytes = self._budget(kv_tokens, n_slots)
         # As many as may be full to a quarter: address space is not without end.
         self.n_slots = min(n_slots, max(1, 4 * self.kv_bytes // graph.slot_bytes))
-        table_bytes = graph.table_bytes + self.program.layout_bytes(keep=[self._rows])
+        table_bytes = graph.table_bytes + self.program.layout_bytes(keep=kept)
         self.n_bytes = self.kv_bytes + table_bytes
         check_memory(
             self.n_bytes, available_memory(),
@@ -64,7 +67,7 @@ class Runner:
             f"{self.n_batch}", remedy,
         )  # fmt: skip
         graph.allocate(self.n_slots)
-        self.program.lay_out(keep=[self._rows])
+        self.program.lay_out(keep=kept)
         self.team = Team(library, n_threads)
         self._lowered: dict[tuple[int | None, int | None], Lowered] = {}
         self._lowering = threading.Lock()
@@ -97,6 +100,12 @@ class Runner:
         """What the last pass made."""
         rows: Floats = self._rows.data[: len(batch.outputs)]
         return rows
+
+    def logits(self, batch: Batch) -> list[Logits]:
+        """What the last pass made, a row each, with what it knows of it; not of hidden states."""
+        blocks = (buffer.data[: len(batch.outputs)] for buffer in self._blocks)
+        known = (Blocks.of(*row) for row in zip(*blocks, strict=True))
+        return [Logits(*row) for row in zip(self.rows(batch), known, strict=True)]
 
     def lowered(self, batch: Batch) -> Lowered:
         """The program with native code for such a batch; compiled where it is the first."""

@@ -21,14 +21,16 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import NamedTuple
 
 from linnet.engine.running.batch import Part
-from linnet.engine.running.generation import Event, Floats, Generation
+from linnet.engine.running.generation import Event, Generation
 from linnet.engine.running.policy import PromptPasses, shares
 from linnet.engine.running.prefixes import WORTH_COPYING, Prefixes
 from linnet.engine.running.sequence import CachedSequence
 from linnet.engine.running.session import Session
+from linnet.engine.sampling.logits import Logits
 from linnet.kernels.products.linear import MOST_FEW_ROWS
 from linnet.kernels.runtime.team import Interrupted
 
@@ -182,7 +184,7 @@ class Scheduler:
             return True  # whoever waits is told of its beginning before its first pass
         try:
             if prompts and (not decoding or self._prompt_passes.due):
-                self._prompt_pass(prompts[:MOST_FEW_ROWS], alone=not decoding)
+                self._prompt_pass(prompts, alone=not decoding)
             elif decoding:
                 self._decode_pass(decoding)
         except Interrupted:  # stopped: nothing was drawn, and who was meant has been cancelled
@@ -199,7 +201,7 @@ class Scheduler:
             while slot is None:
                 running = {g.sequence.slot: g.n_positions for g in self._requests if g.sequence}
                 if len(running) < self.n_parallel:
-                    slot = self._prefixes.take(generation.ids, generation.n_positions, running)
+                    slot = self._prefixes.take(generation.prefix, generation.n_positions, running)
                 if slot is None and not self._preempt():
                     return began
             generation.begin(self.session.sequences[slot])
@@ -209,12 +211,12 @@ class Scheduler:
     def _is_coming(self, generation: Generation) -> bool:
         """Whether a prompt under way will hold more of this one's tokens than any slot does yet: so
         requests with a beginning in common compute it once."""
-        needed = self._prefixes.cached(generation.ids) + WORTH_COPYING
+        needed = self._prefixes.cached(generation.prefix) + WORTH_COPYING
         return any(
             other.sequence is not None
             and len(other.sequence.ids) < other.stats.n_prompt
             and len(other.events) < AHEAD  # or it rests
-            and other.sequence.will_reuse(other.ids[: other.stats.n_prompt], generation.ids)
+            and other.sequence.will_reuse(other.ids[: other.stats.n_prompt], generation.prefix)
             >= needed
             for other in self._requests
         )
@@ -230,12 +232,18 @@ class Scheduler:
         return False
 
     def _prompt_pass(self, prompts: Sequence[_Turn], *, alone: bool) -> None:
-        most = self.session.n_batch
+        """Of the prompts that come first, or of the first where logits of all its tokens are
+        wanted: the kernels for those are others."""
+        most, scores = self.session.n_batch, prompts[0].generation.scores_prompt
+        prompts = prompts[:1] if scores else [t for t in prompts if not t.generation.scores_prompt]
+        if scores:
+            most = min(most, self.session.runner.n_outputs)
         size = most if alone else min(self._prompt_passes.size, most)
+        prompts = prompts[:MOST_FEW_ROWS]
         taken = shares([len(turn.ids) for turn in prompts], size)
         cut = [t._replace(ids=t.ids[:n]) for t, n in zip(prompts, taken, strict=True) if n]
         started = time.perf_counter()
-        self._run(cut, few=False)
+        self._run(cut, few=False, scores=scores)
         if not alone:
             self._prompt_passes.ran(time.perf_counter() - started, self._decode_seconds)
 
@@ -257,27 +265,31 @@ class Scheduler:
                 room -= len(turns[-1].ids)
         return turns
 
-    def _run(self, turns: Sequence[_Turn], *, few: bool) -> None:
-        """A pass; a token is drawn for each whose last one is among its tokens."""
+    def _run(self, turns: Sequence[_Turn], *, few: bool, scores: bool = False) -> None:
+        """A pass; a token is drawn for each whose last one is among its tokens. `scores`: logits
+        of all its tokens are wanted instead."""
         parts = []
         for generation, sequence, ids in turns:
             is_last = len(sequence.ids) + len(ids) == len(generation.ids)
-            parts.append(Part(sequence.slot, ids, int(is_last)))
+            parts.append(Part(sequence.slot, ids, len(ids) if scores else int(is_last)))
         try:
             self._in_pass = turns
-            rows = iter(self.session.run(parts, few=few))
+            rows = iter(self.session.run(parts, few=few, few_outputs=not scores))
         finally:
             self._in_pass = ()
         for turn, part in zip(turns, parts, strict=True):
             if not few:
                 turn.generation.prompt_advanced(len(turn.sequence.ids))
             if part.n_outputs:
-                self._draw(turn.generation, next(rows))
+                self._take(turn.generation, [*islice(rows, part.n_outputs)], scores=scores)
 
-    def _draw(self, generation: Generation, row: Floats) -> None:
+    def _take(self, generation: Generation, rows: Sequence[Logits], *, scores: bool) -> None:
         """An error of its sampler ends a request, and no other."""
         try:
-            generation.draw(row)
+            if scores:
+                generation.score(rows)
+            else:
+                generation.draw(*rows)
         except Exception as error:
             generation.fail(error)
         except BaseException:  # Ctrl-C in the middle of it

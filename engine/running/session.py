@@ -13,6 +13,7 @@ from linnet.engine.running.batch import Batch, Part
 from linnet.engine.running.lease import Lease
 from linnet.engine.running.runner import Floats, Runner
 from linnet.engine.running.sequence import CachedSequence, ContextOverflow
+from linnet.engine.sampling.logits import Logits
 from linnet.kernels.products.linear import MOST_FEW_ROWS
 
 Progress = Callable[[int, int], object]  # is told tokens done, and tokens in all
@@ -46,16 +47,16 @@ class Session:
         """The tokens of slot 0 whose keys and values are cached."""
         return self.sequences[0].ids
 
-    def run(self, parts: Sequence[Part], *, few: bool, few_outputs: bool = True) -> Floats:
+    def run(self, parts: Sequence[Part], *, few: bool, few_outputs: bool = True) -> list[Logits]:
         """One pass, which appends each part to its slot's sequence; ids have been checked.
 
-        `few`: see `Batch`; at most MOST_FEW_ROWS tokens then, and else `n_batch`. Returns the rows
-        wanted, a view until the next pass. Raises, with nothing done, ContextOverflow and what
-        `Lease.hold` raises; and Interrupted, after which sequences are as before or, where a pass
-        writes over what they were made of, empty.
+        `few`: see `Batch`; at most MOST_FEW_ROWS tokens then, and else `n_batch`. Returns the
+        logits wanted, views until the next pass. Raises, with nothing done, ContextOverflow and
+        what `Lease.hold` raises; and Interrupted, after which sequences are as before or, where a
+        pass writes over what they were made of, empty.
         """
         with self.lease.hold():
-            return self._run(parts, few=few, few_outputs=few_outputs)
+            return self.runner.logits(self._run(parts, few=few, few_outputs=few_outputs))
 
     def prompt(
         self, ids: Sequence[int], *, slot: int = 0, progress: Progress | None = None
@@ -72,10 +73,10 @@ class Session:
             for first in range(start, len(ids), self.n_batch):
                 part = ids[first : first + self.n_batch]
                 done = first + len(part)
-                rows = self._run([Part(slot, part, int(done == len(ids)))], few=False)
+                batch = self._run([Part(slot, part, int(done == len(ids)))], few=False)
                 if progress:
                     progress(done, len(ids))
-            row: Floats = rows[0]
+            row: Floats = self.runner.rows(batch)[0]
             return row
 
     def extend(self, token_id: int, *, slot: int = 0) -> Floats:
@@ -101,7 +102,7 @@ class Session:
             n = sum(len(part.ids) for part in parts)
             if not 0 < n <= MOST_FEW_ROWS:
                 raise ValueError(f"{n} tokens; a pass takes at least one, at most {MOST_FEW_ROWS}")
-            return self._run(parts, few=True)
+            return self.runner.rows(self._run(parts, few=True))
 
     def truncate(self, slot: int, n: int) -> None:
         """Forget all but the first `n` tokens of a slot's sequence, as for drafts that were wrong.
@@ -172,7 +173,8 @@ class Session:
             step = min(self.n_batch, self.runner.n_outputs)
             for start in range(first, len(ids), step):
                 part = ids[start : start + step]
-                yield self._run([Part(0, part, len(part))], few=False, few_outputs=False)
+                batch = self._run([Part(0, part, len(part))], few=False, few_outputs=False)
+                yield self.runner.rows(batch)
 
     def stop(self) -> None:
         """End the call that is under way, from any thread; there it raises Interrupted."""
@@ -205,7 +207,8 @@ class Session:
             raise ValueError(f"slot is {slot!r}; it must be {limits}")
         return self.sequences[slot]
 
-    def _run(self, parts: Sequence[Part], *, few: bool, few_outputs: bool = True) -> Floats:
+    def _run(self, parts: Sequence[Part], *, few: bool, few_outputs: bool = True) -> Batch:
+        """The pass that was made; the runner has its rows until the next."""
         sequences = [self._sequence(part.slot) for part in parts]
         ends = [len(sequence.ids) for sequence in sequences]
         for end, part in zip(ends, parts, strict=True):
@@ -222,4 +225,4 @@ class Session:
             raise
         for sequence, part in zip(sequences, parts, strict=True):
             sequence.extend(part.ids, by_prompt=not few)
-        return self.runner.rows(batch)
+        return batch

@@ -8,10 +8,10 @@ parameter, also a field in `SamplingParams`, from which its flag follows.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from linnet.engine.sampling.candidates import Candidates, checked, draw
 from linnet.engine.sampling.dry import breaker_tails, dry
 from linnet.engine.sampling.history import History
+from linnet.engine.sampling.logits import Logits, all_ids
 from linnet.engine.sampling.params import SamplingParams
 from linnet.engine.sampling.samplers import (
     logit_bias,
@@ -48,7 +49,8 @@ class Sampler:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         """`prompt` are tokens that penalties look back on; `eog_ids` those that end a generation,
-        which `params.ignore_eos` rules out; `tokenizer` is needed for `dry_sequence_breakers`.
+        which `params.ignore_eos` and `min_tokens` rule out; `tokenizer` is needed for
+        `dry_sequence_breakers`.
 
         Raises `ValueError` for an id out of the vocabulary, and for a tokenizer that is missing;
         `TokenizerError` for a sequence breaker that the vocabulary has no way to write.
@@ -60,7 +62,7 @@ class Sampler:
         if n_vocab < 1:
             raise ValueError(f"n_vocab is {n_vocab}; it must be at least 1")
         self._params = params
-        self._ids = _all_ids(n_vocab)
+        self._n_vocab, self._ends = n_vocab, np.array(sorted({*eog_ids, *params.stop_token_ids}))
         self._chain = make_chain(params)
         breakers = params.dry_sequence_breakers if dry in self._chain else ()
         self.history = History.of(params, breaker_tails(breakers, tokenizer))
@@ -70,20 +72,39 @@ class Sampler:
             self._check_id("a token id in stop_token_ids", token_id)
         for token_id in prompt:
             self.accept(token_id)
+        self._n_prompt = len(self.history.ids)
 
-    def sample(self, logits: NDArray[np.float32]) -> int:
-        """The next token's id, from `logits` (n_vocab,), which stay as they are.
+    def sample(self, logits: NDArray[np.float32] | Logits) -> int:
+        """The next token's id, from `logits` (n_vocab,), which stay as they are. Those of a pass,
+        all finite, take less time; the token is the same.
 
         It is not taken to be part of the text until `accept` says so. Raises `NonFiniteLogits`,
-        and `ValueError` for another shape.
+        `ValueError` for another shape, and what logits processors raise.
         """
-        logits = np.asarray(logits, np.float32)
-        if logits.shape != self._ids.shape:
-            raise ValueError(f"logits have shape {logits.shape}; it must be {self._ids.shape}")
-        candidates = Candidates(self._ids, checked(logits))
+        candidates = self._candidates(logits)
+        if len(self._ends) and len(self.history.ids) - self._n_prompt < self._params.min_tokens:
+            candidates = candidates.with_logits(self._ends, -math.inf)
         for apply in self._chain:
             candidates = apply(candidates, self._params, self.history)
         return int(candidates.ids[draw(candidates, self.history.random)])
+
+    def _candidates(self, logits: NDArray[np.float32] | Logits) -> Candidates:
+        """All tokens, by the logits that the processors leave."""
+        processors = self._params.logits_processors
+        if isinstance(logits, Logits) and not processors:
+            return Candidates.all(logits)
+        values = np.asarray(logits.values if isinstance(logits, Logits) else logits, np.float32)
+        if values.shape != (self._n_vocab,):
+            raise ValueError(f"logits have shape {values.shape}; it must be {(self._n_vocab,)}")
+        for i, process in enumerate(processors):
+            given: Any = process(self.history.ids.copy(), values.copy())
+            is_array = isinstance(given, np.ndarray)
+            if not is_array or given.shape != values.shape or given.dtype != np.float32:
+                found = f"{given.dtype} {given.shape}" if is_array else reprlib.repr(given)
+                limits = f"an array of float32 {values.shape}"
+                raise ValueError(f"logits_processors[{i}] returned {found}; it must be {limits}")
+            values = given
+        return Candidates(all_ids(self._n_vocab), checked(values))
 
     def accept(self, token_id: int) -> None:
         """Count `token_id` as part of the text; raises `ValueError` if it is out of range."""
@@ -91,16 +112,8 @@ class Sampler:
         self.history.append(token_id)
 
     def _check_id(self, name: str, token_id: int) -> None:
-        if not 0 <= token_id < len(self._ids):
-            raise ValueError(f"{name} is {token_id}; it must be 0 to {len(self._ids) - 1}")
-
-
-@lru_cache(maxsize=1)
-def _all_ids(n_vocab: int) -> NDArray[np.intp]:
-    """(n_vocab,) every token's id: one array for all samplers, of which there may be thousands."""
-    ids = np.arange(n_vocab)
-    ids.flags.writeable = False
-    return ids
+        if not 0 <= token_id < self._n_vocab:
+            raise ValueError(f"{name} is {token_id}; it must be 0 to {self._n_vocab - 1}")
 
 
 SamplerFunction: TypeAlias = Callable[[Candidates, SamplingParams, History], Candidates]

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-MAX_STOP_CHARACTERS: Final = 1_000_000  # in all stop strings together
+from linnet.engine.sampling.parameter import (
+    MAX_INT,
+    Parameter,
+    boolean,
+    callables,
+    error,
+    number,
+    ranged,
+    strings,
+    token_ids,
+)
+
 MAX_BREAKERS: Final = 100
 MAX_BREAKER_BYTES: Final = 40  # in UTF-8; llama.cpp looks at no more, either
 MAX_SAMPLERS: Final = 100
@@ -22,145 +33,55 @@ DEFAULT_ORDER: Final = (
     "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature",
 )  # fmt: skip
 
-_MAX_INT: Final = 2**31 - 1
+MOST_LOGPROBS: Final = 20  # likeliest tokens; as in OpenAI's API
+LogitsProcessor: TypeAlias = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
+
 _MAX_BIAS: Final = 1000
-_KINDS: Final[dict[type, Any]] = {  # what one is called, which types are taken for it
-    int: ("an integer", int | np.integer),
-    float: ("a number", int | float | np.integer | np.floating),
-}
 _NAMES: Final = {name.replace("_", ""): name for name in DEFAULT_ORDER} | {
     "nucleus": "top_p", "temp": "temperature", "typ": "typ_p",
 }  # fmt: skip
-_T = TypeVar("_T", int, float)
-
-
-class Parameter(NamedTuple):
-    """What there is to know of a field of `SamplingParams` beside its name and default."""
-
-    check: Callable[[str, object], Any]  # what to keep of a value by that name; raises ValueError
-    flags: Sequence[str] = ()  # of commands; none where only programs can say it
-    argument: Mapping[str, Any] = {}  # what argparse is told of the flags
-    key: str | None = None  # what a GGUF file calls it
-    off: float | None = None  # what a file's -1, or another number out of range, stands for
-
-    def suggested(self, key: str, value: Any) -> Any:
-        """What to keep of a file's value; raises ValueError. Warns of a number out of range."""
-        try:
-            return self.check(key, value)
-        except ValueError as error:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if self.off is None or not is_number or math.isnan(value):
-                raise
-            if value != -1:
-                warnings.warn(f"{error}; {self.off:g} is taken, which is off", stacklevel=3)
-            return self.check(key, self.off)
-
-
-def _ranged(
-    kind: type[_T], default: float | None, low: float, high: float, usage: str, note: str,
-    key: str | None = None, off: int | float | None = None,
-) -> Any:  # fmt: skip
-    """A field for a number from `low` to `high`; if the default is None, for which flags have -1,
-    for None as well.
-
-    `usage`: the flags, and what stands for a value in their help; `key`: what follows
-    `general.sampling.` in files, and `off`: what is meant there by numbers out of range.
-    """
-
-    def check(name: str, value: object) -> _T | None:
-        if default is None and value is None:
-            return None
-        return _number(kind, name, value, low, high, "" if default is not None else ", or None")
-
-    *flags, metavar = usage.split()
-    if default is not None:
-        models = "the model's, or " if key else ""
-        note = f"by default {models}{default:g}; {note}"
-    argument = {"type": kind, "metavar": metavar, "help": note}
-    about = Parameter(check, flags, argument, key and f"general.sampling.{key}", off)
-    return field(default=default, metadata=about._asdict())
-
-
-def _number(
-    kind: type[_T], name: str, value: Any, low: float, high: float, or_else: str = ""
-) -> _T:
-    noun, types = _KINDS[kind]
-    if isinstance(value, types) and not isinstance(value, bool) and low <= value <= high:
-        return kind(value)  # which was not NaN
-    raise _error(name, value, f"{noun} from {low} to {high}{or_else}")
-
-
-def _error(name: str, value: object, limits: str) -> ValueError:
-    return ValueError(f"{name} is {reprlib.repr(value)}; it must be {limits}")
 
 
 def _bias(name: str, bias: object) -> dict[int, float]:
     if not isinstance(bias, Mapping):
-        raise _error(name, bias, "a mapping from token ids to numbers")
+        raise error(name, bias, "a mapping from token ids to numbers")
     return {
-        _number(int, f"a token id in {name}", token_id, 0, _MAX_INT): _number(
+        number(int, f"a token id in {name}", token_id, 0, MAX_INT): number(
             float, f"{name}[{token_id}]", value, -math.inf, _MAX_BIAS
         )
         for token_id, value in bias.items()
     }
 
 
-def _boolean(name: str, value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise _error(name, value, "True or False")
-
-
-def _token_ids(name: str, ids: object) -> tuple[int, ...]:
-    if not isinstance(ids, list | tuple):
-        raise _error(name, ids, "a list of token ids")
-    return tuple(_number(int, f"{name}[{i}]", each, 0, _MAX_INT) for i, each in enumerate(ids))
-
-
-def _strings(name: str, stop: object) -> tuple[str, ...]:
-    strings = (stop,) if isinstance(stop, str) else stop
-    if not isinstance(strings, list | tuple):
-        raise _error(name, stop, "a string, or a list of strings")
-    for i, string in enumerate(strings):
-        if not isinstance(string, str) or not string:
-            raise _error(f"{name}[{i}]", string, "a string of at least 1 character")
-    if sum(map(len, strings)) > MAX_STOP_CHARACTERS:
-        raise ValueError(
-            f"{name} has {sum(map(len, strings))} characters; it must be at most "
-            f"{MAX_STOP_CHARACTERS} in all strings together"
-        )
-    return tuple(strings)
-
-
 def _breakers(name: str, value: object) -> tuple[str, ...]:
-    strings = _strings(name, value)
-    if strings == ("none",):
+    texts = strings(name, value)
+    if texts == ("none",):
         return ()
-    if len(strings) > MAX_BREAKERS:
-        raise ValueError(f"{name} has {len(strings)} strings; it must be at most {MAX_BREAKERS}")
-    for i, string in enumerate(strings):
+    if len(texts) > MAX_BREAKERS:
+        raise ValueError(f"{name} has {len(texts)} strings; it must be at most {MAX_BREAKERS}")
+    for i, string in enumerate(texts):
         data = string.encode(errors="replace")
         if data.decode() != string or len(data) > MAX_BREAKER_BYTES:
-            raise _error(f"{name}[{i}]", string, f"text of at most {MAX_BREAKER_BYTES} bytes")
-    return strings
+            raise error(f"{name}[{i}]", string, f"text of at most {MAX_BREAKER_BYTES} bytes")
+    return texts
 
 
 def _samplers(name: str, value: object) -> tuple[str, ...]:
     names = value.split(";") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or len(names) > MAX_SAMPLERS:
         limits = f"at most {MAX_SAMPLERS} names in a list, or with ';' between them"
-        raise _error(name, value, limits)
+        raise error(name, value, limits)
     known = [_NAMES.get(re.sub("[-_]", "", str(given).lower())) for given in names]
     for i, given in enumerate(names):
         if known[i] is None:
-            raise _error(f"{name}[{i}]", given, f"one of {', '.join(DEFAULT_ORDER)}")
+            raise error(f"{name}[{i}]", given, f"one of {', '.join(DEFAULT_ORDER)}")
     return tuple(filter(None, known))
 
 
 def _mirostat(name: str, value: Any) -> int:
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and value in (0, 2):
         return int(value)
-    raise _error(name, value, "0, which is off, or 2, which is Mirostat 2.0")
+    raise error(name, value, "0, which is off, or 2, which is Mirostat 2.0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,57 +122,65 @@ class SamplingParams:
     `stop`: a string, or several, before which the text ends; kept as a tuple. Control tokens in
         them are found, too, though they give no text.
     `stop_token_ids`: tokens that end the text as the model's own end tokens do; kept as a tuple.
+    `min_tokens`: how many tokens are generated before an end token or one of `stop_token_ids` can
+        be; a stop string ends the text all the same.
     `ignore_eos`: go on where the model would end.
     `skip_special`: whether control tokens, but for those between gpt-oss's messages, give no text.
+    `logprobs`: give each token's log-probability, and those of so many of the likeliest, 0 to 20;
+        None for none at all. See `TokenLogprob`.
+    `prompt_logprobs`: the same of the prompt's tokens, whose passes then are of 32 tokens and reuse
+        nothing that is cached.
+    `logits_processors`: functions of all token ids so far, the prompt's first, and of a copy of the
+        logits, f32 (n_vocab,), to other such logits; called one after another before anything else.
 
     Raises `ValueError` naming the field, its value and the limits. For what the samplers do, see
     `linnet.engine.sampling.samplers` and `linnet.engine.sampling.dry`.
     """
 
     # A field says all there is to know: checks, commands' flags and files' keys follow from it.
-    max_tokens: int | None = _ranged(
-        int, None, 0, _MAX_INT, "-n --n-predict --predict N", "tokens at most; -1: no limit"
+    max_tokens: int | None = ranged(
+        int, None, 0, MAX_INT, "-n --n-predict --predict N", "tokens at most; -1: no limit"
     )
     samplers: Sequence[str] = field(default=DEFAULT_ORDER, metadata={
         "check": _samplers, "flags": ["--samplers"], "key": "general.sampling.sequence",
         "argument": {"metavar": "NAMES", "help": "in this order; by default the model's, or "
                      + ";".join(DEFAULT_ORDER)},
     })  # fmt: skip
-    temperature: float = _ranged(
+    temperature: float = ranged(
         float, 0.8, 0, 100, "--temp --temperature T", "0 is greedy", key="temp", off=0
     )
-    dynatemp_range: float = _ranged(float, 0.0, 0, 100, "--dynatemp-range X", "0 is off")
-    dynatemp_exponent: float = _ranged(
+    dynatemp_range: float = ranged(float, 0.0, 0, 100, "--dynatemp-range X", "0 is off")
+    dynatemp_exponent: float = ranged(
         float, 1.0, 0, 100, "--dynatemp-exp X", "of the entropy, for the temperature in the range"
     )
-    top_k: int = _ranged(int, 40, 0, _MAX_INT, "--top-k K", "0 is off", key="top_k", off=0)
-    top_p: float = _ranged(float, 0.95, 0, 1, "--top-p P", "1 is off", key="top_p", off=1)
-    min_p: float = _ranged(float, 0.05, 0, 1, "--min-p P", "0 is off", key="min_p", off=0)
-    typ_p: float = _ranged(float, 1.0, 0, 1, "--typical --typical-p P", "1 is off")
-    top_n_sigma: float = _ranged(
+    top_k: int = ranged(int, 40, 0, MAX_INT, "--top-k K", "0 is off", key="top_k", off=0)
+    top_p: float = ranged(float, 0.95, 0, 1, "--top-p P", "1 is off", key="top_p", off=1)
+    min_p: float = ranged(float, 0.05, 0, 1, "--min-p P", "0 is off", key="min_p", off=0)
+    typ_p: float = ranged(float, 1.0, 0, 1, "--typical --typical-p P", "1 is off")
+    top_n_sigma: float = ranged(
         float, -1.0, -1, 100, "--top-nsigma --top-n-sigma N", "0 and -1 are off"
     )
-    xtc_probability: float = _ranged(
+    xtc_probability: float = ranged(
         float, 0.0, 0, 1, "--xtc-probability P", "0 is off", key="xtc_probability", off=0
     )
-    xtc_threshold: float = _ranged(
+    xtc_threshold: float = ranged(
         float, 0.1, 0, 1, "--xtc-threshold P", "above 0.5 is off", key="xtc_threshold", off=1
     )
-    repeat_penalty: float = _ranged(
+    repeat_penalty: float = ranged(
         float, 1.0, 0.01, 100, "--repeat-penalty X", "1 is off", key="penalty_repeat", off=1
     )
-    repeat_last_n: int = _ranged(
-        int, 64, -1, _MAX_INT, "--repeat-last-n N", "-1: all tokens", key="penalty_last_n"
+    repeat_last_n: int = ranged(
+        int, 64, -1, MAX_INT, "--repeat-last-n N", "-1: all tokens", key="penalty_last_n"
     )
-    presence_penalty: float = _ranged(float, 0.0, -100, 100, "--presence-penalty X", "0 is off")
-    frequency_penalty: float = _ranged(float, 0.0, -100, 100, "--frequency-penalty X", "0 is off")
-    dry_multiplier: float = _ranged(float, 0.0, 0, 100, "--dry-multiplier X", "0 is off")
-    dry_base: float = _ranged(float, 1.75, 1, 100, "--dry-base X", "to the power of the length")
-    dry_allowed_length: int = _ranged(
-        int, 2, 1, _MAX_INT, "--dry-allowed-length N", "repeated tokens that cost nothing yet"
+    presence_penalty: float = ranged(float, 0.0, -100, 100, "--presence-penalty X", "0 is off")
+    frequency_penalty: float = ranged(float, 0.0, -100, 100, "--frequency-penalty X", "0 is off")
+    dry_multiplier: float = ranged(float, 0.0, 0, 100, "--dry-multiplier X", "0 is off")
+    dry_base: float = ranged(float, 1.75, 1, 100, "--dry-base X", "to the power of the length")
+    dry_allowed_length: int = ranged(
+        int, 2, 1, MAX_INT, "--dry-allowed-length N", "repeated tokens that cost nothing yet"
     )
-    dry_penalty_last_n: int = _ranged(
-        int, 64, -1, _MAX_INT, "--dry-penalty-last-n N", "-1: all tokens"
+    dry_penalty_last_n: int = ranged(
+        int, 64, -1, MAX_INT, "--dry-penalty-last-n N", "-1: all tokens"
     )
     dry_sequence_breakers: Sequence[str] = field(default=("\n", ":", '"', "*"), metadata={
         "check": _breakers, "flags": ["--dry-sequence-breaker"],
@@ -263,33 +192,47 @@ class SamplingParams:
         "argument": {"type": int, "metavar": "N", "help": "by default the model's, or 0; 2: "
                      "Mirostat 2.0, in place of all samplers but the temperature"},
     })  # fmt: skip
-    mirostat_tau: float = _ranged(
+    mirostat_tau: float = ranged(
         float, 5.0, 0, 100, "--mirostat-ent X", "bits of surprise to aim for", key="mirostat_tau"
     )
-    mirostat_eta: float = _ranged(
+    mirostat_eta: float = ranged(
         float, 0.1, 0, 100, "--mirostat-lr X", "how fast to get there", key="mirostat_eta"
     )
     logit_bias: Mapping[int, float] = field(  # by token id
         default_factory=dict, hash=False, metadata={"check": _bias}
     )
-    seed: int | None = _ranged(int, None, 0, 2**64 - 1, "-s --seed SEED", "-1: another each time")
+    seed: int | None = ranged(int, None, 0, 2**64 - 1, "-s --seed SEED", "-1: another each time")
     stop: Sequence[str] = field(default=(), metadata={  # one string, or several; kept as a tuple
-        "check": _strings, "flags": ["--stop"],
+        "check": strings, "flags": ["--stop"],
         "argument": {"action": "append", "metavar": "TEXT", "help": "end there; may be repeated"},
     })  # fmt: skip
-    stop_token_ids: Sequence[int] = field(default=(), metadata={"check": _token_ids})
+    min_tokens: int = ranged(int, 0, 0, MAX_INT, "--min-tokens N", "tokens before one may end it")
+    stop_token_ids: Sequence[int] = field(default=(), metadata={"check": token_ids})
     ignore_eos: bool = field(default=False, metadata={
-        "check": _boolean, "flags": ["--ignore-eos"],
+        "check": boolean, "flags": ["--ignore-eos"],
         "argument": {"action": "store_true", "help": "go on where the model would end"},
     })  # fmt: skip
     skip_special: bool = field(default=True, metadata={
-        "check": _boolean, "flags": ["--special"],
+        "check": boolean, "flags": ["--special"],
         "argument": {"action": "store_false", "help": "write control tokens out, too"},
     })  # fmt: skip
+    logprobs: int | None = ranged(
+        int, None, 0, MOST_LOGPROBS, "--logprobs N",
+        "log-probabilities of each token and of the N likeliest; -1: none",
+    )  # fmt: skip
+    prompt_logprobs: int | None = ranged(
+        int, None, 0, MOST_LOGPROBS, "--prompt-logprobs N", "the same of the prompt's; -1: none"
+    )
+    logits_processors: Sequence[LogitsProcessor] = field(
+        default=(), hash=False, metadata={"check": callables}
+    )
 
     def __post_init__(self) -> None:
         for name, parameter in PARAMETERS.items():
             object.__setattr__(self, name, parameter.check(name, getattr(self, name)))
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            limit = f"at most max_tokens, which is {self.max_tokens}"
+            raise error("min_tokens", self.min_tokens, limit)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], **given: Any) -> SamplingParams:
@@ -306,8 +249,8 @@ class SamplingParams:
                 continue
             try:
                 found[name] = PARAMETERS[name].suggested(key, metadata[key])
-            except ValueError as error:
-                warnings.warn(f"the file's suggestion is left out: {error}", stacklevel=2)
+            except ValueError as wrong:
+                warnings.warn(f"the file's suggestion is left out: {wrong}", stacklevel=2)
         return cls(**found, **given)
 
 

@@ -9,7 +9,6 @@ else is said, samplers may run in any order.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from linnet.engine.sampling.candidates import Candidates, draw
 from linnet.engine.sampling.history import History
 from linnet.engine.sampling.params import SamplingParams
+
+FEW = 256  # candidates of which top_p puts so many in order first
 
 
 def logit_bias(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
@@ -57,14 +58,13 @@ def top_n_sigma(candidates: Candidates, params: SamplingParams, _: History) -> C
     with np.errstate(over="ignore", invalid="ignore"):  # after a temperature near 0; all are kept
         deviation = np.std(logits[logits > -np.inf], dtype=np.float64)
     least = logits.max() - params.top_n_sigma * deviation
-    return replace(candidates, logits=np.where(logits < least, -np.inf, logits))
+    return candidates.with_all(np.where(logits < least, -np.inf, logits))
 
 
 def top_k(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
     """Keep the `top_k` highest (Fan et al., 2018, "Hierarchical neural story generation"); of
     equal ones, the lower ids."""
-    bound = _lower_bound(candidates.logits, params.top_k)
-    return candidates.keep(candidates.logits >= bound).ordered().keep(slice(params.top_k))
+    return candidates.top(params.top_k)
 
 
 def typ_p(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
@@ -83,21 +83,34 @@ def typ_p(candidates: Candidates, params: SamplingParams, _: History) -> Candida
 def top_p(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
     """Keep the fewest that together have a probability of at least `top_p`, likeliest first
     (Holtzman et al., 2019, "The curious case of neural text degeneration")."""
+    share, k, n = params.top_p, FEW, len(candidates.ids)
+    total, doubt = candidates.total() if 8 * k < n else (0.0, 0.0)
+    # As many are put in order as have that much together, if not all; where a share is so near to 1
+    # that the roundings of all weights count, all are.
+    while 8 * k < n and share < 1 - 1e-9:
+        few = candidates.top(k)
+        edges = np.cumsum(few.weights())
+        first, last = np.searchsorted(edges, [share * (total - doubt), share * (total + doubt)])
+        if first < last:  # it hangs on what the total is exactly
+            total, doubt = float(candidates.weights().sum()), 0.0
+            last = np.searchsorted(edges, share * total)
+        if last < k:
+            return few.keep(slice(1 + last))
+        k *= 16
     weights = candidates.weights()
     total = weights.sum()
     # All below this have less than 1 - top_p together (half of it, as sums are rounded), so they
     # need not be put in order.
-    least = (1 - params.top_p) * total / len(weights) / 2
+    least = (1 - share) * total / n / 2
     candidates = candidates.keep(weights >= least).ordered()
-    n_kept = 1 + np.searchsorted(np.cumsum(candidates.weights()), params.top_p * total)
+    n_kept = 1 + np.searchsorted(np.cumsum(candidates.weights()), share * total)
     return candidates.keep(slice(n_kept))
 
 
 def min_p(candidates: Candidates, params: SamplingParams, _: History) -> Candidates:
     """Keep those at least `min_p` times as likely as the likeliest (Nguyen et al., 2024, "Turning
     up the heat: min-p sampling for creative and coherent LLM outputs")."""
-    least = np.float64(candidates.logits.max()) + math.log(params.min_p)
-    return candidates.keep(candidates.logits >= least)
+    return candidates.at_least(np.float64(candidates.highest + math.log(params.min_p)))
 
 
 def xtc(candidates: Candidates, params: SamplingParams, history: History) -> Candidates:
@@ -130,13 +143,10 @@ def temperature(candidates: Candidates, params: SamplingParams, _: History) -> C
         low, high = max(0.0, t - params.dynatemp_range), t + params.dynatemp_range
         evenness = _entropy(candidates.probabilities()) / math.log(n)
         t = low + (high - low) * evenness**params.dynatemp_exponent
-    highest = candidates.logits.argmax()
-    if t > 0:
+    if t > 0 and math.isfinite(candidates.highest / t):
         with np.errstate(over="ignore"):
-            logits = np.divide(candidates.logits, t, dtype=np.float64)
-        if math.isfinite(logits[highest]):
-            return replace(candidates, logits=logits)
-    return candidates.keep(slice(highest, highest + 1))
+            return candidates.with_all(np.divide(candidates.logits, t, dtype=np.float64))
+    return candidates.likeliest()
 
 
 def mirostat(candidates: Candidates, params: SamplingParams, history: History) -> Candidates:
@@ -166,14 +176,3 @@ def _entropy(p: NDArray[np.float64]) -> float:
     """The sum of -p ln(p), to which p = 0 adds nothing."""
     p = p[p > 0]
     return max(0.0, float(-(p * np.log(p)).sum()))
-
-
-def _lower_bound(logits: NDArray[np.floating], k: int) -> float:
-    """A number that at least k logits reach, and few more, at the price of little more than one
-    pass: of as many groups of logits as are worth it, the k-th highest maximum."""
-    n_groups = max(1024, 4 * k)
-    if len(logits) < 2 * n_groups:
-        return -math.inf
-    rest = len(logits) % n_groups
-    highest = logits[rest:].reshape(-1, n_groups).max(axis=0)
-    return float(np.partition(highest, n_groups - k)[n_groups - k])

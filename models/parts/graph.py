@@ -22,6 +22,7 @@ from linnet.kernels.ops.kv_cache import StoreKeys, StoreValues
 from linnet.kernels.ops.norm import LayerNorm, RmsNorm
 from linnet.kernels.ops.rope import Rope
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
+from linnet.kernels.ops.softmax import BLOCK, SoftmaxBlocks
 from linnet.kernels.products.activations import packed_bytes
 from linnet.kernels.products.base import Product
 from linnet.kernels.products.linear import Linear
@@ -120,6 +121,15 @@ class Graph:
             table=x, rows=self.program.outputs, out=out, width=x.width,
         )  # fmt: skip
         return out
+
+    def softmax_blocks(self, x: Buffer) -> tuple[Buffer, Buffer]:
+        """The maxima of each row by blocks, and the sums of exponentials below them: see
+        `SoftmaxBlocks`."""
+        maxima, sums = (
+            self.buffer(name, -(-x.width // BLOCK), x.rows) for name in ("maxima", "sums")
+        )
+        self.program.step("softmax", SoftmaxBlocks(), x=x, maxima=maxima, sums=sums, width=x.width)
+        return maxima, sums
 
     # -- layers ---------------------------------------------------------------------------------
     def linear(self, x: Buffer, *matrices: Matrix) -> tuple[Buffer, ...]:

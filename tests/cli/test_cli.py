@@ -229,6 +229,29 @@ def test_json_is_one_object(generate: Run, expected: str) -> None:
     assert all(fields[rate] > 0 for rate in rates)
     seconds_of_prompt = fields["stats"]["prompt_seconds"]
     assert fields["first_token_s"] == fields["load_s"] + seconds_of_prompt > fields["load_s"] > 0
+    assert (fields["logprobs"], fields["prompt_logprobs"]) == (None, None)
+
+
+def test_json_shows_log_probabilities(generate: Run, path: str) -> None:
+    result = generate("-o", "json", "--logprobs", 2, "--prompt-logprobs", 0, PROMPT)
+    assert (result.status, result.err) == (0, "")
+    fields = json.loads(result.out)
+    assert [each["id"] for each in fields["logprobs"]] == fields["token_ids"]
+    for each in fields["logprobs"]:
+        assert each["top"][0] == {name: each[name] for name in ("id", "text", "logprob")}
+        assert [len(other) for other in each["top"]] == [3, 3]
+        assert each["logprob"] >= each["top"][1]["logprob"]
+    first, *others = fields["prompt_logprobs"]
+    with LLM(path) as llm:
+        assert [each["id"] for each in others] == llm.tokenizer.encode(PROMPT)[1:]
+        for each in fields["logprobs"]:
+            written = llm.tokenizer.token_bytes(each["id"])
+            assert each["text"] == written.decode(errors="backslashreplace")
+    assert first is None
+    assert all(each["top"] == [] and each["logprob"] < 0 for each in others)
+    for flag in ("--logprobs", "--prompt-logprobs"):
+        check_refused(generate(flag, 2, PROMPT), f"{flag} is for -o json")
+        assert generate("-q", flag, -1, PROMPT).status == 0
 
 
 def test_the_closing_line_says_what_there_is_to_say(
@@ -424,6 +447,8 @@ def test_a_flag_whose_value_is_optional_takes_no_flag(run: Run) -> None:
         ("--top-p", "1.5", "top_p"),
         ("--stop", "", "stop"),
         ("-s", "-5", "seed"),
+        ("--logprobs", "21", "logprobs"),
+        ("--min-tokens", "10", "min_tokens"),
         ("-t", "0", "argument -t/--threads: '0' is not a whole number from 1 to 1024"),
         ("-c", "-1", "argument -c/--ctx-size: '-1' is not a whole number from 0 to 16777216"),
     ],

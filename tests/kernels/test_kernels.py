@@ -59,6 +59,8 @@ from linnet.kernels.ops.elementwise import (
 from linnet.kernels.ops.norm import LayerNorm, RmsNorm
 from linnet.kernels.ops.rope import Rope, rope_table
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
+from linnet.kernels.ops.softmax import BLOCK as SOFTMAX_BLOCK
+from linnet.kernels.ops.softmax import SoftmaxBlocks
 from linnet.kernels.ops.work import Work
 from linnet.kernels.products.activations import STEPS, Quantize, packed_bytes
 from linnet.kernels.products.linear import FloatLinear, Linear, Pack
@@ -505,6 +507,44 @@ def test_reading_bytes_reads_every_whole_line(library: Library, n_bytes: int) ->
     words = data[: n_bytes // 64 * 64].view(np.uint64)
     assert out.tolist() == expected.tolist()
     assert out.sum() == words.sum()
+
+
+# ---- softmax -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 13, 256, 257, 4099])
+def test_softmax_by_blocks(library: Library, width: int) -> None:
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((4, width)).astype(np.float32) * np.float32([[1], [30], [1e30], [0]])
+    n_blocks = -(-width // SOFTMAX_BLOCK)
+    maxima, sums = unwritten(2, 4, n_blocks)
+    expected = np.zeros((2, 4, n_blocks))
+    run(library, SoftmaxBlocks(), 4, x=x, maxima=maxima, sums=sums, width=width)
+    SoftmaxBlocks().reference(x=x, maxima=expected[0], sums=expected[1], width=width)
+    assert np.array_equal(maxima, expected[0])
+    assert np.allclose(sums, expected[1], rtol=1e-6, atol=0)
+    highest = x.max(axis=1, keepdims=True).astype(np.float64)
+    total = (expected[1] * np.exp(expected[0] - highest)).sum(axis=1)
+    assert total == pytest.approx(np.exp(x - highest).sum(axis=1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 5, 256, 299])
+def test_a_block_with_what_is_not_finite_has_no_sum(
+    library: Library, value: float, at: int
+) -> None:
+    x, maxima, sums = np.zeros((1, 300), np.float32), unwritten(1, 2), unwritten(1, 2)
+    x[0, at] = value
+    for native in (True, False):
+        arguments: dict[str, Any] = {"x": x, "maxima": maxima, "sums": sums, "width": 300}
+        if native:
+            run(library, SoftmaxBlocks(), **arguments)
+        else:
+            SoftmaxBlocks().reference(**arguments)
+        assert np.isnan(sums).tolist() == [[at < 256, at >= 256]]
+    x[:] = -np.inf
+    run(library, SoftmaxBlocks(), x=x, maxima=maxima, sums=sums, width=300)
+    assert np.isnan(sums).all()
 
 
 # ---- norm and rope -------------------------------------------------------------------------------

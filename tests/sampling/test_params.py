@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linnet.engine.sampling.params import MAX_STOP_CHARACTERS, PARAMETERS, SamplingParams
+from linnet.engine.sampling.parameter import MAX_STOP_CHARACTERS
+from linnet.engine.sampling.params import PARAMETERS, SamplingParams
 
-WITHOUT_FLAG = {"logit_bias", "stop_token_ids"}  # of token ids, which programs know
+WITHOUT_FLAG = {  # of token ids and functions, which programs know
+    "logit_bias", "stop_token_ids", "logits_processors"
+}  # fmt: skip
 INTEGERS = {
     "max_tokens": 0, "top_k": 0, "repeat_last_n": -1, "seed": 0, "dry_allowed_length": 1,
-    "dry_penalty_last_n": -1,
+    "dry_penalty_last_n": -1, "min_tokens": 0, "logprobs": 0, "prompt_logprobs": 0,
 }  # fmt: skip
 NUMBERS = {
     "temperature": (0, 100),

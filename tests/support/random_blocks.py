@@ -21,6 +21,8 @@ from linnet.kernels.ops.routing import (
     TopExperts,
 )
 from linnet.kernels.ops.rows import JoinColumns, PickColumns
+from linnet.kernels.ops.softmax import BLOCK as SOFTMAX_BLOCK
+from linnet.kernels.ops.softmax import SoftmaxBlocks
 from support.guarded_memory import Array
 from support.random_cases import (
     LARGEST,
@@ -114,6 +116,22 @@ def columns(rng: Random) -> Case:
         out = blank(n, n_parts * width)
     op.reference(**arguments, out=out)
     return Case(op, n, {**arguments, "out": out.copy()}, exact(out))
+
+
+def softmax(rng: Random) -> Case:
+    """A sum has terms from 0 to 1; those of numbers far below the maximum lose the digits of it."""
+    n, width = int(rng.integers(1, 4)), int(rng.integers(1, 3 * SOFTMAX_BLOCK))
+    x, shape = numbers(rng, n, width), (n, -(-width // SOFTMAX_BLOCK))
+    maxima, sums = np.zeros((2, *shape))
+    SoftmaxBlocks().reference(x=x, maxima=maxima, sums=sums, width=width)
+    lost = np.isnan(sums)  # and then a maximum may be anything
+    within = all_of(
+        close(np.where(lost, 0, maxima), np.where(lost, np.inf, 0), "maxima"),
+        close(sums, tolerance(np.abs(sums), 100), "sums"),
+    )
+    arguments = {"x": x, "maxima": blank(*shape), "sums": blank(*shape), "width": width}
+    blanks = frozenset({"maxima", "sums"})
+    return Case(SoftmaxBlocks(), n, arguments, within, blanks)
 
 
 def reading(rng: Random) -> Case:
@@ -334,6 +352,6 @@ def delta_net(rng: Random) -> Case:
 
 BLOCKS: dict[str, Callable[[Random], Case]] = {
     made.__name__: made
-    for made in (norm, rope, columns, reading, elementwise, choosing, grouping,
+    for made in (norm, rope, columns, softmax, reading, elementwise, choosing, grouping,
                  of_experts, convolution, decay, delta_net)
 }  # fmt: skip

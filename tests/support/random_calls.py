@@ -23,6 +23,7 @@ from linnet.kernels.ops.recurrent import DeltaNet
 from linnet.kernels.ops.rope import Rope
 from linnet.kernels.ops.routing import GroupByExpert, PerExpert, TopExperts
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
+from linnet.kernels.ops.softmax import SoftmaxBlocks
 from linnet.kernels.products.activations import Quantize
 from linnet.kernels.products.experts import ExpertProduct
 from linnet.kernels.products.matvec import Gemv
@@ -46,7 +47,7 @@ UNFUSED: tuple[type[Op], ...] = (
 )  # fmt: skip
 # Ops with sums across the lanes of a vector, whose order depends on how many there are.
 ACROSS: tuple[type[Op], ...] = (
-    Gemv, ExpertProduct, RmsNorm, LayerNorm, TopExperts, DeltaNet,
+    Gemv, ExpertProduct, RmsNorm, LayerNorm, SoftmaxBlocks, TopExperts, DeltaNet,
 )  # fmt: skip
 
 
