@@ -37,9 +37,10 @@ class Pointer:
     def store_pointer(self, value: Pointer, offset: Value | int = 0) -> None:
         self.k.builder.store(value.ir, self.at(offset).ir, align=1)
 
-    def prefetch(self, offset: Value | int) -> None:
-        """Ask for the cache line `offset` bytes ahead; never faults, changes no result."""
-        constants = [ir.Constant(ir.IntType(32), n) for n in (0, 3, 1)]  # read, keep, data
+    def prefetch(self, offset: Value | int, *, level: int = 1) -> None:
+        """Ask for the cache line `offset` bytes ahead, to be in that level of cache; never faults,
+        changes no result."""
+        constants = [ir.Constant(ir.IntType(32), n) for n in (0, 4 - level, 1)]  # read, keep, data
         kinds = [ir.PointerType(), *[ir.IntType(32)] * 3]
         function = self.k.declare("llvm.prefetch.p0", ir.VoidType(), kinds)
         self.k.builder.call(function, [self.at(offset).ir, *constants])

@@ -69,7 +69,7 @@ class MatMul(Gemm):
         # For each row 16 scales, then the same transposed; then both for offsets.
         row_scales, scales, row_offsets, offsets = (panel.more.at(i * 64 * width) for i in range(4))
         for size, column, packed in panel.chunks():
-            for i, source in panel.each_row(packed):
+            for i, source in panel.each_row(packed, size):
                 chunk = type.unpack_chunk(k, source, size)
                 for j, lanes in enumerate(type.in_column_order(k, chunk)):
                     panel.rows.store(lanes, i * CHUNK + 32 * j)
@@ -166,7 +166,7 @@ class FloatMatMul(Gemm):
             element_bytes=4,
         )  # fmt: skip
         for size, column, packed in panel.chunks():
-            for i, source in panel.each_row(packed):
+            for i, source in panel.each_row(packed, size):
                 at = i * (4 * CHUNK)
                 for floats in self.type.floats(k, source, size):
                     panel.rows.store(floats, at)

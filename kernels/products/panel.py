@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from linnet.kernels.ir import Cell, Pointer, Type, Value, f32
 from linnet.kernels.ops.base import Numbers, OpKernel
 from linnet.kernels.quants import WeightType
-from linnet.kernels.quants.packed_rows import chunks, row_stride
+from linnet.kernels.quants.packed_rows import CACHE_LINE, chunks, row_stride
 
 CHUNK = 256  # the most columns unpacked at a time
 
@@ -49,12 +49,20 @@ class Panel:
             yield from chunks(self.k, self._type, self._weights, self._n_columns)
             self._finish()
 
-    def each_row(self, packed: Pointer) -> Iterator[tuple[Value, Pointer]]:
+    def each_row(self, packed: Pointer, size: int) -> Iterator[tuple[Value, Pointer]]:
         """(index in the panel, where `packed` of row 0 lies in this row of weights); past the
-        matrix's end the last row, again."""
+        matrix's end the last row, again. `size`: the weights of a chunk.
+
+        Each asks for its place in the next panel: rows lie too far apart for a CPU to see a stream
+        in them, and with few tokens there is nothing else to hide the memory behind.
+        """
+        n_bytes, ahead = size // self._type.block * self._type.bytes, self.width * self._stride
         for i in self.k.range(self.width, name="row"):
             row = self.k.minimum(self._first + i, self._n_out - 1)
-            yield i, packed.at(row * self._stride)
+            source = packed.at(row * self._stride)
+            for line in range(0, n_bytes, CACHE_LINE):
+                source.prefetch(ahead + line, level=2)
+            yield i, source
 
     def transpose(
         self, source: Pointer, stride: int, target: Pointer, n_words: int, type: Type

@@ -92,7 +92,7 @@ class TileMatMul(MatrixProduct):
         in_pairs, x_row = panel.n_tokens & -(2 * SIDE), packed_bytes(n_columns)
         self._configure(k, whole, k.constant(i64, SIDE))
         for size, column, packed in panel.chunks():
-            for i, source in panel.each_row(packed):
+            for i, source in panel.each_row(packed, size):
                 for j, floats in enumerate(self.type.floats(k, source, size)):
                     part = k.isa.f32_to_bf16(floats)
                     panel.rows.store(part, i * (2 * CHUNK) + j * part.type.bytes)
