@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -29,3 +29,14 @@ def whole(name: str, value: int | None, low: int, high: int) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
     return value
+
+
+def known(given: Iterable[str], names: Collection[str], what: str) -> None:
+    """Raise TypeError for a keyword that is none of `names`, with those that are spelled alike."""
+    for name in given:
+        if name not in names:
+            import difflib  # takes milliseconds, which few need
+
+            alike = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(alike)}?" if alike else ""
+            raise TypeError(f"{name!r} is no {what}{hint}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import reprlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, overload
+from pathlib import Path
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from linnet.engine.chat.answers import AnswerReader
+from linnet.engine.chat.formats import without_reasoning
 from linnet.engine.chat.template import Message, template_variables
 from linnet.engine.measure.roofline import read_bandwidth, weights_read
 from linnet.engine.open_model import OpenModel, Prompt
 from linnet.engine.running.generation import Chunk, Generation, Output
+from linnet.engine.running.prefix_file import PrefixFile, write
 from linnet.engine.running.results import chunks, outputs
 from linnet.engine.running.session import Progress
 from linnet.engine.sampling.params import SamplingParams
@@ -26,15 +30,23 @@ class LLM(OpenModel):
     """A model ready to generate, for any number of threads and streams at once.
 
     What they ask for shares passes over the weights, up to 8 sequences in one; each gets, bit for
-    bit, what it gets alone.
+    bit, what it gets alone. Up to 64 sequences are kept when they are done, so that a prompt that
+    begins as one of them does computes only the rest.
 
     `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
     `n_ctx`: the most tokens in a sequence; 0 for what the model was trained on, None for that, but
     at most 8192. More than it was trained on gives a UserWarning.
     `n_batch`: the most tokens of a prompt in one pass.
-    `kv_tokens`: the most tokens in all sequences under way together, at least `n_ctx`; None for
-    what half of the available memory holds, at most 8 whole contexts.
+    `n_parallel`: the most requests that run at once, 1 to 64; others wait. Of more than 8, those
+    that decode take turns.
+    `kv_tokens`: the most tokens in all sequences together, those that are kept included, at least
+    `n_ctx`; None for what half of the available memory holds, at most `n_parallel` contexts.
+    `prompt_cache`: a folder in which the keys and values of long prefixes are kept when the LLM is
+    closed, or its scheduler has nothing else to do, and found again by later ones of the same
+    model, version, instruction set and numerics. Prompts can be read from it; it is made for the
+    user alone. Models with a state keep nothing there, since it goes on with the answer.
+    `prompt_cache_bytes`: the most that its files take; those unused for longest go.
     `isa`: see `linnet.kernels.isa`; None for the best this CPU has.
     `activations`: "int8", or "f32" for the exact mode, which multiplies the same packed weights by
     f32 activations and keeps keys and values in f32.
@@ -67,54 +79,68 @@ class LLM(OpenModel):
     def read_bandwidth(self) -> float:
         """Bytes a second that our threads could read of these weights; measured now, in moments."""
         runner = self._session.runner
-        with self._scheduler.alone(), self._session.lease.hold():
+        with self.scheduler.alone(), self._session.lease.hold():
             return read_bandwidth(runner.team, self._library, weights_read(runner.program))
 
     @overload
     def generate(
         self, prompts: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None, **fields: Any,
     ) -> Output: ...  # fmt: skip
     @overload
     def generate(
         self, prompts: Prompts, params: SamplingParams | list[SamplingParams] | None = None, *,
-        parse_special: bool = False, progress: Progress | None = None,
+        parse_special: bool = False, progress: Progress | bool | None = None,
+        return_exceptions: Literal[False] = False, **fields: Any,
     ) -> list[Output]: ...  # fmt: skip
+    @overload
+    def generate(
+        self, prompts: Prompts, params: SamplingParams | list[SamplingParams] | None = None, *,
+        parse_special: bool = False, progress: Progress | bool | None = None,
+        return_exceptions: bool, **fields: Any,
+    ) -> list[Output | Exception]: ...  # fmt: skip
     def generate(
         self, prompts: Any, params: Any = None, *, parse_special: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None, return_exceptions: bool = False, **fields: Any,
     ) -> Any:  # fmt: skip
         """Continue a prompt, or each of a list or tuple of prompts: texts, or lists of token ids.
 
-        Prompts in a list go on together, up to 8 at a time, which reads the weights once for all of
-        them; each output is, bit for bit, what its prompt gives alone. An empty list is one of no
-        prompts. `params`: one for all, or a list with one for each; by default what the file
-        suggests, see `sampling_params`. `parse_special`: see `stream`. `progress` is called with
-        the outputs that are done and their number, after each.
+            llm.generate("Once upon a time", max_tokens=64, temperature=0)
+
+        Prompts in a list go on together, `n_parallel` at a time, which reads the weights once for
+        all of them; each output is, bit for bit, what its prompt gives alone. An empty list is one
+        of no prompts. `params`: one for all, or a list with one for each; `fields` of
+        SamplingParams count before it, and what neither gives is as the file suggests: see
+        `sampling_params`. `parse_special`: see `stream`. `progress` is called with the outputs that
+        are done and their number, after each; True for a bar on stderr.
 
         Raises what `stream` raises, before anything is computed where a prompt is wrong, with a
-        note which one it is; and ValueError for a list of another length. See `generate_each`.
+        note which one it is; and ValueError for a list of another length. With `return_exceptions`,
+        the error of a prompt stands in the place of its output, and the others go on. See
+        `generate_each`.
         """
         several = isinstance(prompts, list | tuple) and (
             not prompts or any(isinstance(prompt, Sequence | np.ndarray) for prompt in prompts)
         )
         all_prompts = prompts if several else [prompts]
-        requests = self._requests(all_prompts, params, parse_special)
+        requests = self._requests(all_prompts, params, parse_special, fields)
+        n = len(requests)
         for index, request in enumerate(requests):
-            if isinstance(request, Exception):
-                raise _noted(request, index, len(requests))
-        done: dict[int, Output] = {}
-        for index, output in outputs(self._scheduler, requests):
-            if isinstance(output, Exception):
-                raise _noted(output, index, len(requests))
-            done[index] = output
-            if progress:
-                progress(len(done), len(requests))
-        return [done[index] for index in range(len(done))] if several else done[0]
+            if isinstance(request, Exception) and not return_exceptions:
+                raise _noted(request, index, n)
+        done: dict[int, Output | Exception] = {}
+        with _bar(n) if progress is True else nullcontext(progress or None) as tell:
+            for index, output in outputs(self.scheduler, requests):
+                if isinstance(output, Exception) and not return_exceptions:
+                    raise _noted(output, index, n)
+                done[index] = output
+                if tell:
+                    tell(len(done), n)
+        return [done[index] for index in range(n)] if several else done[0]
 
     def generate_each(
         self, prompts: Prompts, params: SamplingParams | list[SamplingParams] | None = None, *,
-        parse_special: bool = False,
+        parse_special: bool = False, **fields: Any,
     ) -> Iterator[tuple[int, Output | Exception]]:  # fmt: skip
         """What `generate` gives for a list, as it comes: each prompt's index, and its output or,
         where the prompt is wrong or its generation fails, the error; the others go on.
@@ -122,104 +148,140 @@ class LLM(OpenModel):
         Raises ValueError for `params` of another length, Interrupted after `stop`, and what every
         prompt would raise.
         """
-        return outputs(self._scheduler, self._requests(prompts, params, parse_special))
+        return outputs(self.scheduler, self._requests(prompts, params, parse_special, fields))
 
     def stream(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None = None,
-        *,
-        parse_special: bool = False,
-        progress: Progress | None = None,
-    ) -> Iterator[Chunk]:
+        self, prompt: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False,
+        progress: Progress | None = None, **fields: Any,
+    ) -> Iterator[Chunk]:  # fmt: skip
         """Continue a text, or a list of token ids, chunk by chunk; see `Chunk`.
 
-        `parse_special`: whether control tokens that are spelled in a text become tokens; else they
-        are text. `progress` is called with the prompt's tokens that are done and their number,
-        before the first pass and after each. What it raises ends the stream.
+        `params` and `fields`: see `generate`. `parse_special`: whether control tokens that are
+        spelled in a text become tokens; else they are text. `progress` is called with the prompt's
+        tokens that are done and their number, before the first pass and after each. What it raises
+        ends the stream.
 
-        Raises, before anything is computed, ContextOverflow for a prompt longer than the context
-        and ValueError for a prompt of no tokens or ids out of the vocabulary; later NonFiniteLogits
-        where the model gives NaN or infinity.
+        Raises, before anything is computed, ContextOverflow for a prompt longer than the context,
+        ValueError for a prompt of no tokens or ids out of the vocabulary, and TypeError for a field
+        there is not; later NonFiniteLogits where the model gives NaN or infinity.
         """
-        generation = self._generation(prompt, params, parse_special)
-        return chunks(self._scheduler, generation, progress)
+        generation = self.generation(prompt, params, parse_special=parse_special, **fields)
+        return chunks(self.scheduler, generation, progress)
+
+    def save_prefix(
+        self, path: str | os.PathLike[str], prompt: Prompt, *, parse_special: bool = False
+    ) -> int:  # fmt: skip
+        """Write a prompt's keys and values, computed as far as they are not cached, to a file for
+        the user alone: prompts that begin with it need not compute it again. Returns its tokens.
+
+        Other requests wait while it is written. A model with a state (LFM2, Qwen 3.5) uses a file
+        only for prompts that go on beyond it. `parse_special`: see `stream`, whose errors are
+        raised; and OSError.
+        """
+        ids = self._session.check(self.prompt_ids(prompt, parse_special=parse_special))
+        while True:  # or another thread's request may have taken the slot
+            with self.scheduler.alone():
+                slot = self.scheduler.prefixes.holding(ids)
+                if slot is not None:
+                    write(Path(path), self._session, slot, len(ids), self._origin)
+                    return len(ids)
+            list(self.stream(ids, SamplingParams(max_tokens=0)))
+
+    def load_prefix(self, path: str | os.PathLike[str]) -> int:
+        """Put what `save_prefix` wrote into the cache; returns how many tokens.
+
+        Raises OSError, and PrefixError for a file that is no prefix, is damaged, or was made with
+        another model, version of linnet, instruction set or numerics; RuntimeError while requests
+        under way have all slots or all memory. The file's digest guards against damage, not
+        against somebody who makes one: load what you have written.
+        """
+        file = PrefixFile.open(Path(path), self._session, self._origin)
+        with self.scheduler.alone():
+            self.scheduler.prefixes.load(file, self.scheduler.running())
+        return len(file.ids)
 
     def stop(self) -> None:
         """End all generations under way, from any thread; whoever reads them gets Interrupted.
 
         What begins later is not affected.
         """
-        self._scheduler.stop()
+        self.scheduler.stop()
 
     def _requests(
-        self, prompts: Sequence[Prompt], params: Any, parse_special: bool
+        self, prompts: Sequence[Prompt], params: Any, parse_special: bool, fields: Mapping[str, Any]
     ) -> list[Generation | Exception]:
         """A generation for each prompt, or what is wrong with it."""
-        all_params = params if isinstance(params, list) else [params] * len(prompts)
-        if len(all_params) != (n := len(prompts)):
-            raise ValueError(f"params has {len(all_params)} items; it must have {n}, one each")
+        if not isinstance(params, list):
+            all_params = [self.sampling_params(params, **fields)] * len(prompts)
+        elif len(params) == len(prompts):
+            all_params = [self.sampling_params(each, **fields) for each in params]
+        else:
+            n, n_params = len(prompts), len(params)
+            raise ValueError(f"params has {n_params} items; it must have {n}, one each")
         requests: list[Generation | Exception] = []
         for prompt, how in zip(prompts, all_params, strict=True):
             try:
-                requests.append(self._generation(prompt, how, parse_special))
+                requests.append(self.generation(prompt, how, parse_special=parse_special))
             except ValueError as error:
                 requests.append(error)
         return requests
 
-    def _generation(
-        self, prompt: Prompt, params: SamplingParams | None, parse_special: bool
-    ) -> Generation:
-        ids = self._session.check(self._ids(prompt, parse_special))
-        if not isinstance(params, SamplingParams | None):
-            raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
+    def generation(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False,
+        **fields: Any,
+    ) -> Generation:  # fmt: skip
+        """A request for what `stream` gives, to be submitted to `scheduler`; raises what that does
+        before anything is computed."""
+        params = self.sampling_params(params, **fields)
+        ids = self._session.check(self.prompt_ids(prompt, parse_special=parse_special))
         return Generation(
-            ids, params or self.sampling_params(), self.tokenizer,
-            n_ctx=self.n_ctx, n_vocab=self.config.n_vocab,
+            ids, params, self.tokenizer, n_ctx=self.n_ctx, n_vocab=self.config.n_vocab
         )  # fmt: skip
 
     def chat(
-        self,
-        messages: Sequence[Message],
-        params: SamplingParams | None = None,
-        *,
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> Output:
+        chat_template_kwargs: Mapping[str, Any] | None = None, **fields: Any,
+    ) -> Output:  # fmt: skip
         """The model's answer to a conversation, by its own chat template.
 
         It is read for reasoning, content and tool calls; its `message` goes on in the conversation.
         `messages`: dicts with a "role" ("system", "user", "assistant", ...) and a "content".
-        `tools` and `chat_template_kwargs`, what else the template takes: see `ChatTemplate.render`,
-        whose errors are raised, and those of `stream`.
+        `params` and `fields`: see `generate`. `tools` and `chat_template_kwargs`, what else the
+        template takes: see `ChatTemplate.render`, whose errors are raised, and those of `stream`.
         """
         chunks = self.stream_chat(
-            messages, params, tools=tools, chat_template_kwargs=chat_template_kwargs
+            messages, params, tools=tools, chat_template_kwargs=chat_template_kwargs, **fields
         )
         return Output.of(list(chunks))
 
     def stream_chat(
-        self,
-        messages: Sequence[Message],
-        params: SamplingParams | None = None,
-        *,
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
-    ) -> Iterator[Chunk]:
+        chat_template_kwargs: Mapping[str, Any] | None = None, progress: Progress | None = None,
+        **fields: Any,
+    ) -> Iterator[Chunk]:  # fmt: skip
         """What `chat` gives, chunk by chunk, each with its `part`; `progress`: see `stream`."""
         variables = {"tools": tools} | template_variables(chat_template_kwargs)
+        params = self.sampling_params(params, **fields)
         self._session.lease.check()  # or not even a template is rendered
         ids = self.chat_template.encode(messages, **variables)
-        params = params or self.sampling_params()
         chunks = self.stream(ids, params, progress=progress)
-        reader = AnswerReader(
-            self.chat_template.format, self.tokenizer, ids, skip_special=params.skip_special
-        )
-        return _read(chunks, reader)
+        return read(chunks, self.answer_reader(ids, params))
+
+    def answer_reader(
+        self, ids: Sequence[int], params: SamplingParams, *, tells_reasoning: bool = True
+    ) -> AnswerReader:
+        """Reads the answer to a conversation whose ids these are; without `tells_reasoning`, that
+        is content."""
+        format = self.chat_template.format
+        return AnswerReader(
+            format if tells_reasoning else without_reasoning(format), self.tokenizer, ids,
+            skip_special=params.skip_special,
+        )  # fmt: skip
 
 
-def _read(chunks: Iterator[Chunk], reader: AnswerReader) -> Iterator[Chunk]:
+def read(chunks: Iterator[Chunk], reader: AnswerReader) -> Iterator[Chunk]:
     """The chunks, each with its part."""
     for chunk in chunks:
         yield replace(chunk, part=reader.push(chunk.token_id, chunk.text))
@@ -230,3 +292,12 @@ def _noted(error: Exception, index: int, n: int) -> Exception:
     if n > 1:
         error.add_note(f"prompts[{index}] of {n}")
     return error
+
+
+@contextmanager
+def _bar(n: int) -> Iterator[Progress]:
+    """A bar on stderr for so many prompts; what is called with those done and their number."""
+    from tqdm import tqdm  # imports what few need
+
+    with tqdm(total=n, desc="prompts", unit="prompt") as shown:
+        yield lambda done, _: shown.update(done - shown.n)

@@ -7,7 +7,8 @@ import reprlib
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -16,16 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.engine.chat.template import ChatTemplate
-from linnet.engine.checks import whole
+from linnet.engine.checks import known, whole
+from linnet.engine.gguf.digest import model_digest
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.gguf.source import naming
 from linnet.engine.machine import MOST_THREADS, usable_threads
 from linnet.engine.running.embedding import POOLINGS, embed
 from linnet.engine.running.generation import finite
+from linnet.engine.running.prefix_file import Origin, origin_of
+from linnet.engine.running.prompt_cache import CACHE_BYTES, MOST_CACHE_BYTES, PromptCache
 from linnet.engine.running.runner import MOST_PROMPT_TOKENS, OUTPUTS, PROMPT_TOKENS, Runner
 from linnet.engine.running.scheduler import Scheduler
 from linnet.engine.running.session import Session
-from linnet.engine.sampling.params import METADATA, SamplingParams
+from linnet.engine.sampling.params import METADATA, PARAMETERS, SamplingParams
 from linnet.engine.text.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
@@ -34,7 +38,9 @@ from linnet.models.parts.config import MAX_CONTEXT
 from linnet.models.parts.numerics import Numerics
 
 DEFAULT_CONTEXT = 8192
-N_SLOTS = 8  # sequences whose keys and values are kept
+N_PARALLEL = 8  # requests that run at once
+MOST_PARALLEL = 64
+N_SLOTS = 64  # sequences whose keys and values are kept, at most
 BYTES_A_THREAD = 1 << 20  # of weights; with fewer, threads meet more than they work
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo" / "demo-Q4_K_M.gguf"
 
@@ -54,7 +60,10 @@ class OpenModel:
         n_threads: int | None = None,
         n_ctx: int | None = None,
         n_batch: int = PROMPT_TOKENS,
+        n_parallel: int = N_PARALLEL,
         kv_tokens: int | None = None,
+        prompt_cache: str | os.PathLike[str] | None = None,
+        prompt_cache_bytes: int = CACHE_BYTES,
         isa: str | None = None,
         activations: str = "int8",
         mmap: bool = True,
@@ -83,11 +92,18 @@ class OpenModel:
         whole("n_ctx", n_ctx, 0, MAX_CONTEXT)
         self.n_ctx = min(trained, DEFAULT_CONTEXT) if n_ctx is None else n_ctx or trained
         self.n_batch = whole("n_batch", n_batch, 1, MOST_PROMPT_TOKENS) or PROMPT_TOKENS
+        self.n_parallel = whole("n_parallel", n_parallel, 1, MOST_PARALLEL) or N_PARALLEL
         whole("kv_tokens", kv_tokens, self.n_ctx, MAX_CONTEXT * N_SLOTS)
+        whole("prompt_cache_bytes", prompt_cache_bytes, 0, MOST_CACHE_BYTES)
         self.activations = activations
         self._library = Library(choose_isa(isa))
-        self._session = self.session(N_SLOTS, kv_tokens=kv_tokens)
-        self._scheduler = Scheduler(self._session)
+        self._session = self.session(N_SLOTS, n_parallel=self.n_parallel, kv_tokens=kv_tokens)
+        try:
+            stored = self._stored(prompt_cache, prompt_cache_bytes)
+        except BaseException:  # a folder that cannot be made; Ctrl-C
+            self._session.close()
+            raise
+        self.scheduler = Scheduler(self._session, n_parallel=self.n_parallel, stored=stored)
         self._aside = threading.Lock()  # for sessions beside that one
         self.load_seconds = time.perf_counter() - started
         if self.n_ctx > trained:
@@ -103,6 +119,23 @@ class OpenModel:
     def isa(self) -> str:
         """The instruction set that kernels are compiled for."""
         return self._library.isa.name
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """What the file says, by its own keys; arrays are read as they are looked at."""
+        return self._file.metadata
+
+    def _stored(
+        self, folder: str | os.PathLike[str] | None, most_bytes: int
+    ) -> PromptCache | None:  # fmt: skip
+        if folder is None:
+            return None
+        return PromptCache(Path(folder), self._session, self._origin, most_bytes=most_bytes)
+
+    @cached_property
+    def _origin(self) -> Origin:
+        """What prefixes on disk must have been made with."""
+        return origin_of(self._session.runner, model_digest(self._file))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -121,7 +154,7 @@ class OpenModel:
 
     def session(
         self, n_slots: int = 1, *, n_outputs: int = OUTPUTS, hidden: bool = False,
-        kv_tokens: int | None = None,
+        n_parallel: int | None = None, kv_tokens: int | None = None,
     ) -> Session:  # fmt: skip
         """Sequences of their own over the same weights, with their own cache and threads: see
         `Runner`."""
@@ -129,16 +162,24 @@ class OpenModel:
             Runner(
                 self.model, self._library, n_threads=self.n_threads, n_ctx=self.n_ctx,
                 n_slots=n_slots, n_batch=self.n_batch, n_outputs=n_outputs,
-                numerics=self._numerics, hidden=hidden, kv_tokens=kv_tokens,
+                numerics=self._numerics, hidden=hidden, n_parallel=n_parallel, kv_tokens=kv_tokens,
             )
         )  # fmt: skip
 
-    def sampling_params(self, **given: Any) -> SamplingParams:
-        """`SamplingParams` of the fields given and, for the others, what the file suggests.
+    def sampling_params(
+        self, params: SamplingParams | None = None, /, **fields: Any
+    ) -> SamplingParams:  # fmt: skip
+        """`SamplingParams` of the fields given and, for the others, those of `params` or, where
+        there are none, what the file suggests: see `SamplingParams.from_metadata`.
 
-        Without any, what is used where `params` are None; see `SamplingParams.from_metadata`.
+        Raises ValueError for a value out of range, and TypeError for a field there is not.
         """
-        return SamplingParams.from_metadata(self._suggested, **given)
+        known(fields, PARAMETERS, "field of SamplingParams")
+        if params is None:
+            return SamplingParams.from_metadata(self._suggested, **fields)
+        if not isinstance(params, SamplingParams):
+            raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
+        return replace(params, **fields) if fields else params
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Every token's logits (len(ids), n_vocab). Needs no tokenizer.
@@ -174,7 +215,7 @@ class OpenModel:
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
         self._session.lease.check()
-        all_ids = [self._ids(text, parse_special) for text in texts]
+        all_ids = [self.prompt_ids(text, parse_special=parse_special) for text in texts]
         vectors = np.zeros((len(texts), self.config.n_embd), np.float32)
         with self._aside:
             for vector, ids in zip(vectors, all_ids, strict=True):
@@ -189,7 +230,10 @@ class OpenModel:
     def _hidden_session(self) -> Session:
         return self.session(n_outputs=self.n_batch, hidden=True)
 
-    def _ids(self, prompt: Prompt, parse_special: bool) -> list[int]:
+    def prompt_ids(self, prompt: Prompt, *, parse_special: bool = False) -> list[int]:
+        """The ids of a text, bos in front where the model has one, or those given.
+
+        Raises ValueError for what is neither, and TokenizerError."""
         if not isinstance(prompt, Sequence | np.ndarray) or isinstance(prompt, bytes | bytearray):
             found = reprlib.repr(prompt)
             raise ValueError(f"prompt is {found}; it must be a text or a list of token ids")
@@ -198,7 +242,8 @@ class OpenModel:
         return list(prompt)
 
     def close(self) -> None:
-        """End threads and processes, and let go of the file."""
+        """Write what the prompt cache is to keep, end threads and processes, let go of the file."""
+        self.scheduler.close()
         self._session.close()
         for name in ("_logits_session", "_hidden_session"):
             if name in self.__dict__:

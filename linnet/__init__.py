@@ -12,6 +12,7 @@ import importlib
 TYPE_CHECKING = False  # as typing's, whose import takes as long as Python's start
 
 if TYPE_CHECKING:
+    from linnet.engine.async_llm import AsyncLLM as AsyncLLM
     from linnet.engine.chat.sandbox import TemplateError as TemplateError
     from linnet.engine.gguf.hub import HubError as HubError
     from linnet.engine.gguf.reader import GGUFError as GGUFError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from linnet.engine.running.generation import Chunk as Chunk
     from linnet.engine.running.generation import Output as Output
     from linnet.engine.running.generation import Stats as Stats
+    from linnet.engine.running.prefix_file import PrefixError as PrefixError
     from linnet.engine.running.sequence import ContextOverflow as ContextOverflow
     from linnet.engine.sampling.candidates import NonFiniteLogits as NonFiniteLogits
     from linnet.engine.sampling.logprobs import TokenLogprob as TokenLogprob
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "LLM": "engine.llm",
+    "AsyncLLM": "engine.async_llm",
     "Chunk": "engine.running.generation",
     "ContextOverflow": "engine.running.sequence",
     "GGUFError": "engine.gguf.reader",
@@ -41,6 +44,7 @@ _HOMES = {
     "ModelError": "models.parts.errors",
     "NonFiniteLogits": "engine.sampling.candidates",
     "Output": "engine.running.generation",
+    "PrefixError": "engine.running.prefix_file",
     "SamplingParams": "engine.sampling.params",
     "Stats": "engine.running.generation",
     "TemplateError": "engine.chat.sandbox",

@@ -57,6 +57,7 @@ class ChatTemplate:
             name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()
         }
         texts = [text for text in (named or {}).values() if isinstance(text, str)]
+        self.source = source
         self.format = format_of(source, *texts)  # of answers, whichever template asked for them
         self._history = History(source, self.format)
         self._template = SandboxedTemplate(source, name=name, seconds=SECONDS)
@@ -104,10 +105,13 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        begun: str = "",
         **variables: Any,
     ) -> list[int]:
-        """The ids of what `render` gives, control tokens in messages as text; see there."""
+        """The ids of what `render` gives, control tokens in messages as text; see there. `begun`:
+        what the answer begins with."""
         text = self._render(messages, tools, add_generation_prompt, variables)
+        text += self._tokenizer.hide_control_tokens(begun)
         ids = self._tokenizer.encode_with_hidden(text)
         vocabulary = self._tokenizer.vocabulary
         bos = [vocabulary.bos_id] if vocabulary.add_bos and vocabulary.bos_id is not None else []

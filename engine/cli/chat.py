@@ -24,6 +24,7 @@ from linnet.engine.cli.options import (
     open_model,
     sampling_fields,
 )
+from linnet.engine.cli.prompt_file import add_prompt_cache, load_prompt, save_prompt
 from linnet.engine.cli.reading import add_escape
 from linnet.engine.cli.terminal import one_line, write
 from linnet.engine.running.generation import Chunk
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_chatting(parser)
     add_sampling(parser, without=("logprobs", "prompt_logprobs"))
     add_running(parser)
+    add_prompt_cache(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no greeting, no rates")
 
 
@@ -48,10 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     fields = sampling_fields(arguments)
     with open_model(arguments) as llm:
         conversation = open_conversation(llm, llm.sampling_params(**fields), arguments)
+        load_prompt(llm, arguments)
         if sys.stdin is not None and sys.stdin.isatty():
             at_terminal(Chat(conversation, notes=not arguments.quiet, bar=sys.stderr.isatty()))
         else:
             from_pipe(Chat(conversation))
+        if any(message["role"] == "assistant" for message in conversation.messages):
+            save_prompt(llm, arguments, lambda: conversation.encode(conversation.messages[:-1]))
     return 0
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from linnet.engine.chat.formats.parts import joined
+from linnet.engine.chat.template import Message
 from linnet.engine.llm import LLM
 from linnet.engine.running.generation import Chunk
 from linnet.engine.running.session import Progress
@@ -45,6 +46,10 @@ class Conversation:
     def asked(self, text: str) -> list[dict[str, Any]]:
         """The messages with one more, of the user."""
         return [*self.messages, _question(text)]
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt that is made of such messages."""
+        return self.llm.chat_template.encode(messages, **self._variables)
 
     def ask(self, text: str, *, progress: Progress | None = None) -> Generator[Chunk, None, None]:
         """The answer, chunk by chunk: see `LLM.stream_chat`.

@@ -1,4 +1,4 @@
-"""Whole numbers that a command is given: argument types that say what is wrong, and the limits."""
+"""Numbers that a command is given: argument types that say what is wrong, and the limits."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ def count(low: int, high: int) -> Callable[[str], int]:
             if NUMBER.fullmatch(text) and low <= (n := int(text)) <= high:
                 return n
         message = f"{reprlib.repr(text)} is not a whole number from {low} to {high}"
+        raise argparse.ArgumentTypeError(message)
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """An argument type: a number from `low` to `high`, not of necessity a whole one."""
+
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if low <= (n := float(text)) <= high:
+                return n
+        message = f"{reprlib.repr(text)} is not a number from {low:g} to {high:g}"
         raise argparse.ArgumentTypeError(message)
 
     return parse

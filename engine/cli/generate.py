@@ -21,6 +21,7 @@ from linnet.engine.cli.options import (
     open_model,
     sampling_fields,
 )
+from linnet.engine.cli.prompt_file import add_prompt_cache, load_prompt, save_prompt
 from linnet.engine.cli.reading import add_escape, read_prompt
 from linnet.engine.cli.terminal import write
 from linnet.engine.llm import LLM
@@ -49,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--no-display-prompt", action="store_true", help="the text without the prompt")
     add_sampling(parser)
     add_running(parser)
+    add_prompt_cache(parser)
     add_chatting(parser)
     add(
         "--chat", action="store_true",
@@ -70,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"{PARAMETERS[name].flags[0]} is for -o json")
     with open_model(arguments) as llm:
         params = llm.sampling_params(**fields)
-        given, stream = _begin(llm, prompt, params, arguments)
+        given, stream, encode = _begin(llm, prompt, params, arguments)
+        load_prompt(llm, arguments)
         if arguments.output == "json":
             output = Output.of(list(stream()))
             scores = {
@@ -79,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             }
             figures = _figures(llm, output.stats)
             print(json.dumps({**given, **dataclasses.asdict(output), **scores, **figures}))
+            save_prompt(llm, arguments, encode)
             return 0
         last = Chunk("")
         shown = "" if arguments.no_display_prompt else str(given.get("prompt", ""))
@@ -87,21 +91,25 @@ def run(arguments: argparse.Namespace) -> int:
         print(flush=True)
         if not arguments.quiet and last.stats:
             print(_closing_line(llm, last.stats), file=sys.stderr)
+        save_prompt(llm, arguments, encode)
     return 0
 
 
 def _begin(
     llm: LLM, prompt: str, params: SamplingParams, arguments: argparse.Namespace
-) -> tuple[dict[str, object], Stream]:
-    """What the model is given, a prompt or messages, and the stream that it begins."""
+) -> tuple[dict[str, object], Stream, Callable[[], list[int]]]:
+    """What the model is given, a prompt or messages, the stream that it begins, and its ids."""
     if not (arguments.chat or is_chat(arguments)):
         note_markup(llm.tokenizer, prompt, arguments=arguments)
         stream = partial(llm.stream, prompt, params, parse_special=arguments.parse_special)
-        return {"prompt": prompt}, stream
+        encode = partial(llm.tokenizer.encode, prompt, parse_special=arguments.parse_special)
+        return {"prompt": prompt}, stream, encode
     if arguments.parse_special:
         raise ValueError("--parse-special is for a prompt: a message to chat is text")
     conversation = open_conversation(llm, params, arguments)
-    return {"messages": conversation.asked(prompt)}, partial(conversation.ask, prompt)
+    asked = conversation.asked(prompt)
+    encode = partial(conversation.encode, asked)
+    return {"messages": asked}, partial(conversation.ask, prompt), encode
 
 
 def _shown(llm: LLM, prompt: str, stream: Stream, *, quiet: bool) -> Iterator[Chunk]:

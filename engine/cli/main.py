@@ -20,6 +20,7 @@ from linnet.engine.cli.terminal import one_line
 COMMANDS = {
     "generate": "Continue a prompt with a model, streaming the text to stdout.",
     "chat": "Talk with a model: a line in, an answer out.",
+    "serve": "Serve a model to programs that speak OpenAI's API, and to many at once.",
     "inspect": "Show what is in a GGUF file: metadata, tensors, types and sizes.",
     "tokenize": "Print a text's token ids, one list a line.",
     "quantize": "Quantise a model: write an F32, F16 or BF16 GGUF file in a smaller type.",

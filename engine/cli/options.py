@@ -65,9 +65,11 @@ def add_running(
     )  # fmt: skip
 
 
-def open_model(arguments: argparse.Namespace, *, n_ctx: int | None = None) -> LLM:
+def open_model(
+    arguments: argparse.Namespace, *, n_ctx: int | None = None, **options: Any
+) -> LLM:  # fmt: skip
     """The model that `add_model` and `add_running` have flags for, of which `n_ctx` may stand in
-    for -c. Raises what LLM raises."""
+    for -c; `options`: other arguments of LLM, whose errors are raised."""
     return LLM(
         model_path(arguments),
         n_threads=arguments.threads,
@@ -77,16 +79,23 @@ def open_model(arguments: argparse.Namespace, *, n_ctx: int | None = None) -> LL
         activations=arguments.activations,
         mmap=not arguments.no_mmap,
         ignore_unknown=arguments.ignore_unknown,
+        **options,
     )
 
 
 def add_chatting(parser: argparse.ArgumentParser) -> None:
     """The flags that `open_conversation` reads."""
-    add = parser.add_argument_group("chat").add_argument
-    add(
+    group = parser.add_argument_group("chat")
+    group.add_argument(
         "-sys", "--system-prompt", "--system", dest="system", metavar="TEXT",
         help="the system prompt: what the model is to know or be",
     )  # fmt: skip
+    add_template(group)
+
+
+def add_template(parser: argparse._ActionsContainer) -> None:
+    """The flags that `set_template` and `chat_variables` read."""
+    add = parser.add_argument
     add(
         "-rea", "--reasoning", choices=("on", "off"),
         help="whether to think before the answer, for templates that ask (enable_thinking)",
@@ -108,13 +117,23 @@ def open_conversation(
     llm: LLM, params: SamplingParams, arguments: argparse.Namespace
 ) -> Conversation:
     """Raises TemplateError where there is no template, or it refuses what the flags give it."""
+    set_template(llm, arguments)
+    return Conversation(llm, params, system=arguments.system, variables=chat_variables(arguments))
+
+
+def set_template(llm: LLM, arguments: argparse.Namespace) -> None:
+    """Raises TemplateError for a file that is none."""
     if arguments.chat_template_file is not None:
         source = read_text(arguments.chat_template_file)
         llm.chat_template = ChatTemplate(source, llm.tokenizer, name="--chat-template-file")
+
+
+def chat_variables(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags give templates."""
     variables = dict(arguments.chat_template_kwargs or {})
     if arguments.reasoning is not None:
         variables["enable_thinking"] = arguments.reasoning == "on"
-    return Conversation(llm, params, system=arguments.system, variables=variables)
+    return variables
 
 
 def _variables(text: str) -> dict[str, Any]:

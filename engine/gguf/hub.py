@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 DEFAULT_QUANT = "Q4_K_M"
 PATIENCE = 10.0  # seconds for the hub to answer
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?", re.ASCII)
+REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 QUANT = re.compile(
     r"(?<![A-Z0-9])(?:I?Q\d\w*|TQ\d_\d|(?:MX|NV)FP4\w*|BF16|F16|F32)(?![A-Z0-9])", re.I
 )
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.I)
 NOT_A_MODEL = re.compile(r"mmproj|imatrix", re.I)  # files that lie beside models
+
+Pick = Callable[[str, Sequence[str]], str]  # repository, its files -> the one to take
 
 
 class HubError(RuntimeError):
@@ -32,7 +36,23 @@ def download(text: str) -> Path:
     named = NAME.fullmatch(text)
     if not named:
         raise ValueError(f"{text!r} is no name on the hub; it must be user/model[:{DEFAULT_QUANT}]")
-    (repo, quant), hub = named.groups(), _huggingface_hub()
+    repo, quant = named.groups()
+    return _download(repo, lambda repo, files: choose(repo, files, quant))
+
+
+def download_matching(repo: str, pattern: str, **where: Any) -> Path:
+    """Download the one model file whose name, or path in the repository, matches a glob pattern
+    ("*Q4_K_M.gguf"); returns it, of a split one the first part.
+
+    `where`: `cache_dir` or `local_dir`, for the hub's own library. Raises what `download` raises.
+    """
+    if not REPO.fullmatch(repo):
+        raise ValueError(f"{repo!r} is no name on the hub; it must be user/model")
+    return _download(repo, lambda repo, files: matching(repo, files, pattern), **where)
+
+
+def _download(repo: str, pick: Pick, **where: Any) -> Path:
+    hub = _huggingface_hub()
     try:
         siblings = hub.HfApi().model_info(repo, timeout=PATIENCE).siblings or []
     except hub.errors.GatedRepoError as error:
@@ -40,10 +60,10 @@ def download(text: str) -> Path:
     except hub.errors.RepositoryNotFoundError as error:
         raise HubError(f"{repo!r} is not on the hub, or wants an HF_TOKEN") from error
     except Exception as error:  # of the HTTP library, which changes with versions
-        return _cached(hub, repo, quant, error)
-    files = parts(choose(repo, [sibling.rfilename for sibling in siblings], quant))
+        return _cached(hub, repo, pick, error, where.get("cache_dir"))
+    files = parts(pick(repo, [sibling.rfilename for sibling in siblings]))
     try:
-        paths = [hub.hf_hub_download(repo, file) for file in files]
+        paths = [hub.hf_hub_download(repo, file, **where) for file in files]
     except Exception as error:
         raise HubError(f"{repo}: the download failed: {error}") from error
     return Path(paths[0])
@@ -68,6 +88,19 @@ def choose(repo: str, files: Sequence[str], quant: str | None) -> str:
     raise HubError(f"{repo} has no {quant}; it has {', '.join(there)}")
 
 
+def matching(repo: str, files: Sequence[str], pattern: str) -> str:
+    """The one of `files` that matches; of split files, the first part. Raises HubError, which lists
+    those there are, or that match."""
+    models = [file for file in sorted(files) if _is_first_part(file)]
+    found = [file for file in models if fnmatchcase(file, pattern)]
+    found = found or [file for file in models if fnmatchcase(Path(file).name, pattern)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise HubError(f"{repo} has no {pattern!r}; it has {', '.join(models) or 'no GGUF file'}")
+    raise HubError(f"{repo} has {len(found)} files for {pattern!r}: {', '.join(found)}")
+
+
 def parts(file: str) -> list[str]:
     """The names of all parts, given that of the first; the file alone if it is not split."""
     split = PART.search(file)
@@ -78,9 +111,13 @@ def parts(file: str) -> list[str]:
 
 
 def _is_model(file: str) -> bool:
+    return _is_first_part(file) and not NOT_A_MODEL.search(file)
+
+
+def _is_first_part(file: str) -> bool:
+    """Or a GGUF file that is not split."""
     split = PART.search(file)
-    first = split is None or int(split[1]) == 1
-    return file.lower().endswith(".gguf") and first and not NOT_A_MODEL.search(file)
+    return file.lower().endswith(".gguf") and (split is None or int(split[1]) == 1)
 
 
 def _quant(file: str) -> str:
@@ -89,10 +126,10 @@ def _quant(file: str) -> str:
     return str(found[-1]) if found else file
 
 
-def _cached(hub: Any, repo: str, quant: str | None, why: Exception) -> Path:
+def _cached(hub: Any, repo: str, pick: Pick, why: Exception, cache_dir: Any) -> Path:
     """A file that was downloaded before; `why`: how the hub failed. Raises HubError."""
     try:
-        repos = [r for r in hub.scan_cache_dir().repos if r.repo_id == repo]
+        repos = [r for r in hub.scan_cache_dir(cache_dir).repos if r.repo_id == repo]
     except hub.errors.CacheNotFound:
         repos = []
     if not repos:
@@ -101,7 +138,7 @@ def _cached(hub: Any, repo: str, quant: str | None, why: Exception) -> Path:
     latest = max(revisions, key=lambda r: ("main" in r.refs, r.last_modified)).snapshot_path
     files = [path.relative_to(latest).as_posix() for path in latest.rglob("*.gguf")]
     try:
-        file = choose(f"{repo} in the cache", files, quant)
+        file = pick(f"{repo} in the cache", files)
     except HubError as error:
         raise HubError(f"{error}; the hub does not answer: {why}") from why
     if missing := set(parts(file)) - set(files):

@@ -62,8 +62,9 @@ class Chunk:
 
     Each has a `text` and a `token_id`, but for the last, which has the rest of the text, and what
     the others have not: a `finish_reason`, the `stats` and, where they were asked for, the
-    `prompt_logprobs`, as an `Output` has them. `logprobs`: the token's, where they were asked for.
-    In a chat, `part` is what has become certain of reasoning, content and tool calls.
+    `prompt_logprobs`, as an `Output` has them. `logprobs`: the token's, where they were asked for;
+    the last chunk's are those of the end token, if one ended the text. In a chat, `part` is what
+    has become certain of reasoning, content and tool calls.
     """
 
     text: str
@@ -111,7 +112,7 @@ class Output:
         text = "".join(chunk.text for chunk in chunks)
         parts = [chunk.part for chunk in chunks if chunk.part is not None]
         said = joined(parts)
-        logprobs = [chunk.logprobs for chunk in chunks if chunk.logprobs is not None]
+        logprobs = [chunk.logprobs for chunk in chunks[:-1] if chunk.logprobs is not None]
         return cls(
             text, token_ids, last.finish_reason, last.stats, said.reasoning or None,
             said.content if parts else None, [*said.tool_calls], logprobs or None,
@@ -132,14 +133,22 @@ class PromptProgress(NamedTuple):
     n_tokens: int
 
 
-Event = Chunk | PromptProgress | Exception  # the last of a generation: its last chunk, or an error
+Event = Chunk | PromptProgress | Exception
+
+
+def is_last(event: Event) -> bool:
+    """Whether nothing of its generation follows: its last chunk, or an error."""
+    return isinstance(event, Exception) or (
+        isinstance(event, Chunk) and event.finish_reason is not None
+    )
 
 
 class Generation:
     """A prompt on its way: the ids so far, what was drawn from their logits, and what to tell.
 
-    `ids`: prompt and generated tokens. `sequence`: the slot with their keys and values, None while
-    it waits. `events`: what its reader has not taken yet. `over`: nothing follows those.
+    `ids`: prompt and generated tokens. `params`: what is wanted. `sequence`: the slot with their
+    keys and values, None while it waits. `events`: what its reader has not taken yet. `over`:
+    nothing follows those.
     """
 
     def __init__(
@@ -157,7 +166,7 @@ class Generation:
         self._limit = room if params.max_tokens is None else min(params.max_tokens, room)
         self._end_ids = frozenset() if params.ignore_eos else tokenizer.eog_ids
         self._end_ids |= frozenset(params.stop_token_ids)
-        self._params = params
+        self.params = params
         self._prompt_logprobs: list[TokenLogprob | None] = [None]
         self._sampler = Sampler(
             params, n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer
@@ -165,6 +174,11 @@ class Generation:
         self._text = StoppingDetokenizer(tokenizer, params.stop, skip_special=params.skip_special)
         self._arrived = time.perf_counter()
         self._begun = self._started = 0.0  # its prompt; its first token
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that ended it."""
+        return self._text.matched
 
     @property
     def n_positions(self) -> int:
@@ -195,7 +209,13 @@ class Generation:
     def prompt_advanced(self, n_done: int) -> None:
         """Tell how many tokens of the prompt are done, unless it is one of an earlier slot."""
         if not self.stats.n_generated:
+            self.stats.prompt_seconds = time.perf_counter() - self._begun
             self.events.append(PromptProgress(n_done, self.stats.n_prompt))
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprob | None] | None:
+        """Of the prompt's tokens, where they were asked for: all of them once there is a chunk."""
+        return None if self.params.prompt_logprobs is None else self._prompt_logprobs
 
     @property
     def prefix(self) -> list[int]:
@@ -205,7 +225,7 @@ class Generation:
     @property
     def scores_prompt(self) -> bool:
         """Whether logits of the prompt's tokens are wanted, of each that `pending` gives."""
-        is_wanted = self._params.prompt_logprobs is not None
+        is_wanted = self.params.prompt_logprobs is not None
         return is_wanted and len(self._prompt_logprobs) < self.stats.n_prompt
 
     def score(self, rows: Sequence[Logits]) -> None:
@@ -213,7 +233,7 @@ class Generation:
 
         Raises NonFiniteLogits.
         """
-        n_top = self._params.prompt_logprobs
+        n_top = self.params.prompt_logprobs
         for logits in rows:
             token_id = self.ids[len(self._prompt_logprobs)]
             logprob = TokenLogprob.of(checked(logits), token_id, n_top or 0)
@@ -235,15 +255,15 @@ class Generation:
         if stats.n_generated == self._limit:  # at once: for a limit of 0
             return self._end("length")
         token_id = self._sampler.sample(checked(logits))
+        n_top, logprobs = self.params.logprobs, None
+        if n_top is not None:
+            logprobs = TokenLogprob.of(logits, token_id, n_top)
         if token_id in self._end_ids:
-            return self._end("stop")
+            return self._end("stop", logprobs)
         self._sampler.accept(token_id)
         self.ids.append(token_id)
         stats.n_generated += 1
         stats.generate_seconds = time.perf_counter() - self._started
-        n_top, logprobs = self._params.logprobs, None
-        if n_top is not None:
-            logprobs = TokenLogprob.of(logits, token_id, n_top)
         self.events.append(Chunk(self._text.push(token_id), token_id, logprobs=logprobs))
         if stats.n_generated == self._limit or self._text.matched:
             self._end("length")
@@ -259,16 +279,17 @@ class Generation:
         if not self.over:
             self.fail(Interrupted("the generation was stopped"))
 
-    def _end(self, finish_reason: str) -> None:
+    def _end(self, finish_reason: str, logprobs: TokenLogprob | None = None) -> None:
         rest = self._text.finish()
         if self._text.matched:
             finish_reason = "stop"
         self.over = True
-        wanted = self._params.prompt_logprobs is not None
-        scores = self._prompt_logprobs if wanted else None
         self.events.append(
-            Chunk(rest, finish_reason=finish_reason, stats=self.stats, prompt_logprobs=scores)
-        )
+            Chunk(
+                rest, finish_reason=finish_reason, stats=self.stats, logprobs=logprobs,
+                prompt_logprobs=self.prompt_logprobs,
+            )
+        )  # fmt: skip
 
 
 def _forget(sequence: CachedSequence, n: int) -> None:

@@ -31,6 +31,11 @@ class Lease:
         self._in_use = self._closed = self._stopping = False
         self._slow = True  # the last short pass
 
+    @property
+    def is_open(self) -> bool:
+        """Whether calls may begin."""
+        return self._process == os.getpid() and not self._closed
+
     def check(self) -> None:
         """Raise RuntimeError where no call may begin any more."""
         if self._process != os.getpid():

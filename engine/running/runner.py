@@ -32,7 +32,8 @@ class Runner:
     `n_batch`: the most tokens in a pass. `n_outputs`: the most rows of logits in a pass.
     `hidden`: leave the output matrix out; rows are then the states before it (n_embd).
     `kv_tokens`: how many tokens of full sequences the caches may hold, all slots together; None
-    for what half of the available memory holds, at least one sequence and at most all slots.
+    for what half of the available memory holds, at least one sequence and at most `n_parallel`
+    (by default `n_slots`).
     Memory is taken as positions are filled; `kv_bytes` is what it may come to, and `n_bytes` that
     with tables and buffers.
 
@@ -43,7 +44,7 @@ class Runner:
     def __init__(
         self, model: Model, library: Library, *, n_threads: int, n_ctx: int, n_slots: int = 1,
         n_batch: int = PROMPT_TOKENS, n_outputs: int = OUTPUTS, numerics: Numerics | None = None,
-        hidden: bool = False, kv_tokens: int | None = None,
+        hidden: bool = False, kv_tokens: int | None = None, n_parallel: int | None = None,
         remedy: str = "a smaller n_ctx (-c) or n_batch (-b) needs less",
     ) -> None:  # fmt: skip
         whole("n_slots", n_slots, 1, MOST_SLOTS)
@@ -56,14 +57,14 @@ class Runner:
         self._rows = model.hidden(graph) if hidden else model.record(graph)
         self._blocks = () if hidden else graph.softmax_blocks(self._rows)
         kept = [self._rows, *self._blocks]
-        self.kv_bytes = self._budget(kv_tokens, n_slots)
+        self.kv_bytes = self._budget(kv_tokens, n_parallel or n_slots)
         # As many as may be full to a quarter: address space is not without end.
         self.n_slots = min(n_slots, max(1, 4 * self.kv_bytes // graph.slot_bytes))
         table_bytes = graph.table_bytes + self.program.layout_bytes(keep=kept)
         self.n_bytes = self.kv_bytes + table_bytes
         check_memory(
             self.n_bytes, available_memory(),
-            f"a cache of {n_ctx * self.kv_bytes // graph.slot_bytes} tokens with passes of "
+            f"a cache of {self.kv_tokens} tokens with passes of "
             f"{self.n_batch}", remedy,
         )  # fmt: skip
         graph.allocate(self.n_slots)
@@ -71,6 +72,11 @@ class Runner:
         self.team = Team(library, n_threads)
         self._lowered: dict[tuple[int | None, int | None], Lowered] = {}
         self._lowering = threading.Lock()
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of full sequences that fit `kv_bytes`."""
+        return self.n_ctx * self.kv_bytes // self.graph.slot_bytes
 
     @property
     def width(self) -> int:
@@ -132,11 +138,11 @@ class Runner:
                 )
             return self._lowered[key]
 
-    def _budget(self, kv_tokens: int | None, n_slots: int) -> int:
+    def _budget(self, kv_tokens: int | None, n_full: int) -> int:
         """Bytes that caches and states of all slots may take."""
         one = self.graph.slot_bytes
         if kv_tokens is not None:
             return one * kv_tokens // self.n_ctx
         available = available_memory()
-        most = n_slots * one
+        most = n_full * one
         return most if available is None else max(one, min(most, available // 2))

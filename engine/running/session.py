@@ -14,6 +14,7 @@ from linnet.engine.running.lease import Lease
 from linnet.engine.running.runner import Floats, Runner
 from linnet.engine.running.sequence import CachedSequence, ContextOverflow
 from linnet.engine.sampling.logits import Logits
+from linnet.kernels.ops.base import Array
 from linnet.kernels.products.linear import MOST_FEW_ROWS
 
 Progress = Callable[[int, int], object]  # is told tokens done, and tokens in all
@@ -123,22 +124,38 @@ class Session:
         token would see: of a sequence that has gone on, rings and states may have lost it.
         """
         with self.lease.hold():
-            ours, theirs = self._sequence(source), self._sequence(target)
-            if not 0 <= n <= len(ours.ids) or not ours.can_go_on_at(n):
-                n_ids = len(ours.ids)
-                raise ValueError(f"slot {source} cannot give {n} of its {n_ids} tokens")
+            ours, theirs = self._check_gives(source, n), self._sequence(target)
             if source != target:
                 theirs.truncate(0)
                 self.runner.graph.copy(source, target, n)
                 theirs.take(ours, n)
 
-    def release(self, slot: int) -> None:
-        """Forget a slot's sequence and give its memory back to the system."""
+    def held(self, slot: int, n: int) -> list[Array]:
+        """What the layers keep of the first `n` tokens of a slot's sequence: views, until the next
+        call. Raises what `copy` raises."""
+        with self.lease.hold():
+            self._check_gives(slot, n)
+            return self.runner.graph.held(slot, n)
+
+    def restore(
+        self, slot: int, ids: Sequence[int], n_computed: int, fill: Callable[[list[Array]], object]
+    ) -> None:
+        """Make `ids` the slot's sequence: `fill` writes what `held` gave of them, of a sequence of
+        which so many were computed. What it raises leaves the slot empty."""
         with self.lease.hold():
             sequence = self._sequence(slot)
             sequence.truncate(0)
-            self.runner.graph.release(slot)
-            sequence.n_touched = 0
+            sequence.n_touched = max(sequence.n_touched, len(ids))
+            fill(self.runner.graph.held(slot, len(ids)))
+            sequence.restore(ids, n_computed)
+
+    def release(self, slot: int, first: int = 0) -> None:
+        """Forget a slot's tokens from `first` on, and give their memory back to the system."""
+        with self.lease.hold():
+            sequence = self._sequence(slot)
+            sequence.truncate(min(first, len(sequence.ids)))
+            self.runner.graph.release(slot, first)
+            sequence.released(first)
 
     def all_logits(self, ids: Sequence[int]) -> Floats:
         """Make `ids` the sequence of slot 0; returns every token's logits (len(ids), n_vocab).
@@ -206,6 +223,13 @@ class Session:
             limits = f"a whole number from 0 to {self.n_slots - 1}"
             raise ValueError(f"slot is {slot!r}; it must be {limits}")
         return self.sequences[slot]
+
+    def _check_gives(self, slot: int, n: int) -> CachedSequence:
+        sequence = self._sequence(slot)
+        if not 0 <= n <= len(sequence.ids) or not sequence.can_go_on_at(n):
+            n_ids = len(sequence.ids)
+            raise ValueError(f"slot {slot} cannot give {n} of its {n_ids} tokens")
+        return sequence
 
     def _run(self, parts: Sequence[Part], *, few: bool, few_outputs: bool = True) -> Batch:
         """The pass that was made; the runner has its rows until the next."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from linnet.engine.text.tokenizer import HIDDEN, Tokenizer
+from linnet.engine.text.tokenizer import HIDDEN, Tokenizer, revealed
 
 
 class StoppingDetokenizer:
@@ -30,9 +30,10 @@ class StoppingDetokenizer:
         self._matcher = StopMatcher([*stop, *self._controls])
 
     @property
-    def matched(self) -> bool:
-        """Whether a stop string was found; once there is one, no more text comes out."""
-        return self._matcher.matched is not None
+    def matched(self) -> str | None:
+        """The stop string that was found, or None; once there is one, no more text comes out."""
+        found = self._matcher.matched
+        return None if found is None else revealed(found)
 
     def push(self, token_id: int) -> str:
         """The text that is certain with this token; raises `TokenizerError` for a wrong id."""

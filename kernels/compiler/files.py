@@ -42,7 +42,7 @@ def read_own(path: Path, most_bytes: int) -> bytes | None:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
             is_small = stat.S_ISREG(status.st_mode) and status.st_size <= most_bytes
-            return file.read(status.st_size) if is_small and _is_own(status) else None
+            return file.read(status.st_size) if is_small and is_own(status) else None
     except OSError:
         return None
 
@@ -51,7 +51,8 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # as for the writer of a FIFO
 
 
-def _is_own(status: os.stat_result) -> bool:
+def is_own(status: os.stat_result) -> bool:
+    """Whether a file is the user's, and nobody else may write to it."""
     if os.name != "posix":
         return True
     return status.st_uid == os.getuid() and not status.st_mode & 0o022

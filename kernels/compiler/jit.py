@@ -96,6 +96,12 @@ class Library:
                 self._addresses[symbol] = address
             return self._addresses[symbol]
 
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all that results follow from: the sources, LLVM and the instruction set."""
+        parts = sources_digest(), llvm.llvm_version_info, _triple(), self.isa.target_attributes
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
     def _target_machine(self) -> Any:
         return self._target.create_target_machine(
             features=self.isa.target_attributes, opt=3, jit=True
@@ -104,7 +110,7 @@ class Library:
     def _key(self, symbol: str) -> str:
         target = (llvm.llvm_version_info, llvmlite.__version__, _triple())
         code = (self.isa.target_attributes, self.isa.tuning.in_code)
-        parts = (symbol, _sources_digest(), *target, *code)
+        parts = (symbol, sources_digest(), *target, *code)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _parse(self, ir: str) -> Any:
@@ -193,10 +199,10 @@ def _triple() -> str:
 
 
 @cache
-def _sources_digest() -> str:
-    """A digest of this package's source files: any change of theirs makes new kernels."""
+def sources_digest(folder: Path = Path(__file__).parents[1]) -> str:
+    """A digest of the source files in a folder, by default this package's: any change of theirs
+    makes new kernels."""
     digest = hashlib.sha256()
-    folder = Path(__file__).parents[1]
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)}\0".encode())
         digest.update(path.read_bytes())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from linnet.kernels.memory import release
 from linnet.kernels.ops.attention import NO_WINDOW
+from linnet.kernels.ops.base import Array
 from linnet.kernels.ops.cache_types import LANES, CacheType
 from linnet.kernels.ops.query_rows import RUN
 from linnet.kernels.runtime.program import Persistent
@@ -78,12 +79,10 @@ class Cache:
         self.keys.place(n_slots)
         self.values.place(n_slots)
 
-    def copy(self, source: int, target: int, n: int) -> None:
-        """Have slot `target` hold what slot `source` does in the places of its first n positions:
-        of a ring that has come around, all of it."""
-        for array, n_together in ((self.keys, LANES), (self.values, 1)):
-            end = -(-n // n_together)
-            array.data[target, :, :end] = array.data[source, :, :end]
+    def held(self, slot: int, n: int) -> list[Array]:
+        """What the slot holds in the places of its first n positions, as views: keys in whole runs
+        of LANES, and values; of a ring that has come around, all of it."""
+        return [self.keys.data[slot, :, : -(-n // LANES)], self.values.data[slot, :, :n]]
 
     def release(self, slot: int, first: int) -> None:
         """Give whole pages of the positions from `first` on back to the system.
@@ -102,9 +101,9 @@ class Cache:
 class State(Persistent):
     """Numbers that a layer carries along a sequence: those after its last token, f32."""
 
-    def copy(self, source: int, target: int, n: int) -> None:
-        """Have slot `target` hold what slot `source` does, which is of all its n positions."""
-        self.data[target] = self.data[source]
+    def held(self, slot: int, n: int) -> list[Array]:
+        """What the slot holds, as a view: it is of all its n positions."""
+        return [self.data[slot]]
 
     def release(self, slot: int, first: int) -> None:
         """Give the memory of a slot back to the system; nothing where `first` is not 0."""

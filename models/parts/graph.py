@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linnet.kernels.ops.attention import Attend
-from linnet.kernels.ops.base import Op
+from linnet.kernels.ops.base import Array, Op
 from linnet.kernels.ops.elementwise import (
     Add,
     AddRow,
@@ -72,6 +72,12 @@ class Graph:
         return caches + (sum(state.n_bytes for state in self.states) if n_positions else 0)
 
     @property
+    def table_rows(self) -> list[Array]:
+        """The first rows of each table of positions, by which one is told from another."""
+        self.reach(2)
+        return [table.array.data[:2] for table in self._tables.values()]
+
+    @property
     def table_bytes(self) -> int:
         """What the tables of positions take once they are full."""
         return sum(table.array.n_bytes for table in self._tables.values())
@@ -87,8 +93,12 @@ class Graph:
 
     def copy(self, source: int, target: int, n: int) -> None:
         """Have slot `target` hold what slot `source` does of its first n positions."""
-        for kept in self._kept():
-            kept.copy(source, target, n)
+        for ours, theirs in zip(self.held(source, n), self.held(target, n), strict=True):
+            theirs[...] = ours
+
+    def held(self, slot: int, n: int) -> list[Array]:
+        """What a slot holds of its first n positions: views, to read or to fill."""
+        return [part for kept in self._kept() for part in kept.held(slot, n)]
 
     def release(self, slot: int, first: int = 0) -> None:
         """Give memory of a slot's positions from `first` on back to the system."""

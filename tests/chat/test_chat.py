@@ -479,7 +479,7 @@ def test_an_answer_is_what_the_rendered_prompt_gives(tmp_path: Path) -> None:
         for tools in ({"tools": ["to"]}, {"chat_template_kwargs": {"tools": ["to"]}}):
             assert llm.chat(messages, params, **tools).token_ids == output.token_ids  # type: ignore[arg-type]
         for call in (llm.chat, llm.stream_chat):
-            for name in ("max_tokens", "sampling_params", "end"):
+            for name in ("max_token", "sampling_params", "end"):
                 with pytest.raises(TypeError, match=name):
                     call(messages, **{name: 5})  # type: ignore[operator]
 

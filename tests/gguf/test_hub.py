@@ -18,7 +18,7 @@ from support.hub_server import Hub
 from support.tiny_llama import TinyLlama
 
 from linnet import LLM
-from linnet.engine.gguf.hub import HubError, choose, download, parts
+from linnet.engine.gguf.hub import HubError, choose, download, download_matching, matching, parts
 
 REPO = "somebody/tiny-GGUF"
 FILE = f"/{REPO}/resolve/main/tiny-q8_0.gguf"
@@ -114,6 +114,47 @@ def test_a_repository_without_models_is_refused() -> None:
 def test_all_parts_of_a_split_file_are_wanted() -> None:
     assert parts("a/b-00001-of-00003.gguf") == [f"a/b-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
     assert parts("b-Q8_0.gguf") == ["b-Q8_0.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "file"),
+    [
+        ("*Q4_K_M.gguf", "has 2 files for .*: mmproj-Q4_K_M.gguf, tiny"),
+        ("tiny-Q4*", "tiny-Q4_K_M.gguf"),
+        ("tiny-q8_0.gguf", "tiny-q8_0.gguf"),
+        ("*F16*", "F16/tiny-F16-00001-of-00002.gguf"),
+        ("tiny-F16-*", "F16/tiny-F16-00001-of-00002.gguf"),
+        ("*.gguf", "has 5 files for"),
+        ("*Q6_K*", "it has F16/tiny-F16-00001-of-00002.gguf, mmproj"),
+    ],
+)
+def test_a_pattern_means_one_file(pattern: str, file: str) -> None:
+    if file in FILES:
+        assert matching(REPO, list(FILES)[::-1], pattern) == file
+    else:
+        with pytest.raises(HubError, match=file):
+            matching(REPO, list(FILES), pattern)
+
+
+def test_compat_takes_a_repository_and_a_pattern(hub: Hub, tmp_path: Path) -> None:
+    """In a process of its own, which knows no other hub; its cache is the one that is named."""
+    hub.repos[REPO]["tiny-Q4_K_M.gguf"] = TinyLlama().write(tmp_path / "tiny.gguf").read_bytes()
+    program = (
+        "import sys; from linnet.compat import Llama; repo, cache = sys.argv[1:]\n"
+        "with Llama.from_pretrained(repo, 'tiny-Q4*', cache_dir=cache, n_ctx=64) as llama:\n"
+        "    print(llama.n_ctx(), llama.model_path)"
+    )
+    env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    env |= {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", program, REPO, str(tmp_path / "cache")]
+    for offline in ({}, {"HF_HUB_OFFLINE": "1"}):
+        said = subprocess.check_output(command, env=env | offline, text=True)
+        n_ctx, path = said.split()
+        assert n_ctx == "64"
+        assert Path(path).is_relative_to(tmp_path / "cache")
+        assert Path(path).name == "tiny-Q4_K_M.gguf"
+    with pytest.raises(ValueError, match="no name on the hub; it must be user/model"):
+        download_matching(f"{REPO}:Q8_0", "*")
 
 
 @pytest.mark.parametrize("name", ["", "model", "a/b/c", "a/b:", "a/b:Q4:1", "/b", "a b/c"])

@@ -26,7 +26,7 @@ WINGS = {  # of each room, from the ground up: folders, and files that lie besid
     "models": ("parts", "architectures"),
     "engine": (
         "machine", "checks", "gguf", "text", "chat", "sampling", "running", "quantize", "measure",
-        "open_model", "llm", "cli",
+        "open_model", "llm", "async_llm", "openai", "compat", "server", "cli",
     ),
 }  # fmt: skip
 MOST_LINES = 350
@@ -166,7 +166,7 @@ def test_the_package_holds_the_rooms_and_little_else() -> None:
     links = {path.name: path.readlink() for path in folder.iterdir() if path.is_symlink()}
     assert links == {room: Path("..") / room for room in ROOMS}
     files = {path.name for path in folder.iterdir() if path.is_file()}
-    assert files == {"__init__.py", "__main__.py", "py.typed"}
+    assert files == {"__init__.py", "__main__.py", "compat.py", "py.typed"}
 
 
 @pytest.mark.parametrize("room", ROOMS)

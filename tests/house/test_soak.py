@@ -1,4 +1,4 @@
-"""`scripts/soak.py`: that it still does each thing it names, and notices what it looks for."""
+"""`scripts/soak.py` and `soak_serve.py`: that they do each thing, and notice what they look for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import soak
+import soak_serve
 from support.tiny_llama import TinyLlama
 
 
@@ -59,3 +60,14 @@ def test_what_grows_is_noticed(name: str, last: int, leaks: list[str]) -> None:
     first: dict[str, Any] = {"private": 50 << 20, "descriptors": 7, "threads": 3}
     samples = [first] * 30 + [first | {name: last}] * 10
     assert list(soak.grown(samples)) == leaks
+
+
+def test_clients_ask_in_every_way_and_notice_another_answer() -> None:
+    with soak_serve.serving(None) as (_, port):
+        clients, rng = soak_serve.Clients(port, 2), random.Random(0)
+        for kind in (clients.whole, clients.stream, clients.leave, clients.mistake):
+            kind(1, rng)
+        clients._first[1] = {0: "another"}
+        for kind in (clients.whole, clients.stream):
+            with pytest.raises(RuntimeError, match="another answer"):
+                kind(1, rng)

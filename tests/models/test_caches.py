@@ -72,8 +72,7 @@ def test_a_copied_slot_goes_on_with_the_same_bits(
     run = runner_of(runner, name, numerics)
     run.run(TOKENS[50:66], slots=[1] * 16)
     read(run, n, slot=2)
-    for kept in (*run.graph.caches, *run.graph.states):
-        kept.copy(2, 1, n)
+    run.graph.copy(2, 1, n)
     more = TOKENS[-40:]
     copied = run.one_by_one(more, start=n, slot=1)
     assert copied.tobytes() == run.one_by_one(more, start=n, slot=2).tobytes()
@@ -84,8 +83,8 @@ def test_a_copy_takes_no_more_than_is_asked_for(runner: Callable[..., Runner]) -
     """Keys in runs of sixteen positions."""
     run = runner_of(runner, "llama", F32)
     read(run, 200, slot=0)
+    run.graph.copy(0, 1, 40)
     for cache in run.graph.caches:
-        cache.copy(0, 1, 40)
         assert cache.values.data[1, :, :40].any(axis=2).all()
         assert not cache.values.data[1, :, 40:].any()
         assert cache.keys.data[1, :, :3].any(axis=2).all()

@@ -293,10 +293,10 @@ def test_with_little_memory_fewer_go_on_together(
     sums: set[int] = set()  # of what those under way may come to hold
     step = Scheduler.step
 
-    def count(scheduler: Scheduler) -> bool:
+    def count(scheduler: Scheduler, **options: Any) -> bool:
         running = [g for g in scheduler._requests if g.sequence and not g.over]
         sums.add(sum(g.n_positions for g in running))
-        return step(scheduler)
+        return step(scheduler, **options)
 
     monkeypatch.setattr(Scheduler, "step", count)
     for kv_tokens in (TINY.n_ctx, 2 * TINY.n_ctx):
@@ -306,6 +306,32 @@ def test_with_little_memory_fewer_go_on_together(
         assert kv_tokens / 2 < max(sums) <= kv_tokens
     with pytest.raises(ValueError, match=f"kv_tokens is 5; .* from {TINY.n_ctx}"):
         LLM(path, kv_tokens=5)
+
+
+@pytest.mark.parametrize("n_parallel", [1, 3, 12])
+def test_as_many_go_on_together_as_is_asked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch, shared: LLM, n_parallel: int
+) -> None:
+    """And four times as many sequences stay, up to 64, or as the budget has room for."""
+    prompts, how = requests(14)
+    expected = [facts(output) for output in shared.generate(prompts, how)]
+    most, step = 0, Scheduler.step
+
+    def count(scheduler: Scheduler, **options: Any) -> bool:
+        nonlocal most
+        most = max(most, len(scheduler.running()))
+        return step(scheduler, **options)
+
+    monkeypatch.setattr(Scheduler, "step", count)
+    with LLM(path, n_batch=16, n_parallel=n_parallel) as llm:
+        assert [facts(output) for output in llm.generate(prompts, how)] == expected
+        assert llm._session.n_slots == 4 * n_parallel
+    assert most == n_parallel
+    with LLM(path, n_parallel=n_parallel, kv_tokens=40 * TINY.n_ctx) as llm:
+        assert llm._session.n_slots == 64
+    for n in (0, 65, True):
+        with pytest.raises(ValueError, match=f"n_parallel is {n}; it must be .* from 1 to 64"):
+            LLM(path, n_parallel=n)
 
 
 def test_outputs_of_a_list_come_as_they_end_and_progress_is_told(shared: LLM) -> None:

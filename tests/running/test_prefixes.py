@@ -119,3 +119,45 @@ def test_what_does_not_fit_the_budget_waits_or_makes_others_go(best_library: Lib
     assert session.sequences[two].ids == ids_of(60, seed=2)
     assert session.sequences[three].ids == ids_of(80, seed=3)
     session.close()
+
+
+@pytest.mark.parametrize("kv_tokens", [64 * N_CTX, 900])
+def test_64_conversations_by_turns(best_library: Library, kv_tokens: int) -> None:
+    """All of them stay, or those used last that the budget has room for, and it is kept to."""
+    session = session_of("llama", best_library, n_slots=64, kv_tokens=kv_tokens)
+    prefixes, rng, system = Prefixes(session), random.Random(0), ids_of(20, seed=99)
+    graph, most = session.runner.graph, session.runner.kv_bytes
+    assert session.n_slots == (64 if kv_tokens > 900 else 18)
+    talks = [[*system, *ids_of(5, seed=i)] for i in range(64)]
+    for turn in range(3):
+        order = rng.sample(range(64), 64)
+        for i in order:
+            _, n_found = took(prefixes, session, talks[i])
+            if session.n_slots == 64 and turn:
+                assert n_found == len(talks[i]) - 5
+            assert n_found >= (20 if i != order[0] or turn else 0)
+            held = [graph.sequence_bytes(sequence.n_touched) for sequence in session.sequences]
+            assert sum(held) <= most
+            talks[i] += ids_of(5, seed=1000 + 64 * turn + i)
+        last = order[-1]
+        _, n_found = took(prefixes, session, talks[last])
+        assert n_found == len(talks[last]) - 5
+        talks[last] += ids_of(5, seed=2000 + turn)
+    session.close()
+
+
+def test_a_slot_that_held_more_gives_it_back(best_library: Library) -> None:
+    """Where it is taken for a request that goes on from a part of it."""
+    session = session_of("llama", best_library, n_slots=1)
+    prefixes, ids = Prefixes(session), ids_of(150)
+    took(prefixes, session, ids)
+    assert took(prefixes, session, [*ids[:40], 1, 2]) == (0, 40)
+    assert session.sequences[0].n_touched == 42
+    session.close()
+    session = session_of("gemma3", best_library, n_slots=1)  # whose windows stay: 71, in runs of 64
+    session.prompt(ids)
+    session.release(0, 40)
+    assert session.sequences[0].n_touched == 128
+    session.release(0)
+    assert session.sequences[0].n_touched == 0
+    session.close()

@@ -8,11 +8,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support.watched_scheduler import Watched, ids_of, watching
 
 from linnet.engine.running.generation import Chunk, Generation, PromptProgress
+from linnet.engine.running.lead import Lead
 from linnet.engine.running.policy import FEWEST, PromptPasses
 from linnet.engine.running.scheduler import AHEAD, Scheduler
 from linnet.engine.running.sequence import CachedSequence
@@ -119,7 +121,11 @@ def test_prompts_are_cut_while_somebody_decodes(
 ) -> None:
     """Into passes that are bounded, each followed by as much time of decoding."""
     watched = watched_of()
-    monkeypatch.setattr(PromptPasses, "ran", lambda self, *_: setattr(self, "_owed", 2.5))
+
+    def ran(passes: PromptPasses, _: int, seconds: float, n_prompts: int, n_decoding: int) -> None:
+        passes._owed = 2.5 if n_decoding else 0
+
+    monkeypatch.setattr(PromptPasses, "ran", ran)
     monkeypatch.setattr(
         PromptPasses, "decoded", lambda self, _: setattr(self, "_owed", self._owed - 1)
     )
@@ -241,11 +247,11 @@ def test_native_code_is_there_before_a_pass_needs_it(
         lowered.append(amid)
         return lower(*arguments, **options)
 
-    def stepping(scheduler: Scheduler) -> bool:
+    def stepping(scheduler: Scheduler, **options: Any) -> bool:
         nonlocal amid
         amid = True
         try:
-            return step(scheduler)
+            return step(scheduler, **options)
         finally:
             amid = False
 
@@ -256,6 +262,16 @@ def test_native_code_is_there_before_a_pass_needs_it(
     assert lowered == [False] * 2
     watched.tokens(*(watched.request(ids_of(3, i), 9) for i in range(12)))
     assert lowered == [False] * 2 * MOST_FEW_ROWS
+
+
+def test_what_could_never_fit_is_refused_when_it_comes(watched_of: Callable[..., Watched]) -> None:
+    watched = watched_of(kv_tokens=100)
+    prompt = ids_of(60)
+    message = r"prompt and max_tokens come to 101 tokens; kv_tokens has room for 100"
+    with pytest.raises(ValueError, match=message):
+        watched.tokens(watched.request(ids_of(9)), watched.request(prompt, 42))
+    assert not watched.scheduler.step()
+    assert len(watched.tokens(watched.request(prompt, 41))[0]) == 42
 
 
 # ---- out of turn ---------------------------------------------------------------------------------
@@ -378,7 +394,7 @@ def test_ctrl_c_at_any_moment_leaves_other_threads_as_they_are(
     signal.signal(signal.SIGALRM, before)
     assert not other.is_alive()
     assert (n_interrupted, wrong) == (60, [])
-    assert watched.scheduler._leader == {}
+    assert not watched.scheduler._lead.callers
 
 
 def test_an_error_in_a_pass_reaches_who_led_it_and_others_go_on(
@@ -396,3 +412,15 @@ def test_an_error_in_a_pass_reaches_who_led_it_and_others_go_on(
     events = [*begun, *(event for _, event in stream)]
     assert [[event.token_id for event in events if isinstance(event, Chunk)]] == expected
     assert watched.tokens(request()) == expected
+
+
+def test_ctrl_c_as_a_step_ends_leaves_nobody_behind(
+    watched_of: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python may raise it on entering any function, those that tidy up among them."""
+    watched = watched_of()
+    with monkeypatch.context() as patched:
+        patched.setattr(Lead, "wake", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            watched.tokens(watched.request(ids_of(9), 2))
+    assert watched.tokens(watched.request(ids_of(9), 2))

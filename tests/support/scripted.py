@@ -1,11 +1,13 @@
-"""Models that say what a test wants them to."""
+"""Models that say what a test wants them to, and tell what they were asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from linnet import LLM
 from linnet.engine.sampling.chain import Sampler
 from linnet.engine.text.tokenizer import Tokenizer
 
@@ -28,3 +30,16 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Say:
         return ids
 
     return say
+
+
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The ids of each prompt, from now on."""
+    prompts: list[list[int]] = []
+    generation = LLM.generation
+
+    def noted(llm: LLM, prompt: list[int], *args: Any, **options: Any) -> Any:
+        prompts.append(prompt)
+        return generation(llm, prompt, *args, **options)
+
+    monkeypatch.setattr(LLM, "generation", noted)
+    return prompts

@@ -107,8 +107,8 @@ def test_time_is_linear_in_the_text_whatever_the_stop_strings(stop: list[str]) -
 TOKENIZER = build(specials={"<|end|>": CONTROL, "<|go|>": CONTROL, "<tool>": USER_DEFINED})
 
 
-def stopped(ids: list[int], *stop: str, skip_special: bool = True) -> tuple[str, bool]:
-    """The text before a stop string, and whether there was one."""
+def stopped(ids: list[int], *stop: str, skip_special: bool = True) -> tuple[str, str | None]:
+    """The text before a stop string, and that string, if there was one."""
     detokenizer = StoppingDetokenizer(TOKENIZER, stop, skip_special=skip_special)
     text = "".join([*map(detokenizer.push, ids), detokenizer.finish()])
     return text, detokenizer.matched
@@ -129,7 +129,7 @@ def test_a_control_token_in_a_stop_string_is_found(
     stop: str, expected: str, skip_special: bool
 ) -> None:
     ids = TOKENIZER.encode("a<tool>b<|end|>cd", add_special=False, parse_special=True)
-    assert stopped(ids, "zz", stop, skip_special=skip_special) == (expected, True)
+    assert stopped(ids, "zz", stop, skip_special=skip_special) == (expected, stop)
 
 
 def test_a_control_token_that_the_model_spells_is_found() -> None:
@@ -139,16 +139,16 @@ def test_a_control_token_that_the_model_spells_is_found() -> None:
 @pytest.mark.parametrize("stop", ["end", "<", "|>", "<|go|>d", "<|end|><|go|>", "b<|go|>"])
 def test_a_part_of_a_control_token_stops_nothing_where_it_gives_no_text(stop: str) -> None:
     ids = TOKENIZER.encode("ab<|end|>c<|go|>", add_special=False, parse_special=True)
-    assert stopped(ids, stop) == ("abc", False)
+    assert stopped(ids, stop) == ("abc", None)
 
 
 def test_text_around_a_control_token_is_text_in_a_row() -> None:
     """As it is seen; the token itself stops nothing here."""
     ids = TOKENIZER.encode("ab<|go|>cd", add_special=False, parse_special=True)
-    assert stopped(ids, "bc", "<|end|>") == ("a", True)
+    assert stopped(ids, "bc", "<|end|>") == ("a", "bc")
 
 
 def test_without_a_stop_string_all_is_text() -> None:
     ids = TOKENIZER.encode("ab<|go|>é<|end|>", add_special=False, parse_special=True)
-    assert stopped(ids) == ("abé", False)
-    assert stopped(ids, skip_special=False) == ("ab<|go|>é<|end|>", False)
+    assert stopped(ids) == ("abé", None)
+    assert stopped(ids, skip_special=False) == ("ab<|go|>é<|end|>", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from linnet.engine.chat.formats.harmony import Harmony
@@ -29,3 +30,9 @@ def format_of(*templates: str) -> Format:
     reasoning = next((tags for tags in REASONING if tags[1] in template), None)
     calls = next((tags for tags in CALLS if tags[1] in template), None)
     return Tags(reasoning, calls)
+
+
+def without_reasoning(format: Format) -> Format:
+    """The same, but that reasoning and its tags are content. Channels are told apart all the same:
+    nothing of theirs is text."""
+    return replace(format, reasoning=None) if isinstance(format, Tags) else format

@@ -1,0 +1,1 @@
+"""Other packages' classes over this engine, for programs that were written for those."""

@@ -1,0 +1,1 @@
+"""OpenAI's objects, as dicts, of what a model says: for the server, and for `compat`."""

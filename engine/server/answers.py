@@ -1,0 +1,172 @@
+"""What a request asks for, and the events of its answers, whatever the wire format."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from linnet.engine.async_llm import AsyncLLM
+from linnet.engine.chat.formats.parts import Part
+from linnet.engine.running.generation import Chunk, Generation, PromptProgress, Stats
+from linnet.engine.sampling.params import SamplingParams
+from linnet.engine.server.errors import APIError, failed
+from linnet.engine.server.metrics import Metrics, Watch
+from linnet.kernels.runtime.team import Interrupted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a request asks for, whatever its wire format.
+
+    `ids`: the prompt's. `n`: answers to it; those after the first have the next seeds. `is_chat`:
+    answers are read for reasoning, content and tool calls, as the `part` of each chunk; without
+    `tells_reasoning` that stays in the content, and without `parallel_calls` an answer ends with
+    its first call. `param`: the field that the prompt came in, for errors.
+    """
+
+    ids: Sequence[int]
+    params: SamplingParams
+    n: int = 1
+    is_chat: bool = False
+    tells_reasoning: bool = True
+    parallel_calls: bool = True
+    param: str = "messages"
+
+    @property
+    def each(self) -> list[SamplingParams]:
+        """Of each answer."""
+        seed = self.params.seed
+        if seed is None:
+            return [self.params] * self.n
+        return [replace(self.params, seed=(seed + i) % 2**64) for i in range(self.n)]
+
+
+class Answers:
+    """The answers to calls, as they come: an asynchronous iterator of each one's index, over all
+    calls, and a chunk or how far its prompt is.
+
+    Raises APIError. To be closed in any case, which ends what is left of them; after `timeout`
+    seconds that ends with an error. Once they are complete, `last` has each one's last chunk.
+    """
+
+    def __init__(
+        self, llm: AsyncLLM, calls: Sequence[Call], generations: Sequence[Generation], *,
+        timeout: float, metrics: Metrics, on_close: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        """`generations`: of each answer. `on_close` is told how many they were."""
+        self.calls = [call for call in calls for _ in range(call.n)]  # of each answer
+        self.generations = generations
+        self._last: dict[int, Chunk] = {}
+        self._llm, self._metrics, self._on_close = llm, metrics, on_close
+        self._is_open = True
+        self._events = self._all()
+        self._deadline = asyncio.get_running_loop().call_later(timeout, self._end, TimeoutError())
+
+    @property
+    def last(self) -> list[Chunk]:
+        return [self._last[i] for i in range(len(self.generations))]
+
+    @property
+    def stats(self) -> list[Stats]:
+        """What each took, or has taken so far."""
+        return [generation.stats for generation in self.generations]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why each has ended; "cancelled" for one that did not come to its end."""
+        return [
+            (self._last[i].finish_reason or "") if i in self._last else "cancelled"
+            for i in range(len(self.generations))
+        ]
+
+    def __aiter__(self) -> AsyncGenerator[tuple[int, Chunk | PromptProgress]]:
+        return self._events
+
+    async def aclose(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._deadline.cancel()
+            await self._events.aclose()
+            self._end(Interrupted("its reader has gone"))  # one of an iterator that never began
+            self._on_close(len(self.generations))
+
+    def _end(self, error: Exception) -> None:
+        """End what is left of them; whoever still reads is told so."""
+        for generation in self.generations:
+            if not generation.over:
+                generation.fail(error)
+                self._llm.llm.scheduler.cancel(generation)
+
+    async def _all(self) -> AsyncGenerator[tuple[int, Chunk | PromptProgress]]:
+        streams = [self._one(i, generation) for i, generation in enumerate(self.generations)]
+        events = streams[0] if len(streams) == 1 else _merged(streams)
+        watches = [Watch(self._metrics, each) for each in self.generations]
+        reason = "abort"
+        try:
+            async with aclosing(events):
+                async for index, event in events:
+                    watches[index].saw(event)
+                    yield index, event
+        except APIError:
+            reason = "error"
+            raise
+        finally:
+            for watch in watches:
+                watch.end(reason)
+
+    async def _one(
+        self, index: int, generation: Generation
+    ) -> AsyncGenerator[tuple[int, Chunk | PromptProgress]]:
+        call = self.calls[index]
+        reader = None
+        if call.is_chat:
+            reader = self._llm.llm.answer_reader(
+                call.ids, call.params, tells_reasoning=call.tells_reasoning
+            )
+        async with aclosing(self._llm.events(generation)) as events:
+            async for event in events:
+                if isinstance(event, Exception):
+                    raise failed(event) from event
+                if isinstance(event, PromptProgress):
+                    yield index, event
+                    continue
+                ends = False
+                if reader:
+                    part = reader.push(event.token_id, event.text)
+                    if part.tool_calls and not call.parallel_calls:
+                        part, ends = part._replace(tool_calls=part.tool_calls[:1]), True
+                    event = replace(event, part=part)
+                if ends and event.finish_reason is None:
+                    yield index, event
+                    event = Chunk("", finish_reason="stop", stats=generation.stats, part=Part())
+                if event.finish_reason is not None:
+                    self._last[index] = event
+                yield index, event
+                if ends:
+                    return
+
+
+async def _merged(
+    streams: Sequence[AsyncGenerator[tuple[int, Chunk | PromptProgress]]],
+) -> AsyncGenerator[tuple[int, Chunk | PromptProgress]]:
+    """What they all give, as it comes; the first error ends them all."""
+    coming = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
+    try:
+        while coming:
+            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                stream = coming.pop(task)
+                try:
+                    event = task.result()
+                except StopAsyncIteration:
+                    continue
+                coming[asyncio.ensure_future(anext(stream))] = stream
+                yield event
+    finally:
+        for task in coming:
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()

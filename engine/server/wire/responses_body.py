@@ -1,0 +1,224 @@
+"""Bodies of OpenAI's Responses API, and the conversations that they are."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from linnet.engine.server.errors import APIError
+from linnet.engine.server.log import tell
+from linnet.engine.server.service import Service
+from linnet.engine.server.wire.types import (
+    MOST_MESSAGES,
+    MOST_TOOLS,
+    Limit,
+    Sampling,
+    converted,
+    template_variables,
+    unsupported,
+)
+
+LOGPROBS = "message.output_text.logprobs"  # that are asked for with `include`
+NAME = re.compile(r"\w{1,40}")  # of a type; what else it may be is not for a log
+STATEFUL = ("previous_response_id", "conversation", "prompt")  # fields that name what is kept
+
+
+class InputText(Struct, tag="input_text"):
+    text: str
+
+
+class OutputText(Struct, tag="output_text"):
+    text: str
+
+
+class Refusal(Struct, tag="refusal"):
+    refusal: str
+
+
+class InputImage(Struct, tag="input_image"):
+    pass
+
+
+class InputFile(Struct, tag="input_file"):
+    pass
+
+
+Content = InputText | OutputText | Refusal | InputImage | InputFile
+
+
+class Message(Struct, tag="message"):
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[Content]
+
+
+class FunctionCall(Struct, tag="function_call"):
+    call_id: str
+    name: str
+    arguments: str
+
+
+class FunctionCallOutput(Struct, tag="function_call_output"):
+    call_id: str
+    output: str | list[Content]
+
+
+class Thought(Struct):
+    """Of type reasoning_text or summary_text."""
+
+    text: str
+
+
+class Reasoning(Struct, tag="reasoning"):
+    summary: list[Thought] | None = None
+    content: list[Thought] | None = None
+
+
+Item = Message | FunctionCall | FunctionCallOutput | Reasoning
+
+
+class Tool(Struct):
+    """What else than a function is skipped: OpenAI would run it."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class TextConfig(Struct):
+    format: dict[str, Any] | None = None
+
+
+class ReasoningConfig(Struct):
+    effort: str | None = None
+    summary: str | None = None
+
+
+class CreateResponse(Sampling, kw_only=True):
+    """The body. Nothing is stored, whatever `store` says."""
+
+    model: str | None = None
+    input: str | Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MOST_MESSAGES)]
+    instructions: str | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_tokens: Limit | None = field(name="max_output_tokens", default=None)
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    metadata: dict[str, str] | None = None
+    stream: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    background: bool | None = None
+    truncation: str | None = None
+    include: list[str] | None = None  # mostly of what OpenAI's own tools give
+    top_logprobs: int | None = None
+
+    def check(self) -> None:
+        """Raises APIError for what is asked for and cannot be done."""
+        for name in STATEFUL:
+            if getattr(self, name) is not None:
+                raise unsupported(
+                    name, "no response is kept; give all of the conversation as input"
+                )
+        if self.background:
+            raise unsupported("background", "no response is kept; leave it out")
+        if self.truncation not in (None, "disabled"):
+            raise unsupported("truncation", "input is never cut; leave it out")
+        if self.top_logprobs:
+            raise unsupported("top_logprobs", "leave it out")
+        if LOGPROBS in (self.include or ()):
+            raise unsupported("include", f"leave out {LOGPROBS!r}")
+        if self.text and (self.text.format or {}).get("type", "text") != "text":
+            raise unsupported("text.format", "its type must be 'text'")
+        if self.tool_choice not in (None, "auto", "none"):
+            raise unsupported("tool_choice", "a call cannot be forced; it must be 'auto' or 'none'")
+
+    @property
+    def functions(self) -> list[Tool]:
+        """Those of the tools that are."""
+        return [tool for tool in self.tools or () if tool.type == "function"]
+
+
+async def prompt_of(service: Service, body: CreateResponse) -> list[int]:
+    """The ids. Raises APIError."""
+    service.check_model(body.model)
+    body.check()
+    effort = body.reasoning.effort if body.reasoning else None
+    variables = template_variables(effort, body.chat_template_kwargs)
+    return await service.conversation(
+        _messages(body), tools=_tools(body), variables=variables, param="input"
+    )
+
+
+def _messages(body: CreateResponse) -> list[dict[str, Any]]:
+    """As OpenAI's other API has them: what the model said in one go is one message of it."""
+    messages: list[dict[str, Any]] = []
+    if body.instructions:
+        messages.append({"role": "system", "content": body.instructions})
+    if isinstance(body.input, str):
+        return [*messages, {"role": "user", "content": body.input}]
+    for i, given in enumerate(body.input):
+        name = f"input[{i}]"
+        match converted({"type": "message", **given}, Item, name):
+            case Message("assistant", content):
+                turn = _turn(messages, "content", "tool_calls")
+                turn["content"] = _text(content, f"{name}.content")
+            case Message(role, content):
+                messages.append({"role": role, "content": _text(content, f"{name}.content")})
+            case Reasoning(summary, content):
+                turn = _turn(messages, "reasoning_content", "content", "tool_calls")
+                turn["reasoning_content"] = "".join(each.text for each in content or summary or ())
+            case FunctionCall(call_id, tool, arguments):
+                function = {"name": tool, "arguments": arguments}
+                call = {"id": call_id, "type": "function", "function": function}
+                _turn(messages).setdefault("tool_calls", []).append(call)
+            case FunctionCallOutput(call_id, output):
+                text = _text(output, f"{name}.output")
+                messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+    return messages
+
+
+def _turn(messages: list[dict[str, Any]], *without: str) -> dict[str, Any]:
+    """The last message, if it is the assistant's and has none of these keys yet, or a new one."""
+    if not messages or messages[-1]["role"] != "assistant" or messages[-1].keys() & set(without):
+        messages.append({"role": "assistant"})
+    return messages[-1]
+
+
+def _text(content: str | list[Content], name: str) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for i, part in enumerate(content):
+        match part:
+            case InputText(text) | OutputText(text) | Refusal(text):
+                texts.append(text)
+            case _:
+                kind = part.__struct_config__.tag
+                message = f"{name}[{i}] has the type {kind!r}; models read text alone here"
+                raise APIError(400, message, param="input")
+    return "".join(texts)
+
+
+def _tools(body: CreateResponse) -> list[dict[str, Any]] | None:
+    """Those the model may call. Raises APIError."""
+    skipped = {tool.type for tool in body.tools or ()} - {"function"}
+    if skipped:
+        names = {kind if NAME.fullmatch(kind) else "?" for kind in skipped}
+        tell("skipped", tools=",".join(sorted(names)))
+    functions = []
+    for tool in body.functions:
+        if tool.name is None:
+            raise APIError(400, "tools: a function has no name", param="tools")
+        described = {} if tool.description is None else {"description": tool.description}
+        parameters = tool.parameters or {"type": "object", "properties": {}}
+        function = {"name": tool.name, **described, "parameters": parameters}
+        functions.append({"type": "function", "function": function})
+    return None if body.tool_choice == "none" else functions or None
