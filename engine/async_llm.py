@@ -19,6 +19,7 @@ from linnet.engine.llm import LLM
 from linnet.engine.open_model import Prompt
 from linnet.engine.running.driver import Driver
 from linnet.engine.running.generation import Chunk, Event, Generation, Output
+from linnet.engine.running.results import chunk_of
 from linnet.engine.running.session import Progress
 from linnet.engine.sampling.params import SamplingParams
 
@@ -70,12 +71,8 @@ class AsyncLLM:
         )
         async with aclosing(self.events(generation)) as events:
             async for event in events:
-                if isinstance(event, Chunk):
-                    yield event
-                elif isinstance(event, Exception):
-                    raise event
-                elif progress:
-                    progress(*event)
+                if chunk := chunk_of(event, progress):
+                    yield chunk
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *,

@@ -22,9 +22,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain, count, pairwise
 
-from comparing import Comparison, Figures, table
+from comparing import Comparison, Figures, table, take_turns
 from load_client import Stream, complete, tokens
 
 TURN = 200  # tokens of a message
@@ -151,11 +152,7 @@ TESTS = {"load": load, "gap": gap, "turns": turns, "cancel": cancel}
 
 
 def _in_turns(servers: Mapping[str, str], rounds: int, measure: Callable[[str], float]) -> Figures:
-    figures: Figures = {name: [] for name in servers}
-    for _ in range(rounds):
-        for name, url in servers.items():
-            figures[name].append(measure(url))
-    return figures
+    return take_turns({name: partial(measure, url) for name, url in servers.items()}, rounds)
 
 
 def _percentile(values: list[float], percent: float) -> float:

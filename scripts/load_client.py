@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,17 +22,11 @@ class Stream:
     began: float
     times: list[float] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
-    n_cached: int = 0
 
     @property
     def first(self) -> float:
         """Seconds to the first token."""
         return self.times[0] - self.began
-
-    @property
-    def gaps(self) -> list[float]:
-        """Seconds between pieces."""
-        return [b - a for a, b in pairwise(self.times)]
 
 
 async def complete(
@@ -63,9 +56,7 @@ async def complete(
             data: dict[str, Any] = json.loads(line[6:])
             if "error" in data:
                 raise RuntimeError(f"{url}: {data['error']}")
-            if data["stop"]:
-                stream.n_cached = data["timings"]["cache_n"]
-            elif data["tokens"]:
+            if not data["stop"] and data["tokens"]:
                 stream.times.append(time.perf_counter())
                 stream.ids += data["tokens"]
             if stop_after is not None and len(stream.times) >= stop_after:

@@ -116,7 +116,8 @@ class Clients:
 
 
 def request(number: int) -> dict[str, Any]:
-    """Every other one has the same beginning."""
+    """Prompts of one token to some hundred, every other one after the same beginning; greedy, or
+    hot in many ways."""
     rng = random.Random(number)
     text = CONTEXT * (number % 2) + "def f(" + "x, y, z, " * rng.randrange(0, 12)
     how: dict[str, Any] = {"temperature": rng.choice([0.0, 0.7, 1.5]), "seed": rng.randrange(99)}

@@ -51,11 +51,7 @@ class ChatTemplate:
             limit = f"at most {LONGEST}"
             raise TemplateError(f"{name} has {len(source)} characters; it must have {limit}")
         self._tokenizer = tokenizer
-        vocabulary = tokenizer.vocabulary
-        tokens = {"bos_token": vocabulary.bos_id, "eos_token": vocabulary.eos_id}
-        self._special_tokens = {
-            name: "" if i is None else vocabulary.texts[i] for name, i in tokens.items()
-        }
+        self._special_tokens = tokenizer.vocabulary.boundaries
         texts = [text for text in (named or {}).values() if isinstance(text, str)]
         self.source = source
         self.format = format_of(source, *texts)  # of answers, whichever template asked for them

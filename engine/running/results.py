@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from linnet.engine.running.generation import Chunk, Generation, Output
+from linnet.engine.running.generation import Chunk, Event, Generation, Output
 from linnet.engine.running.scheduler import Scheduler
 from linnet.engine.running.session import Progress
 from linnet.kernels.runtime.team import Interrupted
@@ -18,12 +18,20 @@ def chunks(
     Raises what `Scheduler.events` raises, and the error that ends the request.
     """
     for _, event in scheduler.events([generation]):
-        if isinstance(event, Chunk):
-            yield event
-        elif isinstance(event, Exception):
-            raise event
-        elif progress:
-            progress(*event)
+        if chunk := chunk_of(event, progress):
+            yield chunk
+
+
+def chunk_of(event: Event, progress: Progress | None) -> Chunk | None:
+    """An event's chunk; where it tells how far a prompt is, None, once `progress` is told. Raises
+    the error that it is."""
+    if isinstance(event, Exception):
+        raise event
+    if isinstance(event, Chunk):
+        return event
+    if progress:
+        progress(*event)
+    return None
 
 
 def outputs(

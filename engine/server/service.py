@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -64,11 +65,17 @@ class Service:
         name = self.llm.llm.path.name
         return self.settings.alias or name
 
-    @property
-    def fingerprint(self) -> str:
-        """What the bits of answers depend on, beside the request: program, file and numerics."""
+    def head(self, kind: str, prefix: str) -> dict[str, Any]:
+        """What an answer of OpenAI's API begins with: an id of its own, and a fingerprint of what
+        its bits depend on beside the request: program, instruction set and numerics."""
         llm = self.llm.llm
-        return f"linnet-{__version__}-{llm.isa}-{llm.activations}"
+        return {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.model_id,
+            "system_fingerprint": f"linnet-{__version__}-{llm.isa}-{llm.activations}",
+        }
 
     def params(self, given: Mapping[str, Any]) -> SamplingParams:
         """What a request gives, else what the server was started with, else the file's."""
@@ -82,10 +89,14 @@ class Service:
 
     def check_model(self, name: str | None) -> None:
         """Raises APIError, with --strict-model, for one that is not served here."""
-        known = (None, self.model_id, self.llm.llm.path.name)
-        if self.settings.strict_model and name not in known:
+        if self.settings.strict_model and name is not None:
+            self.find_model(name, param="model")
+
+    def find_model(self, name: str, *, param: str | None = None) -> None:
+        """Raises APIError for one that is not served here; `param`: the field that names it."""
+        if name not in (self.model_id, self.llm.llm.path.name):
             message = f"there is no model {name!r} here; it is {self.model_id!r}"
-            raise APIError(404, message, param="model", code="model_not_found")
+            raise APIError(404, message, param=param, code="model_not_found")
 
     async def conversation(
         self, messages: Sequence[Mapping[str, Any]], *,

@@ -79,6 +79,13 @@ class Vocabulary:
     shown: frozenset[int]  # control tokens that are part of an answer: where its messages divide
     strips_right: frozenset[int]  # special tokens that take the white space after them along
 
+    @property
+    def boundaries(self) -> dict[str, str]:
+        """The texts of the tokens around a text, by the names that chat templates have for them;
+        empty where there is none."""
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        return {name: "" if i is None else self.texts[i] for name, i in ids.items()}
+
     def of_types(self, *types: TokenType) -> list[int]:
         """The ids of all tokens of these types, in order."""
         return _of_types(self.types, *types)

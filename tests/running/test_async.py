@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 from support.gguf_builder import STRING
+from support.scripted import fail_amid
 from support.tiny_llama import TinyLlama
 
 from linnet import LLM, AsyncLLM, Chunk, ContextOverflow, Interrupted, Output, SamplingParams
@@ -279,15 +280,8 @@ def test_errors_are_those_of_llm(model: AsyncLLM) -> None:
 def test_an_error_of_one_is_no_other_s(
     model: AsyncLLM, expected: Callable[..., Output], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = Generation.draw
-
-    def failing(generation: Generation, logits: Any) -> None:
-        if generation.stats.n_prompt == 3 and generation.stats.n_generated == 2:
-            raise MemoryError("none left")
-        draw(generation, logits)
-
     async def main() -> None:
-        monkeypatch.setattr(Generation, "draw", failing)
+        fail_amid(monkeypatch)
         prompts = [[1, 5], [1, 6, 7], [1, 8, 9, 10]]
         outputs = await asyncio.gather(
             *(model.generate(ids, **FIELDS) for ids in prompts), return_exceptions=True

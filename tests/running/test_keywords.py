@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from support.gguf_builder import FLOAT32, STRING
+from support.scripted import fail_amid
 from support.tiny_llama import TinyLlama
 
 from linnet import LLM, Output, SamplingParams
-from linnet.engine.running.generation import Generation
 
 PROMPT = "once upon a time"
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
@@ -83,14 +83,7 @@ def test_errors_stand_in_the_place_of_outputs(llm: LLM) -> None:
 def test_an_error_amid_a_generation_is_noted_or_returned(
     llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = Generation.draw
-
-    def failing(generation: Generation, logits: Any) -> None:
-        if generation.stats.n_prompt == 3 and generation.stats.n_generated == 2:
-            raise MemoryError("none left")
-        draw(generation, logits)
-
-    monkeypatch.setattr(Generation, "draw", failing)
+    fail_amid(monkeypatch)
     prompts = [[1, 5], [1, 6, 7], [1, 8, 9, 10]]
     with pytest.raises(MemoryError) as caught:
         llm.generate(prompts, **FIELDS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.watched_scheduler import Watched, ids_of, watching
+from support.watched_scheduler import Watched, ids_of, interrupting, watching
 
 from linnet import LLM, SamplingParams, TokenLogprob
 from linnet.engine.running.generation import Chunk, Floats, Generation
@@ -194,17 +194,7 @@ def test_a_prompt_whose_pass_or_slot_was_lost_is_scored_once(
     watched, ids = watched_of(name, n_batch=16), ids_of(75)
     scheduler, session = watched.scheduler, watched.scheduler.session
     ((*_, expected),) = chunks_of(watched, watched.request(ids, prompt_logprobs=1))
-    run, n_left = session.run, 0
-
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        nonlocal n_left
-        n_left -= 1
-        rows = run(*arguments, **options)
-        if not n_left:
-            raise KeyboardInterrupt
-        return rows
-
-    monkeypatch.setattr(session, "run", interrupted)
+    interrupt = interrupting(session, monkeypatch)
 
     def steps(generation: Generation) -> list[Any]:
         events = []
@@ -215,7 +205,7 @@ def test_a_prompt_whose_pass_or_slot_was_lost_is_scored_once(
         return events
 
     for nth, loses_slot in itertools.product(range(1, 8), (False, True)):
-        n_left = nth
+        interrupt(nth)
         generation = watched.request(ids, prompt_logprobs=1)
         scheduler.submit([generation])
         with pytest.raises(KeyboardInterrupt):

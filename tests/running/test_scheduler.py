@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from support.watched_scheduler import Watched, ids_of, watching
+from support.watched_scheduler import Watched, ids_of, interrupting, watching
 
 from linnet.engine.running.generation import Chunk, Generation, PromptProgress
 from linnet.engine.running.lead import Lead
@@ -86,15 +86,6 @@ def test_logits_that_were_lost_are_made_again(
     watched = watched_of(name)
     session, prompts = watched.scheduler.session, [ids_of(9 + i, i) for i in range(3)]
     expected = watched.alone([lambda ids=ids: watched.request(ids) for ids in prompts])
-    run, n_left = session.run, 0
-
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        nonlocal n_left
-        n_left -= 1
-        rows = run(*arguments, **options)
-        if not n_left:
-            raise KeyboardInterrupt
-        return rows
 
     def steps(generations: Sequence[Generation]) -> None:
         while not all(generation.over for generation in generations):
@@ -102,8 +93,9 @@ def test_logits_that_were_lost_are_made_again(
             for generation in generations:  # or they would rest
                 generation.events.clear()
 
-    monkeypatch.setattr(session, "run", interrupted)
-    for n_left in range(1, 10, 2):  # noqa: B007
+    interrupt = interrupting(session, monkeypatch)
+    for n in range(1, 10, 2):
+        interrupt(n)
         generations = [watched.request(ids) for ids in prompts]
         watched.scheduler.submit(generations)
         with pytest.raises(KeyboardInterrupt):

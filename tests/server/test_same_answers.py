@@ -6,24 +6,10 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from support.serving import Running, asked
+from soak_serve import PATH, request
+from support.serving import Running
 
-PATH = "/v1/chat/completions"
-CONTEXT = "class Shape:\n    def area(self):\n        raise NotImplementedError\n" * 3
 N_REQUESTS, N_CLIENTS = 40, 8
-
-
-def request(number: int) -> dict[str, Any]:
-    """Prompts of one token to some hundred, every other one after the same beginning; greedy, or
-    hot in many ways."""
-    rng = random.Random(number)
-    text = CONTEXT * (number % 2) + "def f(" + "x, y, z, " * rng.randrange(0, 12)
-    how: dict[str, Any] = {"temperature": rng.choice([0.0, 0.7, 1.5]), "seed": rng.randrange(99)}
-    if rng.random() < 0.3:
-        how |= {"top_k": 0, "top_p": 1.0, "repeat_penalty": 1.1}
-    if rng.random() < 0.2:
-        how |= {"n": 2}
-    return asked(text, max_tokens=rng.randrange(1, 40), **how)
 
 
 def texts(server: Running, body: dict[str, Any], *, streams: bool) -> dict[int, str]:

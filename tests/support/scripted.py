@@ -1,4 +1,4 @@
-"""Models that say what a test wants them to, and tell what they were asked."""
+"""Models that say what a test wants them to, or fail, and tell what they were asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from linnet import LLM
+from linnet.engine.running.generation import Generation
 from linnet.engine.sampling.chain import Sampler
+from linnet.engine.sampling.logits import Logits
 from linnet.engine.text.tokenizer import Tokenizer
 
 Say = Callable[[Tokenizer, str], list[int]]
@@ -43,3 +45,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
     monkeypatch.setattr(LLM, "generation", noted)
     return prompts
+
+
+def fail_amid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have generations behind prompts of 3 tokens fail with a MemoryError after 2 of their own."""
+    draw = Generation.draw
+
+    def failing(generation: Generation, logits: Logits) -> None:
+        if generation.stats.n_prompt == 3 and generation.stats.n_generated == 2:
+            raise MemoryError("none left")
+        draw(generation, logits)
+
+    monkeypatch.setattr(Generation, "draw", failing)

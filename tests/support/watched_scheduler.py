@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from linnet import SamplingParams
 from linnet.engine.running.generation import Chunk, Generation
 from linnet.engine.running.runner import Runner
@@ -98,3 +100,24 @@ def watching(library: Library) -> Iterator[Callable[..., Watched]]:
     finally:
         for session in made:
             session.close()
+
+
+def interrupting(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A function that has the nth pass from then on raise KeyboardInterrupt as soon as it is
+    over."""
+    run, n_left = session.run, 0
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal n_left
+        n_left -= 1
+        rows = run(*arguments, **options)
+        if not n_left:
+            raise KeyboardInterrupt
+        return rows
+
+    def interrupt(n: int) -> None:
+        nonlocal n_left
+        n_left = n
+
+    monkeypatch.setattr(session, "run", interrupted)
+    return interrupt

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -118,13 +116,8 @@ class _Writer:
 
     def __init__(self, service: Service, body: ChatCompletion) -> None:
         self._body, self._tokenizer = body, service.llm.llm.tokenizer
-        self._head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "object": "chat.completion.chunk" if body.stream else "chat.completion",
-            "created": int(time.time()),
-            "model": service.model_id,
-            "system_fingerprint": service.fingerprint,
-        }
+        kind = "chat.completion.chunk" if body.stream else "chat.completion"
+        self._head = service.head(kind, "chatcmpl")
 
     async def whole(self, answers: Answers) -> dict[str, Any]:
         """One body."""

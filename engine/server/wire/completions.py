@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Any
 
@@ -88,13 +86,7 @@ class _Writer:
             TextChoice(i, generation, tokenizer, echo=prompts[i // n] if body.echo else None)
             for i, generation in enumerate(answers.generations)
         ]
-        self._head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": service.model_id,
-            "system_fingerprint": service.fingerprint,
-        }
+        self._head = service.head("text_completion", "cmpl")
 
     async def whole(self) -> dict[str, Any]:
         """One body."""

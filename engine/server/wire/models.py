@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from linnet.engine.chat.sandbox import TemplateError
-from linnet.engine.server.errors import APIError
 from linnet.engine.server.http import json_response
 from linnet.engine.server.service import Service
 from linnet.engine.server.wire.endpoint import Endpoint, get
@@ -26,10 +25,7 @@ def routes(service: Service) -> list[Endpoint]:
 
     async def model(request: Request) -> Response:
         """The model of that name."""
-        name = request.path_params["name"]
-        if name not in (service.model_id, service.llm.llm.path.name):
-            message = f"there is no model {name!r} here; it is {service.model_id!r}"
-            raise APIError(404, message, code="model_not_found")
+        service.find_model(request.path_params["name"])
         return json_response(_model(service))
 
     return [
@@ -57,14 +53,6 @@ def _model(service: Service) -> dict[str, Any]:
             "size": llm.weight_bytes,
         },
     }
-
-
-def special_texts(service: Service) -> dict[str, str]:
-    """Those of the tokens around a text; empty where the model has none."""
-    tokenizer = service.llm.llm.tokenizer
-    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-    texts = tokenizer.vocabulary.texts
-    return {name: "" if i is None else texts[i] for name, i in ids.items()}
 
 
 def template_of(service: Service) -> str:

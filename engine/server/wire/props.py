@@ -14,7 +14,7 @@ from linnet.engine.server.errors import APIError, unavailable
 from linnet.engine.server.http import json_response
 from linnet.engine.server.service import Service
 from linnet.engine.server.wire.endpoint import Endpoint, get, post
-from linnet.engine.server.wire.models import special_texts, template_of
+from linnet.engine.server.wire.models import template_of
 from linnet.engine.server.wire.types import settings
 
 
@@ -59,7 +59,7 @@ def _props(service: Service) -> dict[str, Any]:
         "model_alias": service.model_id,
         "model_path": os.fspath(llm.path),
         "chat_template": template_of(service),
-        **special_texts(service),
+        **llm.tokenizer.vocabulary.boundaries,
         "modalities": {"vision": False, "audio": False},
         "build_info": f"linnet-{__version__}",
         "is_sleeping": False,

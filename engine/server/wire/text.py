@@ -16,7 +16,7 @@ from linnet.engine.server.errors import APIError, refused
 from linnet.engine.server.http import json_response
 from linnet.engine.server.service import Service
 from linnet.engine.server.wire.endpoint import Endpoint, get, post
-from linnet.engine.server.wire.models import special_texts, template_of
+from linnet.engine.server.wire.models import template_of
 from linnet.engine.server.wire.prompts import ids_of, is_several, prompts_of
 from linnet.engine.server.wire.types import Conversation
 from linnet.engine.text.tokenizer import Tokenizer
@@ -75,7 +75,8 @@ def routes(service: Service) -> list[Endpoint]:
 
     async def tokenizer_info(_: Request) -> Response:
         """The tokens, and the template, that texts are put between."""
-        return json_response({**special_texts(service), "chat_template": template_of(service)})
+        around = service.llm.llm.tokenizer.vocabulary.boundaries
+        return json_response({**around, "chat_template": template_of(service)})
 
     async def apply_template(_: Request, body: Conversation) -> Response:
         """The prompt that a conversation becomes."""
