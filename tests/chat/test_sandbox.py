@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.byte_pairs import build
+from support.serving import until
 
 from linnet.engine.chat import sandbox
 from linnet.engine.chat.sandbox import IN_WORKER, SandboxedTemplate, TemplateError
@@ -139,7 +140,7 @@ def test_whoever_holds_the_pipes_ends_with_the_worker(
     with pytest.raises(TemplateError, match="start of a chat template takes longer than 1 s"):
         SandboxedTemplate(SOURCE, name="it", seconds=30)
     state = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
-    assert not state.exists() or state.read_text().split()[2] in "ZX"
+    until(lambda: not state.exists() or state.read_text().split()[2] in "ZX")
 
 
 # ---- attempts ------------------------------------------------------------------------------------
