@@ -47,9 +47,19 @@ class LLM(OpenModel):
     model, version, instruction set and numerics. Prompts can be read from it; it is made for the
     user alone. Models with a state keep nothing there, since it goes on with the answer.
     `prompt_cache_bytes`: the most that its files take; those unused for longest go.
+    `spec_type`: who guesses the tokens that come next, for passes to try in rows that are free:
+    no bit of any answer depends on it. "ngram": what followed the last few tokens where they came
+    before, in the prompt or the answer; "draft": `draft_model`, a smaller file with the same
+    vocabulary; "none". None for "draft" where there is such a file, and else "ngram", but "none"
+    for models with a state, which cannot take a token back. Guesses are made where they have been
+    good enough to save time. `draft_max`: the most tokens in a pass that are guesses of one
+    sequence, 1 to 7.
     `isa`: see `linnet.kernels.isa`; None for the best this CPU has.
     `activations`: "int8", or "f32" for the exact mode, which multiplies the same packed weights by
     f32 activations and keeps keys and values in f32.
+    `cache_type_k`, `cache_type_v`: how keys, and values, are kept: "f32", "f16" or "q8_0", which
+    takes half of f16's memory and heads of a multiple of 32 numbers; None for f16 or, in the exact
+    mode, f32. See docs/numerics.md for what it costs.
     `mmap`: whether to map the file, or to read it into memory.
     `chat_template`: the text of a template in Jinja, in place of the file's own.
     `ignore_unknown`: whether to load a file that says more of its model than is used here, with a

@@ -19,13 +19,17 @@ import numpy.typing as npt
 from linnet.engine.chat.template import ChatTemplate
 from linnet.engine.checks import known, whole
 from linnet.engine.gguf.digest import model_digest
+from linnet.engine.gguf.populate import Populating
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.gguf.source import naming
-from linnet.engine.machine import MOST_THREADS, usable_threads
+from linnet.engine.machine import MOST_THREADS, available_memory, usable_threads
+from linnet.engine.running.draft_model import DraftModel
+from linnet.engine.running.drafts import MOST_DRAFTS, Drafter, Drafts
 from linnet.engine.running.embedding import POOLINGS, embed
 from linnet.engine.running.generation import finite
 from linnet.engine.running.prefix_file import Origin, origin_of
 from linnet.engine.running.prompt_cache import CACHE_BYTES, MOST_CACHE_BYTES, PromptCache
+from linnet.engine.running.prompt_lookup import PromptLookup
 from linnet.engine.running.runner import MOST_PROMPT_TOKENS, OUTPUTS, PROMPT_TOKENS, Runner
 from linnet.engine.running.scheduler import Scheduler
 from linnet.engine.running.session import Session
@@ -43,6 +47,8 @@ MOST_PARALLEL = 64
 N_SLOTS = 64  # sequences whose keys and values are kept, at most
 BYTES_A_THREAD = 1 << 20  # of weights; with fewer, threads meet more than they work
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo" / "demo-Q4_K_M.gguf"
+
+SPEC_TYPES = ("none", "ngram", "draft")  # who drafts tokens: nobody, the text itself, a model
 
 Prompt = str | Sequence[int]
 
@@ -64,17 +70,25 @@ class OpenModel:
         kv_tokens: int | None = None,
         prompt_cache: str | os.PathLike[str] | None = None,
         prompt_cache_bytes: int = CACHE_BYTES,
+        spec_type: str | None = None,
+        draft_model: str | os.PathLike[str] | None = None,
+        draft_max: int = MOST_DRAFTS,
         isa: str | None = None,
         activations: str = "int8",
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
         mmap: bool = True,
         chat_template: str | None = None,
         ignore_unknown: bool = False,
     ) -> None:
         started = time.perf_counter()
-        self._numerics = Numerics.of(activations)
+        self._numerics = Numerics.of(activations, cache_type_k, cache_type_v)
         self._file = GGUFFile(DEMO_MODEL if path is None else path, mmap=mmap)
         self.path = self._file.path
         self.weight_bytes = sum(tensor.data.nbytes for tensor in self._file.tensors.values())
+        fits = self.weight_bytes <= (available_memory() or 0)
+        weights = [tensor.data for tensor in self._file.tensors.values() if fits]
+        self._populating = Populating(weights)
         worthwhile = 1 + self.weight_bytes // BYTES_A_THREAD
         n_threads = whole("n_threads", n_threads, 1, MOST_THREADS)
         self.n_threads = n_threads or min(usable_threads(), worthwhile)
@@ -95,15 +109,24 @@ class OpenModel:
         self.n_parallel = whole("n_parallel", n_parallel, 1, MOST_PARALLEL) or N_PARALLEL
         whole("kv_tokens", kv_tokens, self.n_ctx, MAX_CONTEXT * N_SLOTS)
         whole("prompt_cache_bytes", prompt_cache_bytes, 0, MOST_CACHE_BYTES)
+        whole("draft_max", draft_max, 1, MOST_DRAFTS)
         self.activations = activations
+        self.cache_type_k = self._numerics.key_type.name
+        self.cache_type_v = self._numerics.value_type.name
         self._library = Library(choose_isa(isa))
         self._session = self.session(N_SLOTS, n_parallel=self.n_parallel, kv_tokens=kv_tokens)
         try:
             stored = self._stored(prompt_cache, prompt_cache_bytes)
+            drafter = self._drafter(
+                spec_type, draft_model, isa=isa, mmap=mmap, ignore_unknown=ignore_unknown
+            )
         except BaseException:  # a folder that cannot be made; Ctrl-C
             self._session.close()
             raise
-        self.scheduler = Scheduler(self._session, n_parallel=self.n_parallel, stored=stored)
+        self.scheduler = Scheduler(
+            self._session, n_parallel=self.n_parallel, stored=stored,
+            drafts=Drafts(drafter, draft_max) if drafter else None,
+        )  # fmt: skip
         self._aside = threading.Lock()  # for sessions beside that one
         self.load_seconds = time.perf_counter() - started
         if self.n_ctx > trained:
@@ -131,6 +154,57 @@ class OpenModel:
         if folder is None:
             return None
         return PromptCache(Path(folder), self._session, self._origin, most_bytes=most_bytes)
+
+    def _drafter(
+        self, spec_type: str | None, path: str | os.PathLike[str] | None, **options: Any
+    ) -> Drafter | None:  # fmt: skip
+        """Who guesses tokens; `options`: how to open the file at `path`.
+
+        Raises ValueError for types there are not, and for what does not go together; and what
+        opening the file raises.
+        """
+        has_state = bool(self._session.runner.graph.states)
+        if spec_type is None:
+            spec_type = "draft" if path is not None else "none" if has_state else "ngram"
+        if spec_type not in SPEC_TYPES:
+            raise ValueError(
+                f"spec_type is {spec_type!r}; it must be one of {', '.join(SPEC_TYPES)}"
+            )
+        if (spec_type == "draft") != (path is not None):
+            raise ValueError(
+                f"spec_type is {spec_type!r}, and draft_model {path!r}; a model drafts with "
+                "spec_type 'draft', or None"
+            )
+        if spec_type == "none":
+            return None
+        if has_state:
+            raise ValueError(_cannot_draft(spec_type, self.config.architecture))
+        if path is None:
+            return PromptLookup()
+        smaller = OpenModel(
+            path, n_threads=self.n_threads, n_ctx=self.n_ctx, n_batch=self.n_batch,
+            n_parallel=self.n_parallel, spec_type="none", activations=self.activations, **options,
+        )  # fmt: skip
+        try:
+            with naming(path):
+                self._check_drafts(smaller)
+        except BaseException:
+            smaller.close()
+            raise
+        return DraftModel(smaller._session, n_parallel=self.n_parallel, close=smaller.close)
+
+    def _check_drafts(self, smaller: OpenModel) -> None:
+        """Raise ValueError where a model's tokens are not ours, or it cannot take one back."""
+        if smaller._session.runner.graph.states:
+            raise ValueError(_cannot_draft("draft_model", smaller.config.architecture))
+        ours, theirs = self.tokenizer.vocabulary.texts, smaller.tokenizer.vocabulary.texts
+        if len(ours) != len(theirs):
+            found = f"the vocabulary has {len(theirs)} tokens, and {self.path.name!r} {len(ours)}"
+            raise ValueError(f"{found}; a draft model must have the same")
+        for token_id, pair in enumerate(zip(theirs, ours, strict=True)):
+            if pair[0] != pair[1]:
+                found = f"token {token_id} is {pair[0]!r}, and in {self.path.name!r} {pair[1]!r}"
+                raise ValueError(f"{found}; a draft model must have the same vocabulary")
 
     @cached_property
     def _origin(self) -> Origin:
@@ -243,7 +317,10 @@ class OpenModel:
 
     def close(self) -> None:
         """Write what the prompt cache is to keep, end threads and processes, let go of the file."""
+        self._populating.stop()
         self.scheduler.close()
+        if self.scheduler.drafts:
+            self.scheduler.drafts.close()
         self._session.close()
         for name in ("_logits_session", "_hidden_session"):
             if name in self.__dict__:
@@ -257,3 +334,8 @@ class OpenModel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _cannot_draft(name: str, architecture: str) -> str:
+    what = f"models of architecture {architecture!r} carry a state, which cannot go back"
+    return f"{name}: {what} to before a draft that was wrong; use spec_type 'none'"

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from linnet import __version__
 from linnet.engine.cli.counts import count, count_list, counts
-from linnet.engine.cli.machine import add_machine
+from linnet.engine.cli.machine import add_machine, numerics
 from linnet.engine.gguf import hub
 from linnet.engine.machine import MOST_THREADS, usable_threads
 from linnet.engine.measure.bench import plot, report
@@ -110,7 +110,7 @@ def _tests(arguments: argparse.Namespace) -> Iterator[Any]:
                 yield measure(
                     model, test, repetitions=arguments.repetitions,
                     warmup=not arguments.no_warmup, isa=arguments.isa,
-                    numerics=Numerics.of(arguments.activations), tick=bar.update,
+                    numerics=Numerics.of(**numerics(arguments)), tick=bar.update,
                 )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _layers(arguments: argparse.Namespace) -> Iterator[Any]:
                 bar.set_description(f"{model.name}: {test.name}")
                 rows = layers(
                     model, test, repetitions=arguments.repetitions, isa=arguments.isa,
-                    numerics=Numerics.of(arguments.activations),
+                    numerics=Numerics.of(**numerics(arguments)),
                 )  # fmt: skip
                 yield from rows
                 bar.update()
@@ -141,7 +141,7 @@ def _ops(arguments: argparse.Namespace) -> Iterator[Any]:
         for n_threads in _thread_counts(arguments):
             for row in ops(
                 wanted, n_threads=n_threads, isa=arguments.isa,
-                numerics=Numerics.of(arguments.activations), repetitions=arguments.repetitions,
+                numerics=Numerics.of(**numerics(arguments)), repetitions=arguments.repetitions,
             ):  # fmt: skip
                 bar.set_description(f"{row['op']} {row['type']}")
                 bar.update()
@@ -150,8 +150,8 @@ def _ops(arguments: argparse.Namespace) -> Iterator[Any]:
 
 def _plot(arguments: argparse.Namespace, rows: list[Any]) -> None:
     model, test = _models(arguments)[0], _matrix(arguments)[0]
-    numerics = Numerics.of(arguments.activations)
-    bandwidth, peaks = roofs(model, test, isa=arguments.isa, numerics=numerics)
+    how = Numerics.of(**numerics(arguments))
+    bandwidth, peaks = roofs(model, test, isa=arguments.isa, numerics=how)
     title = f"{rows[0]['model_type']}, {rows[0]['n_threads']} threads, {rows[0]['isa']}"
     plot.plot(arguments.plot, rows, bandwidth=bandwidth, peaks=peaks, title=title)
     print(f"{arguments.plot}: written", file=sys.stderr)

@@ -18,8 +18,11 @@ from linnet.engine.cli.interrupts import in_order
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import (
     add_chatting,
+    add_drafts,
     add_running,
     add_sampling,
+    draft_options,
+    drafted,
     open_conversation,
     open_model,
     sampling_fields,
@@ -41,6 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_chatting(parser)
     add_sampling(parser, without=("logprobs", "prompt_logprobs"))
     add_running(parser)
+    add_drafts(parser)
     add_prompt_cache(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no greeting, no rates")
 
@@ -48,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answers go to stdout, everything else to stderr."""
     fields = sampling_fields(arguments)
-    with open_model(arguments) as llm:
+    with open_model(arguments, **draft_options(arguments)) as llm:
         conversation = open_conversation(llm, llm.sampling_params(**fields), arguments)
         load_prompt(llm, arguments)
         if sys.stdin is not None and sys.stdin.isatty():
@@ -178,7 +182,8 @@ class Chat:
             note(
                 f"[ prompt {stats.n_prompt} tokens, {stats.n_cached} of them cached, "
                 f"{stats.prompt_rate:.1f} tok/s | "
-                f"answer {stats.n_generated} tokens, {stats.generate_rate:.1f} tok/s ]"
+                f"answer {stats.n_generated} tokens, {stats.generate_rate:.1f} tok/s"
+                f"{drafted(stats)} ]"
             )
         if last.finish_reason == "length" and stats.n_prompt + stats.n_generated > n_ctx:
             note(f"(the context of {n_ctx} tokens is full: give a larger one (-c), or /reset)")

@@ -14,8 +14,11 @@ from linnet.engine.cli.markup import add_parse_special, note_markup
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import (
     add_chatting,
+    add_drafts,
     add_running,
     add_sampling,
+    draft_options,
+    drafted,
     is_chat,
     open_conversation,
     open_model,
@@ -50,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--no-display-prompt", action="store_true", help="the text without the prompt")
     add_sampling(parser)
     add_running(parser)
+    add_drafts(parser)
     add_prompt_cache(parser)
     add_chatting(parser)
     add(
@@ -70,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("logprobs", "prompt_logprobs"):
         if arguments.output != "json" and fields.get(name) is not None:
             raise ValueError(f"{PARAMETERS[name].flags[0]} is for -o json")
-    with open_model(arguments) as llm:
+    with open_model(arguments, **draft_options(arguments)) as llm:
         params = llm.sampling_params(**fields)
         given, stream, encode = _begin(llm, prompt, params, arguments)
         load_prompt(llm, arguments)
@@ -158,7 +162,7 @@ def _scored(
 def _figures(llm: LLM, stats: Stats) -> dict[str, float]:
     """Rates in tokens a second, compiling included; times in seconds, memory in bytes."""
     compile_seconds = llm.compile_seconds
-    rate, limit = stats.generate_rate * llm.bytes_per_token, llm.read_bandwidth()
+    rate, limit = stats.pass_rate * llm.bytes_per_token, llm.read_bandwidth()
     return {
         "prompt_tokens_per_second": stats.prompt_rate,
         "generate_tokens_per_second": stats.generate_rate,
@@ -179,6 +183,7 @@ def _closing_line(llm: LLM, stats: Stats) -> str:
             f", {f['generate_tokens_per_second']:.1f} tok/s, "
             f"{f['gb_s']:.1f} GB/s ({f['roofline']:.0%} of the memory roofline)"
         )
+    generated += drafted(stats)
     compiling = f"compile {f['compile_s']:.2f} s"
     if f["compile_s"] >= NEGLIGIBLE:
         compiling += " (the rates include it)"

@@ -10,10 +10,13 @@ from typing import Any
 from linnet.engine.chat.template import RESERVED, ChatTemplate
 from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.counts import count
-from linnet.engine.cli.machine import add_machine
+from linnet.engine.cli.machine import add_machine, numerics
 from linnet.engine.cli.model import model_path
 from linnet.engine.cli.reading import read_text
 from linnet.engine.llm import LLM
+from linnet.engine.open_model import SPEC_TYPES
+from linnet.engine.running.drafts import MOST_DRAFTS
+from linnet.engine.running.generation import Stats
 from linnet.engine.running.runner import MOST_PROMPT_TOKENS, PROMPT_TOKENS
 from linnet.engine.sampling.params import PARAMETERS, SamplingParams
 from linnet.models.parts.config import MAX_CONTEXT
@@ -65,6 +68,36 @@ def add_running(
     )  # fmt: skip
 
 
+def add_drafts(parser: argparse.ArgumentParser) -> None:
+    """The flags that `draft_options` reads, in llama-server's words, older ones included."""
+    add = parser.add_argument_group("drafts").add_argument
+    add(
+        "--spec-type", type=lambda text: text.removesuffix("-simple"), choices=SPEC_TYPES,
+        help="who guesses the next tokens, which changes no answer; default draft with -md, ngram "
+        "without, none for models with a state",
+    )  # fmt: skip
+    add(
+        "-md", "--spec-draft-model", "--model-draft", dest="draft_model", metavar="FILE",
+        help="a smaller model with the same vocabulary",
+    )  # fmt: skip
+    add(
+        "--spec-draft-n-max", "--draft-max", "--draft", dest="draft_max",
+        type=count(1, MOST_DRAFTS), default=MOST_DRAFTS, metavar="N",
+        help=f"guesses at once, at most; default {MOST_DRAFTS}",
+    )  # fmt: skip
+
+
+def draft_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of LLM."""
+    names = "spec_type", "draft_model", "draft_max"
+    return {name: getattr(arguments, name) for name in names}
+
+
+def drafted(stats: Stats) -> str:
+    """What a line of figures says of drafts: nothing where there were none."""
+    return f", {stats.n_accepted} of {stats.n_drafted} drafts right" if stats.n_drafted else ""
+
+
 def open_model(
     arguments: argparse.Namespace, *, n_ctx: int | None = None, **options: Any
 ) -> LLM:  # fmt: skip
@@ -76,9 +109,9 @@ def open_model(
         n_ctx=arguments.ctx_size if n_ctx is None else n_ctx,
         n_batch=arguments.batch_size,
         isa=arguments.isa,
-        activations=arguments.activations,
         mmap=not arguments.no_mmap,
         ignore_unknown=arguments.ignore_unknown,
+        **numerics(arguments),
         **options,
     )
 

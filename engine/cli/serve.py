@@ -16,10 +16,12 @@ from linnet.engine.async_llm import AsyncLLM
 from linnet.engine.cli.counts import count, number
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import (
+    add_drafts,
     add_running,
     add_sampling,
     add_template,
     chat_variables,
+    draft_options,
     open_model,
     sampling_fields,
     set_template,
@@ -78,6 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_running(
         parser, context="tokens of each sequence; 0: the model's; by default that, at most 8192"
     )
+    add_drafts(parser)
     add_template(parser.add_argument_group("chat"))
 
 
@@ -109,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     def opened() -> AsyncLLM:
         llm = open_model(
             arguments, n_parallel=arguments.parallel, kv_tokens=arguments.kv_tokens,
-            prompt_cache=arguments.prompt_cache,
+            prompt_cache=arguments.prompt_cache, **draft_options(arguments),
         )  # fmt: skip
         set_template(llm, arguments)
         return AsyncLLM(llm)

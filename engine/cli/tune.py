@@ -19,7 +19,7 @@ from linnet.kernels.compiler.host import choose_isa
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add_machine(parser, activations=False)
+    add_machine(parser, numerics=False)
     add("--reset", action="store_true", help="measure nothing: forget what was found, for --isa")
     add("-o", "--output", choices=("md", "json"), default="md", help="default md, for people")
 

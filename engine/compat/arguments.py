@@ -14,7 +14,7 @@ from linnet.engine.sampling.params import SamplingParams
 
 RANDOM_SEED: Final = 0xFFFFFFFF  # another one each time
 POOLINGS: Final = {-1: None, 1: "mean", 2: "cls", 3: "last"}  # by llama.cpp's numbers
-_F16: Final = 1  # of cached keys and values
+CACHE_TYPES: Final = {None: None, 0: "f32", 1: "f16", 8: "q8_0"}  # by ggml's numbers
 
 # Of the constructor: those that say how llama.cpp is to compute, and not what.
 _IGNORED: Final = frozenset({
@@ -22,9 +22,6 @@ _IGNORED: Final = frozenset({
     "n_ubatch", "no_perf", "numa", "offload_kqv", "op_offload", "spm_infill", "split_mode",
     "swa_full", "tensor_split", "use_mlock", "verbose", "vocab_only",
 })  # fmt: skip
-_WARNED: Final[Mapping[str, Sequence[Any]]] = {  # with what needs no warning
-    "chat_format": (None,), "type_k": (None, _F16), "type_v": (None, _F16),
-}  # fmt: skip
 # Those that would change what comes out, with what leaves it as it is.
 _REFUSED: Final[Mapping[str, Sequence[Any]]] = {
     "attention_type": (-1,), "chat_handler": (None,), "kv_overrides": (None, {}),
@@ -55,12 +52,19 @@ _OTHERS: Final = {"tfs_z", "top_logprobs"}  # the first has no effect, nor has i
 def check_options(options: Mapping[str, Any]) -> None:
     """Of the constructor. Warns of what is otherwise here; raises ValueError for what there is not,
     and TypeError for what nobody knows."""
-    known(options, _IGNORED | _WARNED.keys() | _REFUSED.keys(), "argument of Llama")
+    known(options, _IGNORED | {"chat_format"} | _REFUSED.keys(), "argument of Llama")
     _refuse(options, _REFUSED)
-    for name, value in options.items():
-        if name in _WARNED and value not in _WARNED[name]:
-            here = "the file's chat template" if name == "chat_format" else "f16"
-            warnings.warn(f"{name} is {value!r}; here it is {here} all the same", stacklevel=3)
+    if (format := options.get("chat_format")) is not None:
+        here = "the file's chat template all the same"
+        warnings.warn(f"chat_format is {format!r}; here it is {here}", stacklevel=3)
+
+
+def cache_type(name: str, number: int | None) -> str | None:
+    """An argument of the constructor, as LLM takes it. Raises ValueError for one there is not."""
+    if number not in CACHE_TYPES:
+        here = ", ".join(f"{known} ({of})" for known, of in CACHE_TYPES.items() if of)
+        raise ValueError(f"{name} is {number!r}; it must be None or one of {here}")
+    return CACHE_TYPES[number]
 
 
 def sampling_params(

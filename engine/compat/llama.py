@@ -13,6 +13,7 @@ import numpy.typing as npt
 from linnet.engine.compat.arguments import (
     POOLINGS,
     RANDOM_SEED,
+    cache_type,
     check_options,
     sampling_params,
 )
@@ -63,14 +64,16 @@ class Llama:
     `model_path`, `n_ctx`, `n_batch`, `n_threads`, `use_mmap`, `chat_template`: see `LLM`, which is
     `llm`; 0 for `n_ctx` is what the model was trained on. `seed`: for calls that give none.
     `last_n_tokens_size`: the tokens that penalties look at. `embedding`: whether `embed` may be
-    called; `pooling_type`: llama.cpp's number, -1 for what the file says.
+    called; `pooling_type`: llama.cpp's number, -1 for what the file says. `type_k`, `type_v`: of
+    cached keys and values, ggml's number: 0 for f32, 1 and None for f16, 8 for q8_0.
     """
 
     def __init__(
         self, model_path: str | os.PathLike[str], *, n_ctx: int = 512, n_batch: int = 512,
         n_threads: int | None = None, seed: int = RANDOM_SEED, last_n_tokens_size: int = 64,
         embedding: bool = False, pooling_type: int = -1, use_mmap: bool = True,
-        chat_template: str | None = None, **options: Any,
+        chat_template: str | None = None, type_k: int | None = None, type_v: int | None = None,
+        **options: Any,
     ) -> None:  # fmt: skip
         check_options(options)
         if pooling_type not in POOLINGS:
@@ -79,6 +82,7 @@ class Llama:
         self.llm = LLM(
             model_path, n_ctx=n_ctx, n_batch=min(n_batch, MOST_PROMPT_TOKENS),
             n_threads=n_threads or None, mmap=use_mmap, chat_template=chat_template,
+            cache_type_k=cache_type("type_k", type_k), cache_type_v=cache_type("type_v", type_v),
         )  # fmt: skip
         self.metadata = {
             key: _written(value)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from linnet.engine.gguf.source import Source, shown
 
@@ -36,6 +37,7 @@ class _Encoded:
     kind: int
     at: int
     count: int | None
+    ends: NDArray[np.int64] | None  # of strings
 
     @property
     def n_elements(self) -> int:
@@ -72,12 +74,14 @@ class Metadata(Mapping[str, object]):
         size = 8 if kind == STRING else NUMBERS[kind].itemsize
         if is_array:
             count = source.count(f"number of elements of {key}", entry=size, limit=budget)
-        value = _Encoded(kind, source.at, count)
+        n_elements = 1 if count is None else count
+        at, ends = source.at, None
         if kind == STRING:
-            for ends in source.string_ends(value.at, value.n_elements, key):
-                source.at = int(ends[-1])
+            ends = source.string_ends(at, n_elements, key)
+            source.at = int(ends[-1]) if n_elements else at
         else:
-            source.skip(value.n_elements * size, key)
+            source.skip(n_elements * size, key)
+        value = _Encoded(kind, at, count, ends)
         if kind == BOOL and (source.data[value.at : source.at] > 1).any():
             raise source.error(f"{key} holds a bool that is neither 0 nor 1", value.at)
         return value
@@ -85,8 +89,8 @@ class Metadata(Mapping[str, object]):
     def __getitem__(self, key: str) -> object:
         value = self._values[key]
         self._source.check_size()
-        if value.kind == STRING:
-            strings = self._source.strings(value.at, value.n_elements, shown(key))
+        if value.ends is not None:
+            strings = self._source.strings(value.at, value.ends)
             return strings[0] if value.count is None else strings
         dtype = NUMBERS[value.kind]
         end = value.at + value.n_elements * dtype.itemsize

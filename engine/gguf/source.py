@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from linnet.engine.machine import available_memory, check_memory
 
 PART_BYTES: Final = 1 << 24  # read at a time
+BATCH: Final = 4096  # strings decoded as one text
+BATCH_BYTES: Final = 1 << 20
 
 
 class GGUFError(ValueError):
@@ -138,31 +140,49 @@ class Source:
 
     # ---- anywhere
 
-    def strings(self, at: int, count: int, field: str) -> list[str | bytes]:
-        """Decode the `count` strings from byte `at` on."""
+    def strings(self, at: int, ends: NDArray[np.int64]) -> list[str | bytes]:
+        """Decode the strings from byte `at` on, each of which ends at one of `ends`."""
         strings: list[str | bytes] = []
-        for ends in self.string_ends(at, count, field):
-            raw = self._raw[at : int(ends[-1])]
-            bounds = [0, *(ends - at).tolist()]
-            try:
-                strings += [raw[a + 8 : b].decode() for a, b in pairwise(bounds)]
-            except UnicodeDecodeError:
-                strings += [_text(raw[a + 8 : b]) for a, b in pairwise(bounds)]
-            at = int(ends[-1])
+        for first in range(0, len(ends), BATCH):
+            part = ends[first : first + BATCH]
+            strings += self._decode_all(at, part) or self._decode_each(at, part)
+            at = int(part[-1])
         return strings
 
-    def string_ends(self, at: int, count: int, field: str) -> Iterator[NDArray[np.int64]]:
-        """Where each of the `count` strings from byte `at` on ends, in batches.
+    def _decode_each(self, at: int, ends: NDArray[np.int64]) -> Iterator[str | bytes]:
+        for begin, end in pairwise([at, *ends.tolist()]):
+            yield _text(self._raw[begin + 8 : end])
+
+    def _decode_all(self, at: int, ends: NDArray[np.int64]) -> list[str] | None:
+        """The strings, decoded as one text and cut; None where one is not UTF-8 or holds a zero,
+        or they are too long for that."""
+        raw = self.data[at : int(ends[-1])]
+        if len(raw) > BATCH_BYTES:
+            return None
+        kept = np.ones(len(raw), bool)
+        begins = np.concatenate([[0], ends[:-1] - at])
+        for i in range(7):  # the last byte of a length is zero, and divides them
+            kept[begins + i] = False
+        try:
+            strings = raw[kept].tobytes().decode().split("\0")[1:]
+        except UnicodeDecodeError:
+            return None
+        return strings if len(strings) == len(ends) else None
+
+    def string_ends(self, at: int, count: int, field: str) -> NDArray[np.int64]:
+        """Where each of the `count` strings from byte `at` on ends: (count,).
 
         Only its length tells where the next string begins, and a vocabulary has up to a million:
         so most are found many at a time, and a batch is walked one by one where that fails.
         """
+        found = [np.zeros(0, np.int64)]
         while count:
             ends = self._walk(at, min(count, 1024), field)
             while len(ends):
-                yield ends
+                found.append(ends)
                 at, count = int(ends[-1]), count - len(ends)
                 ends = self._stride(at, count) if count and len(ends) >= 512 else ends[:0]
+        return np.concatenate(found)
 
     def _walk(self, at: int, count: int, field: str) -> NDArray[np.int64]:
         """The ends of the next `count` strings, one by one."""

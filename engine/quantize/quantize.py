@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf import GGML_QUANT_VERSION
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from linnet.engine.gguf.file_types import QUANTIZATION_VERSION
 from linnet.engine.gguf.metadata import U32
 from linnet.engine.gguf.reader import GGUFFile, Tensor
 from linnet.engine.gguf.writer import MetadataValue, TensorEntry, pack_header, padding
@@ -138,7 +138,7 @@ def _metadata(file: GGUFFile, recipe: Recipe) -> dict[str, MetadataValue]:
         if not key.startswith("split.")
     }
     return values | {
-        "general.quantization_version": MetadataValue(U32, GGML_QUANT_VERSION),
+        "general.quantization_version": MetadataValue(U32, QUANTIZATION_VERSION),
         "general.file_type": MetadataValue(U32, recipe.file_type),
     }
 

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from gguf import LlamaFileType
-
+from linnet.engine.gguf.file_types import FILE_TYPES
 from linnet.engine.gguf.reader import GGUFFile, Tensor
 from linnet.kernels.quants import WEIGHT_TYPES, FloatType
 
@@ -61,13 +60,12 @@ def quantizable() -> list[str]:
 
 
 def _recipes() -> dict[str, Recipe]:
-    """All of llama.cpp's file types, such as MOSTLY_Q4_K_M, whose base type can be quantised to."""
+    """All of llama.cpp's file types, such as Q4_K_M, whose base type can be quantised to."""
     recipes = {}
-    for member in LlamaFileType:
-        name = re.sub("^(MOSTLY|ALL)_", "", member.name)
+    for number, name in FILE_TYPES.items():
         base = re.sub("_[SM]$", "", name)
         if base in quantizable():
-            recipes[name] = Recipe(name, base, member.value)
+            recipes[name] = Recipe(name, base, number)
     return recipes | {short: recipes[f"{short}_S"] for short in ("Q4_K", "Q5_K")}
 
 

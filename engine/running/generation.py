@@ -34,6 +34,8 @@ class Stats:
     `n_generated`: tokens after it, but for an end token.
     `prompt_seconds`: what the prompt took. `generate_seconds`: from the first token to the last.
     `queue_seconds`: how long it waited before its prompt began.
+    `n_drafts`: passes that tried drafts of it, and with them `n_drafted` tokens, of which
+    `n_accepted` were what was drawn.
     """
 
     n_prompt: int
@@ -42,6 +44,9 @@ class Stats:
     prompt_seconds: float = 0.0
     generate_seconds: float = 0.0
     queue_seconds: float = 0.0
+    n_drafts: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
 
     @property
     def prompt_rate(self) -> float:
@@ -54,6 +59,12 @@ class Stats:
         """Tokens a second after the first, whose time is the prompt's."""
         steps = self.n_generated - 1
         return steps / self.generate_seconds if steps > 0 and self.generate_seconds else 0.0
+
+    @property
+    def pass_rate(self) -> float:
+        """Passes a second after the first token, each of which may bring several."""
+        n = self.n_generated - 1 - self.n_accepted
+        return n / self.generate_seconds if n > 0 and self.generate_seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +196,11 @@ class Generation:
         """How many positions of the cache it may come to fill."""
         return self.stats.n_prompt + max(0, self._limit - 1)
 
+    @property
+    def n_left(self) -> int:
+        """How many more tokens it may come to have."""
+        return self._limit - self.stats.n_generated
+
     def begin(self, sequence: CachedSequence) -> None:
         """Take a slot, which holds a beginning of `ids`; again, perhaps, after losing one."""
         if not self._begun:
@@ -197,7 +213,7 @@ class Generation:
     def pending(self, sequence: CachedSequence) -> list[int]:
         """The tokens that its slot's sequence lacks, in order. Those of the prompt go first, and
         alone: generated ones take other passes. Never none: logits of the last one are wanted."""
-        if len(sequence.ids) == len(self.ids):  # and have been lost, as where Ctrl-C came between
+        if len(sequence.ids) >= len(self.ids):  # and have been lost, as where Ctrl-C came between
             _forget(sequence, len(self.ids) - 1)
         n_prompt = self.stats.n_prompt
         if self.scores_prompt:
@@ -243,6 +259,26 @@ class Generation:
         """Have the slot hold no more of the prompt than is scored, and no more scored than that."""
         _forget(sequence, len(self._prompt_logprobs) - 1)
         del self._prompt_logprobs[len(sequence.ids) + 1 :]
+
+    def draw_each(self, rows: Sequence[Logits], drafts: Sequence[int]) -> None:
+        """Draw a token from the first row, and from the next while what was drawn is the draft that
+        it goes on from. The slot is left with what it would hold without drafts.
+
+        `drafts`: one for each row after the first. Raises what `draw` raises.
+        """
+        stats, n_known = self.stats, len(self.ids)
+        stats.n_drafts += bool(drafts)
+        stats.n_drafted += len(drafts)
+        try:
+            for logits, draft in zip(rows, [*drafts, None], strict=True):
+                self.draw(logits)
+                if self.over or self.ids[-1] != draft:
+                    break
+                stats.n_accepted += 1
+                n_known += 1
+        finally:
+            if self.sequence:
+                _forget(self.sequence, n_known)
 
     def draw(self, logits: Logits) -> None:
         """Draw a token from the last one's logits, and tell what it adds.

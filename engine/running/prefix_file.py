@@ -138,7 +138,8 @@ def origin_of(runner: Runner, model: str) -> Origin:
         "version of linnet": hashlib.sha256(code.encode()).hexdigest(),
         "instruction set": runner.library.isa.name,
         "kind of activations": graph.numerics.activations,
-        "type of cache": str(graph.numerics.cache_type),
+        "type of cached keys": str(graph.numerics.key_type),
+        "type of cached values": str(graph.numerics.value_type),
         "table of positions (n_ctx)": hashlib.sha256(positions).hexdigest(),
         "room for windows (n_batch)": " ".join(map(str, windows)),
     }

@@ -12,7 +12,7 @@ from linnet.engine.machine import available_memory, check_memory
 from linnet.engine.running.batch import Batch
 from linnet.engine.sampling.logits import Blocks, Logits
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.products.linear import MOST_FEW_ROWS
+from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.runtime.program import Lowered, Program
 from linnet.kernels.runtime.team import Team
 from linnet.models import Model

@@ -5,8 +5,8 @@
         if prompts are left, and nobody decodes or decoding has had its share of time:
             a pass over parts of prompts, bounded in time where somebody decodes
         else:
-            a pass over one more token of each request that decodes
-        draw a token from each row of logits
+            a pass over one more token of each request that decodes, and drafts of what may follow
+        draw a token from each row of logits, of those of drafts while they are right
 
 There is no thread of its own: a caller that waits for its next event runs the next step, for all
 requests. So one caller alone pays for no hand-over between threads, a request whose reader has left
@@ -23,6 +23,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from linnet.engine.running.batch import Part
+from linnet.engine.running.drafts import Drafts
 from linnet.engine.running.generation import Event, Generation, is_last
 from linnet.engine.running.idle import Idle
 from linnet.engine.running.lead import Caller, Lead
@@ -32,7 +33,7 @@ from linnet.engine.running.prompt_cache import PromptCache
 from linnet.engine.running.sequence import CachedSequence
 from linnet.engine.running.session import Session
 from linnet.engine.sampling.logits import Logits
-from linnet.kernels.products.linear import MOST_FEW_ROWS
+from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.runtime.team import Interrupted
 
 AHEAD = 16  # events of a request that nobody has taken yet, and with which it rests
@@ -44,11 +45,12 @@ class Scheduler:
 
     From any thread: `submit`, `cancel`, `stop`, `events`. `step` and `idle_step` are for one at a
     time, as `events` and `alone` see to. `stored`: prefixes on disk, if they are kept there.
+    `drafts`: guesses of tokens, if passes are to try some; not where layers carry a state.
     """
 
     def __init__(
         self, session: Session, *, n_parallel: int = MOST_FEW_ROWS,
-        stored: PromptCache | None = None,
+        stored: PromptCache | None = None, drafts: Drafts | None = None,
     ) -> None:  # fmt: skip
         self.session, self.n_parallel = session, min(n_parallel, session.n_slots)
         self.n_preempted = 0  # slots taken from requests that nobody read
@@ -57,6 +59,7 @@ class Scheduler:
         self._idle, self._idling = Idle(session, self.prefixes), False
         self._requests: list[Generation] = []  # unfinished ones, oldest first
         self._prompt_passes = PromptPasses(session.n_batch)
+        self.drafts = drafts
         self._turn = 0  # the latest that was given to a request
         self._lead = Lead()
         self._in_pass: Sequence[_Turn] = ()
@@ -277,8 +280,12 @@ class Scheduler:
         self._prompt_passes.ran(sum(taken), seconds, len(prompts), n_decoding)
 
     def _decode_pass(self, decoding: list[_Turn]) -> None:
-        if sum(len(turn.ids) for turn in decoding) > MOST_FEW_ROWS:
+        n_rows = sum(len(turn.ids) for turn in decoding)
+        if n_rows > MOST_FEW_ROWS:
             decoding = self._next_rows(decoding)
+        elif self.drafts:
+            found = self.drafts.of([turn.generation for turn in decoding], n_rows)
+            decoding = [t._replace(drafts=found.get(t.generation, ())) for t in decoding]
         self._prompt_passes.decoded(self._run(decoding, few=True))
 
     def _next_rows(self, decoding: Sequence[_Turn]) -> list[_Turn]:
@@ -295,9 +302,9 @@ class Scheduler:
         """A pass, whose seconds are returned; a token is drawn for each whose last one is among its
         tokens. `scores`: logits of all its tokens are wanted instead."""
         started, parts = time.perf_counter(), []
-        for generation, sequence, ids in turns:
-            is_last = len(sequence.ids) + len(ids) == len(generation.ids)
-            parts.append(Part(sequence.slot, ids, len(ids) if scores else int(is_last)))
+        for generation, sequence, ids, drafts in turns:
+            n_outputs = int(len(sequence.ids) + len(ids) == len(generation.ids)) + len(drafts)
+            parts.append(Part(sequence.slot, [*ids, *drafts], len(ids) if scores else n_outputs))
         try:
             self._in_pass = turns
             rows = iter(self.session.run(parts, few=few, few_outputs=not scores))
@@ -307,18 +314,21 @@ class Scheduler:
             if not few:
                 turn.generation.prompt_advanced(len(turn.sequence.ids))
             if part.n_outputs:
-                self._take(turn.generation, [*islice(rows, part.n_outputs)], scores=scores)
-        seconds = time.perf_counter() - started
-        self.on_pass(sum(len(turn.ids) for turn in turns), seconds, not few)
+                self._take(turn, [*islice(rows, part.n_outputs)], scores=scores)
+        seconds, n_tokens = time.perf_counter() - started, sum(len(part.ids) for part in parts)
+        if few and self.drafts:
+            self.drafts.ran(n_tokens, seconds)
+        self.on_pass(n_tokens, seconds, not few)
         return seconds
 
-    def _take(self, generation: Generation, rows: Sequence[Logits], *, scores: bool) -> None:
+    def _take(self, turn: _Turn, rows: Sequence[Logits], *, scores: bool) -> None:
         """An error of its sampler ends a request, and no other."""
+        generation = turn.generation
         try:
             if scores:
                 generation.score(rows)
             else:
-                generation.draw(*rows)
+                generation.draw_each(rows, turn.drafts)
         except Exception as error:
             generation.fail(error)
         except BaseException:  # Ctrl-C in the middle of it
@@ -330,8 +340,10 @@ class Scheduler:
 
 
 class _Turn(NamedTuple):
-    """What a request would have the next pass do: the tokens its sequence lacks."""
+    """What a request would have the next pass do: the tokens its sequence lacks, and perhaps
+    guesses of those that follow."""
 
     generation: Generation
     sequence: CachedSequence
     ids: list[int]
+    drafts: Sequence[int] = ()

@@ -14,8 +14,7 @@ from linnet.engine.running.lease import Lease
 from linnet.engine.running.runner import Floats, Runner
 from linnet.engine.running.sequence import CachedSequence, ContextOverflow
 from linnet.engine.sampling.logits import Logits
-from linnet.kernels.ops.base import Array
-from linnet.kernels.products.linear import MOST_FEW_ROWS
+from linnet.kernels.ops.base import MOST_FEW_ROWS, Array
 
 Progress = Callable[[int, int], object]  # is told tokens done, and tokens in all
 

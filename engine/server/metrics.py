@@ -59,6 +59,9 @@ class Metrics:
     cached_tokens: int = 0
     embedded_tokens: int = 0
     generated_tokens: int = 0
+    drafts: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     first_token: Histogram = field(default_factory=lambda: Histogram(FIRST_TOKEN))
     next_token: Histogram = field(default_factory=lambda: Histogram(NEXT_TOKEN))
     whole: Histogram = field(default_factory=lambda: Histogram(REQUEST))
@@ -110,3 +113,6 @@ class Watch:
         metrics.prompt_tokens += stats.n_prompt
         metrics.cached_tokens += stats.n_cached
         metrics.generated_tokens += stats.n_generated
+        metrics.drafts += stats.n_drafts
+        metrics.draft_tokens += stats.n_drafted
+        metrics.accepted_tokens += stats.n_accepted

@@ -19,7 +19,7 @@ from linnet.engine.server.log import log_failure, tell
 from linnet.engine.server.service import Service
 from linnet.engine.server.settings import Settings
 from linnet.engine.server.sse import STALLED
-from linnet.kernels.products.linear import MOST_FEW_ROWS
+from linnet.kernels.ops.base import MOST_FEW_ROWS
 
 MOST_HEADERS = 64 << 10  # bytes, of a request
 MOST_CONNECTIONS = 500
@@ -125,8 +125,9 @@ def _prepared(open_model: Callable[[], AsyncLLM]) -> AsyncLLM:
     first request has to wait for them."""
     llm = open_model()
     model = llm.llm
-    model.scheduler.session.runner.prepare(min(MOST_FEW_ROWS, model.n_parallel))
+    model.scheduler.session.runner.prepare(MOST_FEW_ROWS)
     with suppress(ValueError):  # without a vocabulary or a template, requests that need it say so
+        model.tokenizer.prepare()
         ids = model.tokenizer.encode(" ")
         list(model.stream(ids, SamplingParams(max_tokens=1)))
         model.chat_template.encode([{"role": "user", "content": " "}])

@@ -69,12 +69,13 @@ class Service:
         """What an answer of OpenAI's API begins with: an id of its own, and a fingerprint of what
         its bits depend on beside the request: program, instruction set and numerics."""
         llm = self.llm.llm
+        numerics = f"{llm.activations}-{llm.cache_type_k}-{llm.cache_type_v}"
         return {
             "id": f"{prefix}-{secrets.token_hex(12)}",
             "object": kind,
             "created": int(time.time()),
             "model": self.model_id,
-            "system_fingerprint": f"linnet-{__version__}-{llm.isa}-{llm.activations}",
+            "system_fingerprint": f"linnet-{__version__}-{llm.isa}-{numerics}",
         }
 
     def params(self, given: Mapping[str, Any]) -> SamplingParams:

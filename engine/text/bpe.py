@@ -8,15 +8,20 @@ that is no token as tokens for its bytes.
 
 from __future__ import annotations
 
+import hashlib
+import operator
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from functools import cached_property
+from itertools import chain
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 
+from linnet.engine.text.on_demand import Encode, OnDemand
 from linnet.engine.text.pretokenizers import PreTokenizer, find_pre_tokenizer
 from linnet.engine.text.vocabulary import (
     BYTES_BY_NAME,
@@ -30,6 +35,7 @@ from linnet.engine.text.vocabulary import (
     warn,
     warn_unwritable,
 )
+from linnet.kernels.compiler.object_cache import ObjectCache
 from linnet.kernels.memory import check_room
 
 if TYPE_CHECKING:
@@ -39,8 +45,7 @@ if TYPE_CHECKING:
 ROOM: Final = 16 << 20
 ENTRY_ROOM: Final = 512  # for a token or a merge
 CHARACTER_ROOM: Final = 512  # for a character of a text
-
-Pair = tuple[str, ...]  # of two, once checked
+MANY_MERGES: Final = 10_000  # to look at in a moment
 
 _SPACE: Final = "\u2581"  # "▁"
 _NOT_TEXT: Final = (TokenType.CONTROL, TokenType.UNKNOWN)
@@ -58,16 +63,16 @@ class BytePairs:
         A merge of tokens that are not in the vocabulary is left out, with a UserWarning.
         """
         self.vocabulary: Final = vocabulary
+        self._pre_tokenizer: Final = pre_tokenizer
         self._is_byte_level: Final = pre_tokenizer.is_byte_level
         self._byte_values: Final = {} if self._is_byte_level else byte_values(vocabulary)
-        ids = dict(vocabulary.ids)  # of what text can become
-        for token_id in vocabulary.of_types(*_NOT_TEXT):
-            if token_id not in vocabulary.unreachable:
-                del ids[vocabulary.texts[token_id]]
-        self._ids: Final = ids
+        self._ids: Final = vocabulary.of_text()
         names = _LETTERS if self._is_byte_level else BYTES_BY_NAME
-        self._missing_bytes: Final = {byte for byte, c in enumerate(names) if c not in ids}
-        self._tokenizer: Final = _build(vocabulary, ids, merges, pre_tokenizer)
+        self._missing_bytes: Final = {byte for byte, c in enumerate(names) if c not in self._ids}
+        self._merges: Final = _mergeable(vocabulary, self._ids, merges)
+        self._encoder: Final = OnDemand(
+            self._ids, self._build, _in_letters if self._is_byte_level else str
+        )
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> BytePairs:
@@ -108,11 +113,34 @@ class BytePairs:
             ids += [part] if isinstance(part, int) else self._merge(part)
         return ids
 
+    def prepare(self) -> None:
+        """Do now what a long text needs."""
+        self._encoder.prepare()
+
     def _merge(self, text: str) -> list[int]:
         check_room(ROOM + CHARACTER_ROOM * len(text))
         with _panics_are_errors():
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+            return self._encoder.encode(text)
+
+    def _build(self, ids: Mapping[str, int]) -> Encode:
+        """The library's encoder with these tokens, those for bytes, and what merges them."""
+        from tokenizers import Tokenizer, models  # not always needed
+
+        merges = self._merges if ids is self._ids else _merges_among(ids, self._merges)
+        check_room(ROOM + ENTRY_ROOM * (len(ids) + len(merges)))
+        model = models.BPE(
+            dict(ids) | {name: self._ids[name] for name in BYTES_BY_NAME if name in self._ids},
+            [(a, b) for a, b in (merge.split(" ") for merge in merges)],
+            ignore_merges=self._pre_tokenizer.ignores_merges,
+            byte_fallback=not self._is_byte_level,
+        )
+        tokenizer = Tokenizer(model)
+        tokenizer.pre_tokenizer = self._splitter
+        return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _splitter(self) -> tokenizers.pre_tokenizers.PreTokenizer:
+        return splitter(self._pre_tokenizer)
 
     def _cut_line_breaks(self, text: str) -> Iterator[str | int]:
         """Cut out the runs of line breaks that are tokens, but not by merging (Gemma 4)."""
@@ -154,43 +182,23 @@ def byte_letters() -> list[str]:
 
 
 _LETTERS: Final = byte_letters()
+_LETTER_TABLE: Final = dict(enumerate(_LETTERS))  # for str.translate
 _BYTES: Final = {letter: byte for byte, letter in enumerate(_LETTERS)}
+
+
+def _in_letters(text: str) -> str:
+    """The bytes of a text as letters."""
+    return text.encode().decode("latin-1").translate(_LETTER_TABLE)
 
 
 def _read_merges(metadata: Mapping[str, object]) -> list[str]:
     merges = metadata.get(PREFIX + "merges")
     if isinstance(merges, np.ndarray) and not merges.size:
         return []  # an empty array has any type
-    different = dict.fromkeys(read_strings(metadata, "merges"))  # of two alike, the first counts
-    return [merge if isinstance(merge, str) else "" for merge in different]
-
-
-def _build(
-    vocabulary: Vocabulary,
-    ids: dict[str, int],
-    merges: Sequence[str],
-    pre_tokenizer: PreTokenizer,
-) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer, models  # not always needed
-
-    def model(pairs: list[Pair]) -> models.BPE:
-        return models.BPE(
-            ids,
-            pairs,  # type: ignore[arg-type]
-            ignore_merges=pre_tokenizer.ignores_merges,
-            byte_fallback=not pre_tokenizer.is_byte_level,
-        )
-
-    check_room(ROOM + ENTRY_ROOM * (len(ids) + len(merges)))
-    pairs = [tuple(merge.split(" ")) for merge in merges]
-    with _panics_are_errors():
-        try:
-            bpe = model(pairs)
-        except Exception:  # the library's own type is Exception; find out what it objects to
-            bpe = model(_mergeable(vocabulary, ids, pairs))
-    tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = splitter(pre_tokenizer)
-    return tokenizer
+    strings = read_strings(metadata, "merges")
+    if bytes in set(map(type, strings)):
+        return [m if isinstance(m, str) else "" for m in strings]
+    return cast("list[str]", strings)
 
 
 @contextmanager
@@ -218,19 +226,67 @@ def splitter(pre_tokenizer: PreTokenizer) -> tokenizers.pre_tokenizers.PreTokeni
     return pre_tokenizers.Sequence(cuts)
 
 
-def _mergeable(vocabulary: Vocabulary, ids: Mapping[str, int], pairs: list[Pair]) -> list[Pair]:
-    """The merges that text can take part in: those of two tokens that make a third, none of them a
-    control token. Warns of others than these."""
-    kept: list[Pair] = []
-    bad: list[Pair] = []
-    for pair in pairs:
+def _mergeable(
+    vocabulary: Vocabulary, ids: Mapping[str, int], merges: Sequence[str]
+) -> dict[str, int]:
+    """The merges that text can take part in, and their ranks: those of two tokens that make a
+    third, none of them a control token. Warns of others than these. Of two alike, the first counts.
+    """
+    if not (_noted(ids, merges) if len(merges) >= MANY_MERGES else _make_tokens(ids, merges)):
+        merges = _sorted_out(vocabulary, ids, merges)
+    ranks = dict(zip(merges, range(len(merges)), strict=True))
+    if len(ranks) < len(merges):
+        ranks = {merge: rank for rank, merge in enumerate(dict.fromkeys(merges))}
+    return ranks
+
+
+def _make_tokens(ids: Mapping[str, int], merges: Sequence[str]) -> bool:
+    """Whether each merge is two of these tokens with a space between, that make a third."""
+    parts = " ".join(merges).split(" ") if merges else []
+    unions = map(operator.add, parts[::2], parts[1::2])
+    return len(parts) == 2 * len(merges) and all(map(ids.__contains__, chain(parts, unions)))
+
+
+def _noted(ids: Mapping[str, int], merges: Sequence[str]) -> bool:
+    """`_make_tokens`, but what was true once is noted in the cache of kernels: to look at 280
+    thousand merges takes longer than all the rest of reading a vocabulary."""
+    written = "\0".join([*ids, *merges])
+    if written.count("\0") != len(ids) + len(merges) - 1:  # in a token: not to be told apart
+        return _make_tokens(ids, merges)
+    key = hashlib.sha256(f"merges of {len(ids)} tokens\0{written}".encode()).hexdigest()
+    cache = ObjectCache.from_environment()
+    if cache.read(key) is not None:
+        return True
+    if _make_tokens(ids, merges):
+        cache.write(key, b"")
+        return True
+    return False
+
+
+def _sorted_out(vocabulary: Vocabulary, ids: Mapping[str, int], merges: Sequence[str]) -> list[str]:
+    """See `_mergeable`: one by one."""
+    kept: list[str] = []
+    bad: list[str] = []
+    for merge in dict.fromkeys(merges):
+        pair = merge.split(" ")
         parts = (*pair, "".join(pair))
         if len(pair) != 2 or not all(part in vocabulary.ids for part in parts):
-            bad.append(pair)
+            bad.append(merge)
         elif all(part in ids for part in parts):
-            kept.append(pair)
+            kept.append(merge)
     if bad:
-        first = f"{PREFIX}merges has {reprlib.repr(' '.join(bad[0]))}"
+        first = f"{PREFIX}merges has {reprlib.repr(bad[0])}"
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         warn(f"{first}{more}, not two tokens with a space between, that make a third; left out")
     return kept
+
+
+def _merges_among(ids: Mapping[str, int], ranks: Mapping[str, int]) -> list[str]:
+    """The merges that make one of these tokens of two others, in order."""
+    found = {
+        merge
+        for text in ids
+        for i in range(1, len(text))
+        if (merge := f"{text[:i]} {text[i:]}") in ranks
+    }
+    return sorted(found, key=ranks.__getitem__)

@@ -1,19 +1,21 @@
 """The byte-pair encoding of SentencePiece ("llama" in GGUF, SPM in llama.cpp), by that library.
 
 A GGUF file holds the tokens, scores and types of a SentencePiece model, from which the model is
-rebuilt in memory. Where llama.cpp and SentencePiece differ, the types are changed so that the ids
-are llama.cpp's: unused and user-defined tokens can be merged like any other.
+rebuilt in memory. Where llama.cpp and SentencePiece differ, it is changed so that the ids are
+llama.cpp's: unused and user-defined tokens can be merged like any other (user-defined ones are
+matched before we see the text, too).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linnet.engine.text.on_demand import Encode, OnDemand
 from linnet.engine.text.vocabulary import (
     BYTES_BY_NAME,
     PREFIX,
@@ -26,22 +28,19 @@ from linnet.engine.text.vocabulary import (
 )
 
 _SPACE: Final = "\u2581"  # "▁", how a token writes a space
+_NO_TOKEN: Final = -1  # where text cannot be written
 
 
 class SentencePiece:
     """Text without special tokens to ids, and ids to bytes."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Raises `TokenizerError` if the vocabulary is not one of SentencePiece."""
-        from sentencepiece import SentencePieceProcessor  # slow to import, and not always needed
-
+        """Raises `TokenizerError` for a token that is longer than SentencePiece takes."""
         self.vocabulary: Final = vocabulary
         self._byte_values: Final = byte_values(vocabulary)
-        self._processor = SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(_model_proto(vocabulary, self._byte_values))
-        except RuntimeError as error:
-            raise TokenizerError(f"SentencePiece does not take the vocabulary: {error}") from error
+        self._ids: Final = vocabulary.of_text()
+        _check_lengths(self._ids)
+        self._encoder: Final = OnDemand(self._ids, self._build, _written)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> SentencePiece:
@@ -58,15 +57,19 @@ class SentencePiece:
         with a UserWarning where there is none. (llama.cpp ends there; a run of such characters is
         one unknown token here, as in SentencePiece.)
         """
-        ids: list[int] = self._processor.encode(text, out_type=int)
-        n_tokens, unk_id = len(self.vocabulary.texts), self.vocabulary.unk_id
-        if max(ids, default=0) < n_tokens:  # none of the pieces that _model_proto adds
+        encode, unk_id = self._encoder.encode, self.vocabulary.unk_id
+        ids = encode(text)
+        if _NO_TOKEN not in ids:
             return ids
         if unk_id is not None:
-            return [unk_id if i >= n_tokens else i for i in ids]
-        encode = self._processor.encode
-        warn_unwritable(c for c in dict.fromkeys(text) if max(encode(c, out_type=int)) >= n_tokens)
-        return [i for i in ids if i < n_tokens]
+            return [unk_id if i == _NO_TOKEN else i for i in ids]
+        self.prepare()
+        warn_unwritable(c for c in dict.fromkeys(text) if _NO_TOKEN in encode(c))
+        return [i for i in ids if i != _NO_TOKEN]
+
+    def prepare(self) -> None:
+        """Do now what a long text needs."""
+        self._encoder.prepare()
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; `token_id` must be in range."""
@@ -77,6 +80,38 @@ class SentencePiece:
             text = text.replace(_SPACE, " ")
         return text.encode()
 
+    def _build(self, ids: Mapping[str, int]) -> Encode:
+        """The library's encoder with these tokens, and those for bytes; it gives `_NO_TOKEN` for
+        what they cannot write."""
+        from sentencepiece import SentencePieceProcessor  # slow to import, and not always needed
+
+        names = BYTES_BY_NAME if self._byte_values else {}
+        merged = {text: i for text, i in ids.items() if text not in names}
+        token_ids = [*merged.values(), *(self._ids.get(name, _NO_TOKEN) for name in names)]
+        token_ids.append(_NO_TOKEN)  # for the unknown piece
+        processor = SentencePieceProcessor()
+        try:
+            scores = self.vocabulary.scores[[*merged.values()]]
+            processor.LoadFromSerializedProto(_model_proto(merged, scores, names))
+        except RuntimeError as error:
+            raise TokenizerError(f"SentencePiece does not take the vocabulary: {error}") from error
+        return lambda text: [token_ids[i] for i in processor.encode(text, out_type=int)]
+
+
+def _written(text: str) -> str:
+    return text.replace(" ", _SPACE)
+
+
+def _check_lengths(ids: Mapping[str, int]) -> None:
+    """Raise `TokenizerError` for a token that is longer than SentencePiece takes."""
+    if 4 * max(map(len, ids), default=0) <= _MAX_PIECE_BYTES:
+        return
+    longest = max(ids, key=lambda text: len(text.encode()))
+    n_bytes = len(longest.encode())
+    if n_bytes > _MAX_PIECE_BYTES:
+        found = f"{PREFIX}tokens[{ids[longest]}] has {n_bytes} bytes"
+        raise TokenizerError(f"{found}; it must have at most {_MAX_PIECE_BYTES}")
+
 
 # ---- the model, as sentencepiece reads it --------------------------------------------------------
 #
@@ -86,66 +121,31 @@ class SentencePiece:
 
 _BPE: Final = 2  # TrainerSpec.ModelType
 _MAX_PIECE_BYTES: Final = 7_999
-_NOT_TEXT: Final = frozenset({TokenType.UNKNOWN, TokenType.CONTROL})
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # SentencePiece.Type
-_PIECE_TYPES: Final = {  # SentencePiece.Type, by TokenType
-    TokenType.NORMAL: _NORMAL,
-    TokenType.UNKNOWN: _CONTROL,  # as there can be only one unknown piece, and we add that
-    TokenType.CONTROL: _CONTROL,
-    TokenType.USER_DEFINED: _NORMAL,  # matched before we see the text; llama.cpp merges to them too
-    TokenType.UNUSED: _NORMAL,
-    TokenType.BYTE: _BYTE,
-}
+_NORMAL, _UNKNOWN, _BYTE = 1, 2, 6  # SentencePiece.Type
 
 
-def _model_proto(vocabulary: Vocabulary, byte_values: Mapping[int, bytes]) -> bytes:
-    """The ModelProto of a vocabulary. More pieces come at the end: one of type UNKNOWN and, as
-    there must be all bytes or none, those of bytes that have no token."""
-    names = _names(vocabulary)
-    there = {names[token_id] for token_id in byte_values}
-    missing = [name for name in map(str.encode, BYTES_BY_NAME) if there and name not in there]
-    codes = np.array([0, *(_PIECE_TYPES[type] for type in TokenType)])  # by TokenType, from 0
-    types = codes[np.frombuffer(vocabulary.types, np.uint8)]
-    types[[i for i in vocabulary.of_types(TokenType.BYTE) if i not in byte_values]] = _NORMAL
-    types[list(vocabulary.unreachable)] = _CONTROL
-    for name in missing:
-        token_id = vocabulary.ids.get(name.decode())
-        if token_id is not None and names[token_id] == name:  # of another type
-            types[token_id] = _BYTE
-    added = [(b"\xff", _UNKNOWN), *((name, _BYTE) for name in missing if name not in set(names))]
-    pieces = (_field(1, _field(1, name) + _field(3, type)) for name, type in added)
-    trainer = _field(3, _BPE) + _field(35, bool(there))  # model_type, byte_fallback
+def _model_proto(
+    merged: Collection[str], scores: NDArray[np.float32], byte_names: Collection[str]
+) -> bytes:
+    """A ModelProto: the pieces that come of merging, those for bytes (all, or none), and the one
+    of type UNKNOWN that there must be."""
+    unknown = _field(1, _field(1, b"\xff") + _field(3, _UNKNOWN))
+    of_bytes = [_field(1, _field(1, name.encode()) + _field(3, _BYTE)) for name in byte_names]
+    trainer = _field(3, _BPE) + _field(35, bool(byte_names))  # model_type, byte_fallback
     normalizer = _field(3, False) + _field(4, False)  # add_dummy_prefix, remove_extra_whitespaces
-    last = [*pieces, _field(2, trainer), _field(3, normalizer)]
-    return b"".join(chain(_pieces(names, vocabulary.scores, types), last))
+    last = [*of_bytes, unknown, _field(2, trainer), _field(3, normalizer)]
+    return b"".join(chain(_pieces(list(map(str.encode, merged)), scores), last))
 
 
-def _pieces(
-    names: Sequence[bytes], scores: NDArray[np.float32], types: NDArray[np.integer]
-) -> Iterator[bytes]:
+def _pieces(names: Sequence[bytes], scores: NDArray[np.float32]) -> Iterator[bytes]:
     """ModelProto.pieces: of each token, the piece (1), score (2) and type (3)."""
     lengths = list(map(len, names))
     heads = {n: _length(1, len(_length(1, n)) + n + 7) + _length(1, n) for n in set(lengths)}
     tails = np.empty(len(names), np.dtype("u1, <f4, u1, u1"))  # tag, score, tag, type
     tails["f0"], tails["f1"] = 2 << 3 | 5, scores
-    tails["f2"], tails["f3"] = 3 << 3, types
+    tails["f2"], tails["f3"] = 3 << 3, _NORMAL
     parts = zip(map(heads.__getitem__, lengths), names, tails.view("V7").tolist(), strict=True)
     return chain.from_iterable(parts)  # with no Python for each of many thousands of tokens
-
-
-def _names(vocabulary: Vocabulary) -> list[bytes]:
-    """What the pieces are called: as the tokens, but for tokens that no text is to become. Those
-    are given a name that no text in UTF-8 can hold."""
-    names = list(map(str.encode, vocabulary.texts))
-    for token_id in chain(vocabulary.of_types(*_NOT_TEXT), vocabulary.unreachable):
-        names[token_id] = b"\xff%d" % token_id
-    longest = max(names, key=len)
-    if len(longest) > _MAX_PIECE_BYTES:
-        raise TokenizerError(
-            f"{PREFIX}tokens[{names.index(longest)}] has {len(longest)} bytes; it must have at "
-            f"most {_MAX_PIECE_BYTES}"
-        )
-    return names
 
 
 def _field(number: int, value: bytes | int) -> bytes:

@@ -50,6 +50,8 @@ class Algorithm(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
+    def prepare(self) -> None: ...
+
     def token_bytes(self, token_id: int) -> bytes: ...
 
 
@@ -115,6 +117,10 @@ class Tokenizer:
             elif part is not None:
                 ids.append(part)
         return ids
+
+    def prepare(self) -> None:
+        """Do now what the first long text would wait for, up to a second."""
+        self._algorithm.prepare()
 
     def control_tokens_in(self, text: str) -> list[str]:
         """The control tokens that are spelled in `text`, once each, in order."""

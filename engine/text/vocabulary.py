@@ -86,6 +86,14 @@ class Vocabulary:
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_id}
         return {name: "" if i is None else self.texts[i] for name, i in ids.items()}
 
+    def of_text(self) -> dict[str, int]:
+        """The ids of the tokens that text can become by merging: no control tokens among them."""
+        ids = dict(self.ids)
+        for token_id in self.of_types(TokenType.CONTROL, TokenType.UNKNOWN):
+            if token_id not in self.unreachable:
+                del ids[self.texts[token_id]]
+        return ids
+
     def of_types(self, *types: TokenType) -> list[int]:
         """The ids of all tokens of these types, in order."""
         return _of_types(self.types, *types)
@@ -180,19 +188,24 @@ def _read_texts(metadata: Mapping[str, object]) -> tuple[list[str], dict[int, by
     if not strings:
         raise TokenizerError(f"{PREFIX}tokens has 0 entries; at least 1 is needed")
     raw = {}
-    if set(map(type, strings)) != {str}:
+    texts: list[Any] = [*strings]
+    if bytes in set(map(type, strings)):
         raw = {i: string for i, string in enumerate(strings) if isinstance(string, bytes)}
         first, others = min(raw), _others(len(raw))
         found = f"{PREFIX}tokens[{first}]{others} is {reprlib.repr(raw[first])}, which is not UTF-8"
         warn(f"{found}; no text becomes such a token")
-    texts = [s.decode(errors="backslashreplace") if isinstance(s, bytes) else s for s in strings]
-    return [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)], raw
+        texts = [
+            s.decode(errors="backslashreplace") if i in raw else s for i, s in enumerate(texts)
+        ]
+    if "" in texts:
+        texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(texts)]
+    return texts, raw
 
 
 def _index(texts: Sequence[str], raw: Mapping[int, bytes]) -> tuple[dict[str, int], frozenset[int]]:
     """The ids of tokens by their text, and those that no text becomes. Of several tokens with one
     text, it becomes the first."""
-    ids = {text: i for i, text in enumerate(texts)}
+    ids = dict(zip(texts, range(len(texts)), strict=True))
     unreachable = frozenset(raw)
     if len(ids) != len(texts):
         ids = {texts[i]: i for i in reversed(range(len(texts)))}

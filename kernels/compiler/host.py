@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from linnet.kernels.compiler.jit import host_features
+from linnet.kernels.compiler.jit import has
 from linnet.kernels.compiler.tunings import stored
 from linnet.kernels.isa import ISA, ISAS, ISAError
 
@@ -13,8 +13,7 @@ from linnet.kernels.isa import ISA, ISAS, ISAError
 @cache
 def available_isas() -> tuple[ISA, ...]:
     """The instruction sets that this CPU has and its system permits, fastest first."""
-    features = host_features()
-    return tuple(isa for isa in ISAS if isa.needs <= features and isa.permitted())
+    return tuple(filter(has, ISAS))
 
 
 def choose_isa(name: str | None = None) -> ISA:

@@ -1,8 +1,8 @@
 """IR text to native functions: optimise, compile, cache, look up; the only llvmlite.binding file.
 
 Object code is kept on disk under a key of everything it depends on: the kernel's name, the sources
-of this package, LLVM's version, the target and its features. An entry is a SHA-256 digest, of
-key and object, and the object; one whose digest does not match is compiled anew.
+of this package, LLVM's version, the target, its CPU and its features. An entry is a SHA-256 digest,
+of key and object, and the object; one whose digest does not match is compiled anew.
 
 Environment: LINNET_CACHE_DIR moves the cache, LINNET_CACHE=0 turns it off, and
 LINNET_DUMP=ir,opt,asm writes each kernel compiled, as text, into ./linnet-dump/.
@@ -27,7 +27,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from linnet.kernels.compiler.object_cache import ObjectCache
-from linnet.kernels.isa import ISA
+from linnet.kernels.isa import ISA, ISAS
 from linnet.kernels.memory import check_room
 
 ROOM = 64 << 20  # more bytes than LLVM takes for a kernel
@@ -54,6 +54,25 @@ def host_features() -> frozenset[str]:
     return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
 
 
+def has(isa: ISA) -> bool:
+    """Whether this CPU has an instruction set, and its system permits it."""
+    return isa.needs <= host_features() and isa.permitted()
+
+
+def target(isa: ISA) -> tuple[str, str]:
+    """What LLVM compiles for: a CPU, by LLVM's name for it, and features, in a fixed order.
+
+    For the fastest instruction set there is here, this CPU with all that it has: it may load, mix
+    and shift bytes in fewer instructions than are in `ISA.needs`. For another one, no CPU in
+    particular and what it needs: the code of a machine that has no more. Both give the same bits.
+    """
+    if isa.name != next(filter(has, ISAS)).name:
+        return "", isa.target_attributes
+    # The name alone may stand for features that a virtual machine hides.
+    features = llvm.get_host_cpu_features().flatten()
+    return llvm.get_host_cpu_name(), ",".join([features, isa.target_attributes]).strip(",")
+
+
 class Library:
     """Compiled functions for one ISA, alive as long as this object.
 
@@ -63,6 +82,7 @@ class Library:
     def __init__(self, isa: ISA) -> None:
         """Raises MemoryError, and ValueError for a LINNET_DUMP with an unknown word."""
         self.isa = isa
+        self._cpu, self._features = target(isa)
         self._dumped = _dumped_stages()
         self.compile_seconds = 0.0
         self.n_compiled = 0
@@ -104,13 +124,13 @@ class Library:
 
     def _target_machine(self) -> Any:
         return self._target.create_target_machine(
-            features=self.isa.target_attributes, opt=3, jit=True
+            cpu=self._cpu, features=self._features, opt=3, jit=True
         )
 
     def _key(self, symbol: str) -> str:
-        target = (llvm.llvm_version_info, llvmlite.__version__, _triple())
-        code = (self.isa.target_attributes, self.isa.tuning.in_code)
-        parts = (symbol, sources_digest(), *target, *code)
+        compiler = (llvm.llvm_version_info, llvmlite.__version__, _triple())
+        code = (self._cpu, self._features, self.isa.tuning.in_code)
+        parts = (symbol, sources_digest(), *compiler, *code)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _parse(self, ir: str) -> Any:

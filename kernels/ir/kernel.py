@@ -44,18 +44,6 @@ class Kernel(Emitter):
         """i64, a clock of the CPU that runs evenly, the same for all threads, in its own unit."""
         return self.isa.family.ticks(self)
 
-    def opaque(self, value: Value) -> Value:
-        """The same vector, of which LLVM knows nothing any more; takes no instruction.
-
-        Raises NotImplementedError where the ISA does not say what vector registers are called.
-        """
-        register = self.isa.family.vector_register
-        if not register:
-            raise NotImplementedError(f"{self.name}: the ISA does not name its vector registers")
-        kind = ir.FunctionType(value.type.llvm, [value.type.llvm])
-        passed = self.builder.asm(kind, "", f"={register},0", [value.ir], side_effect=True)
-        return Value(self, passed, value.type)
-
     def call(self, function: Pointer, *arguments: Value | Pointer) -> None:
         """Call `void function(arguments)` by address."""
         kinds = [a.type.llvm if isinstance(a, Value) else ir.PointerType() for a in arguments]
@@ -64,15 +52,17 @@ class Kernel(Emitter):
 
     # -- values ---------------------------------------------------------------------------------
     def transpose(self, rows: Sequence[Value]) -> list[Value]:
-        """n vectors of n lanes (a power of two) -> vector i holds lane i of each."""
+        """n vectors (a power of two) -> of every n lanes by themselves, vector i holds lane i of
+        each."""
         n, turned = len(rows), list(rows)
         distance = 1
         while distance < n:
             # Swap the off-diagonal blocks of every square of 2 x `distance` rows and lanes.
             for i in (i for i in range(n) if not i & distance):
                 a, b = turned[i], turned[i + distance]
-                low = [j if not j & distance else n + j - distance for j in range(n)]
-                high = [j + distance if not j & distance else n + j for j in range(n)]
+                lanes, other = range(a.type.lanes), a.type.lanes
+                low = [j if not j & distance else other + j - distance for j in lanes]
+                high = [j + distance if not j & distance else other + j for j in lanes]
                 turned[i], turned[i + distance] = a.shuffle(low, b), a.shuffle(high, b)
             distance *= 2
         return turned

@@ -47,12 +47,19 @@ class Target(Protocol):
     @property
     def lanes(self) -> int: ...
     @property
+    def registers(self) -> int: ...
+    @property
     def tuning(self) -> Prefetch: ...
     @property
     def family(self) -> Family: ...
+    @property
+    def dots_bytes(self) -> bool: ...
     def fma(self, a: Value, b: Value, c: Value) -> Value: ...
     def dot(
         self, accumulator: Value, weights: Value, activations: Value, largest: int
+    ) -> Value: ...
+    def dots(
+        self, weights: Sequence[Value], activations: Sequence[Value], largest: int
     ) -> Value: ...
     def lookup(self, table: Sequence[int], indices: Value) -> Value: ...
     def f16_to_f32(self, half: Value) -> Value: ...
@@ -84,6 +91,18 @@ class Emitter:
         """i64 from a register that the CPU may change at any time, by its name in assembly."""
         function = self.declare("llvm.read_volatile_register.i64", i64.llvm, [ir.MetaDataType()])
         return Value(self, self.builder.call(function, [self.module.add_metadata([name])]), i64)
+
+    def opaque(self, value: Value) -> Value:
+        """The same vector, of which LLVM knows nothing any more; takes no instruction.
+
+        Raises NotImplementedError where the ISA does not say what vector registers are called.
+        """
+        register = self.isa.family.vector_register
+        if not register:
+            raise NotImplementedError(f"{self.name}: the ISA does not name its vector registers")
+        kind = ir.FunctionType(value.type.llvm, [value.type.llvm])
+        passed = self.builder.asm(kind, "", f"={register},0", [value.ir], side_effect=True)
+        return Value(self, passed, value.type)
 
     def constant(self, type: Type, value: Number | Sequence[Number]) -> Value:
         """A number in every lane, or a list of one number a lane."""

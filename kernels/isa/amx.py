@@ -26,9 +26,11 @@ class AMX(AVX512VNNI):
 
     def f32_to_bf16(self, value: Value) -> Value:
         """Rounded to nearest, ties to even; numbers below 2^-126 become zero."""
-        lanes = value.type.lanes
-        name = f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * lanes}"
-        return value.k.intrinsic(name, bf16[lanes], value).bits(u16[lanes])
+        lanes, of_two = value.type.lanes, value.type.lanes == 32
+        name = f"cvtne2ps2bf16.{16 * lanes}" if of_two else f"cvtneps2bf16.{32 * lanes}"
+        registers = (value[16:], value[:16]) if of_two else (value,)
+        name = f"llvm.x86.avx512bf16.{name}"
+        return value.k.intrinsic(name, bf16[lanes], *registers).bits(u16[lanes])
 
 
 @cache

@@ -14,25 +14,58 @@ class ISAError(ValueError):
     """An instruction set that is unknown, or that this CPU cannot run."""
 
 
+class DotSum:
+    """A sum of four-byte dot products, exact: i32[n], for registers of weights and activations.
+
+    `times_is_free`: whether `times` takes no more than `total` does.
+    """
+
+    times_is_free: ClassVar[bool] = False
+
+    def __init__(self, start: Value, largest: int) -> None:
+        """No weight that is added is above `largest`."""
+        self._total, self._largest = start, largest
+
+    def add(self, weights: Value, activations: Value) -> None:
+        """weights: u8[4n]; activations: i8[4n] in -127..127."""
+        k = weights.k
+        self._total = k.isa.dot(self._total, weights, activations, self._largest)
+
+    def total(self) -> Value:
+        """The sum; nothing can be added any more."""
+        return self._total
+
+    def times(self, factors: Value) -> Value:
+        """The sum times `factors`: i32[n], of which each is an i16 twice.
+
+        For sums, and what they begin with, of so few products that an i16 holds those of two bytes.
+        """
+        return self._total * (factors >> 16)
+
+
 class ISA:
     """An instruction set: plain LLVM IR here; subclasses override what they do better.
 
     `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told.
+    `dots_bytes`: whether `dot` is as fast for weights above 127.
     `bits`: the width of a vector register. `registers`: how many of them there are.
     `family`: what it shares with other instruction sets of such CPUs. `query_rows`: queries that
-    attention takes together, with two sums in registers for each. `tiles`: matrix registers, if
-    there are. `defaults`: the tuning where nobody measured a better one, and
-    `tiles_to_try` what `linnet tune` tries as its tile: each takes two registers for every sum, and
-    some for factors. These and `query_rows` change speed, never results.
+    attention takes together, with two sums in registers for each. `dot_sum`: how the dot products
+    of registers are summed. `tiles`: matrix registers, if there are. `defaults`: the tuning where
+    nobody measured a better one, and `tiles_to_try` what `linnet tune` tries as its tile: each
+    takes two registers for every sum, and some for factors. These and `query_rows` change speed,
+    never results.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     attributes: ClassVar[tuple[str, ...]] = ()
+    dots_bytes: ClassVar[bool] = False
     bits: ClassVar[int] = 128
     registers: ClassVar[int] = 16
     family: ClassVar[Family] = Family()
     query_rows: ClassVar[int] = 2
+    dot_sum: ClassVar[type[DotSum]] = DotSum
     tiles: ClassVar[type[Tiles] | None] = None
     defaults: ClassVar[Tuning] = Tuning()
     tiles_to_try: ClassVar[Sequence[tuple[int, int]]] = (
@@ -48,7 +81,7 @@ class ISA:
 
     @property
     def target_attributes(self) -> str:
-        """What LLVM may use, in a fixed order: it is part of the cache key."""
+        """What LLVM may use at least, in a fixed order."""
         return ",".join([*sorted(f"+{name}" for name in self.needs), *self.attributes])
 
     @property
@@ -78,6 +111,20 @@ class ISA:
             total = total + products.shuffle(range(part, weights.type.lanes, 4)).to(i32)
         return total
 
+    def dots(self, weights: Sequence[Value], activations: Sequence[Value], largest: int) -> Value:
+        """The products of some pairs of vectors of one length, summed in fours and over the pairs.
+
+        See `dot_sum`; vectors may be longer than registers.
+        """
+        k, lanes = weights[0].k, weights[0].type.lanes
+        n = min(lanes, self.bits // 8)
+        sums = [self.dot_sum(k.constant(i32[n // 4], 0), largest) for _ in range(lanes // n)]
+        for pair in zip(weights, activations, strict=True):
+            parts = (k.regroup([vector], n) for vector in pair)
+            for total, w, x in zip(sums, *parts, strict=True):
+                total.add(w, x)
+        return k.concat([total.total() for total in sums])
+
     def lookup(self, table: Sequence[int], indices: Value) -> Value:
         """table[index] for u8 lanes of indices; `table`: 16 numbers in 0..255, indices below 16."""
         k, type = indices.k, indices.type
@@ -87,6 +134,10 @@ class ISA:
             pairs = zip(numbers[::2], numbers[1::2], strict=True)
             numbers = [is_set.select(odd, even) for even, odd in pairs]
         return numbers[0]
+
+    def permute(self, table: Value, indices: Value) -> Value:
+        """table[index] for u16[32] lanes of indices below 32; where there are vectors that long."""
+        raise NotImplementedError(f"{self.name} has no look-up in 32 numbers of 16 bits")
 
     def f16_to_f32(self, half: Value) -> Value:
         """Exact, subnormals and infinities included."""

@@ -10,7 +10,7 @@ from linnet.kernels.ir import Emitter, Family, Value, i32, i64
 class X86(Family):
     """The time stamp counter runs evenly on CPUs since 2008 (invariant TSC)."""
 
-    vector_register = "x"
+    vector_register = "v"
 
     def pause(self, k: Emitter) -> None:
         k.command("llvm.x86.sse2.pause")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from linnet.kernels.ir import Kernel, Pointer, Value
+from linnet.kernels.ir import Kernel, Pointer, Value, u8, u16
+
+N_TILES = 8
+TILE, CONFIGURATION = 16 * 64, 64  # bytes
 
 
 class Tiles:
@@ -18,6 +21,16 @@ class Tiles:
     def configure(self, configuration: Pointer) -> None:
         """Zero the tiles, and say what each holds from now on."""
         self._k.command("llvm.x86.ldtilecfg", configuration)
+
+    def zero(self, tile: int) -> None:
+        self._k.command("llvm.x86.tilezero", tile)
+
+    def configure_whole(self, memory: Pointer) -> None:
+        """All with 16 rows of 64 bytes; `memory`: room for a configuration."""
+        memory.store(self._k.constant(u8[CONFIGURATION], [1, *[0] * (CONFIGURATION - 1)]))
+        memory.store(self._k.constant(u16[N_TILES], 64), 16)
+        memory.store(self._k.constant(u8[N_TILES], 16), 48)
+        self.configure(memory)
 
     def load(self, tile: int, address: Pointer, stride: Value) -> None:
         """`stride`: bytes from row to row."""

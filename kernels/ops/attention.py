@@ -32,9 +32,9 @@ NO_WINDOW = 1 << 30
 class Attend(Op):
     """out = softmax(scale * q @ keys) @ values over the positions a token can see.
 
-    q, out: f32 (n_tokens, n_kv_heads, group, head_dim); keys, values: see
-    `linnet.kernels.ops.cache_types`; slots, positions: i32 (n_tokens,). A capacity that positions
-    go beyond is a multiple of RUN, so that no run comes around within it.
+    q, out: f32 (n_tokens, n_kv_heads, group, head_dim); keys, values: of `key_type` and
+    `value_type`, see `linnet.kernels.ops.cache_types`; slots, positions: i32 (n_tokens,). A
+    capacity that positions go beyond is a multiple of RUN, so that no run comes around within it.
     An item is a KV head and `n_together` tokens, whose query heads are rows that share what is
     read. Softmax is taken online (arXiv:1805.02867), in runs of 64 positions, so that a token's
     result is the same in any block and batch:
@@ -59,7 +59,8 @@ class Attend(Op):
     and 0 times NaN or infinity is NaN.
     """
 
-    type: CacheType
+    key_type: CacheType
+    value_type: CacheType
     head_dim: int
     group: int
     capped: bool = False
@@ -74,7 +75,8 @@ class Attend(Op):
         return sizes["n_kv_heads"], self.n_together
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
-        return 4 * self.group * self.n_together * QueryRows.floats(self.head_dim)
+        n = self.group * self.n_together
+        return QueryRows.bytes(isa, self.key_type, self.head_dim, n)
 
     def emit(
         self, k: OpKernel, q: Float32s, keys: Pointer, values: Pointer, slots: Int32s,
@@ -83,19 +85,14 @@ class Attend(Op):
     ) -> None:  # fmt: skip
         def attend(token: Value, head: Value, n_tokens: int) -> Value:
             """One KV head and `n_tokens` tokens from `token` on; whether all of it is finite."""
-            slot, position = slots.index(token), positions.index(token)
-            rows = QueryRows(k, self.type, self.head_dim, self.group, n_tokens, position, window)
+            position = positions.index(token)
+            rows = self._rows(k, n_tokens, position, window)
             first_head, stride = (token * n_kv_heads + head) * self.group, n_kv_heads * self.group
             rows.begin(q, first_head, stride, sinks.at(head * self.group), scale)
-            cached = slot * n_kv_heads + head
-            oldest = k.maximum(position + 1 - window, 0)
-            end = position + n_tokens
+            oldest, end = k.maximum(position + 1 - window, 0), position + n_tokens
+            cached = slots.index(token) * n_kv_heads + head
             for run in k.range(end, oldest & -RUN, RUN, name="run"):
-                place = cached, run % capacity, capacity, self.head_dim
-                first_seen, end_seen = k.maximum(oldest - run, 0), k.minimum(end - run, RUN)
-                rows.score(self.type.keys_at(keys, *place), end_seen)
-                rows.weigh(run, softcap if self.capped else None)
-                rows.add_values(self.type.values_at(values, *place), first_seen, end_seen)
+                self._take(k, rows, run, oldest, end, keys, values, cached, capacity, softcap)
             return rows.finish(out, first_head, stride)
 
         n = self.n_together
@@ -114,6 +111,25 @@ class Attend(Op):
                 for token in k.range(end, first, name="token"):
                     attend(token, head, 1)
 
+    def _rows(self, k: OpKernel, n_tokens: int, position: Value, window: Value) -> QueryRows:
+        """Room for the query rows of tokens that follow each other from `position` on."""
+        types = self.key_type, self.value_type
+        return QueryRows(k, *types, self.head_dim, self.group, n_tokens, position, window)
+
+    def _take(
+        self, k: OpKernel, rows: QueryRows, run: Value, oldest: Value, end: Value, keys: Pointer,
+        values: Pointer, cached: Value, capacity: Value, softcap: Value,
+    ) -> None:  # fmt: skip
+        """Add the positions of a run, of which those from `oldest` to `end` are seen.
+
+        `cached`: the KV head, counted over all slots.
+        """
+        place = cached, run % capacity, capacity, self.head_dim
+        first_seen, end_seen = k.maximum(oldest - run, 0), k.minimum(end - run, RUN)
+        rows.score(self.key_type.keys_at(keys, *place), end_seen)
+        rows.weigh(run, softcap if self.capped else None)
+        rows.add_values(self.value_type.values_at(values, *place), first_seen, end_seen)
+
     def reference(
         self, q: Array, keys: Array, values: Array, slots: Array, positions: Array, out: Array,
         n_kv_heads: int, capacity: int, scale: float, softcap: float, sinks: Array, window: int,
@@ -122,16 +138,25 @@ class Attend(Op):
         results = out.reshape(queries.shape)
         sink = np.reshape(sinks, (n_kv_heads, self.group, 1)).astype(np.float64)
         for token, (slot, position) in enumerate(zip(slots, positions, strict=True)):
-            seen = np.arange(max(position + 1 - window, 0), position + 1) % capacity
-            k = self.type.read_keys(keys, slot, seen).astype(np.float64)
-            v = self.type.read_values(values, slot, seen).astype(np.float64)
-            scores = queries[token] @ k.swapaxes(1, 2) * scale
-            if self.capped:
-                scores = np.tanh(scores / softcap) * softcap
+            seen = np.arange(max(position + 1 - window, 0), position + 1)
+            scores, v = self._scores(
+                queries[token], keys, values, slot, seen % capacity, scale, softcap
+            )
             largest = np.maximum(scores.max(axis=-1, keepdims=True), sink)
             weights = np.exp(scores - largest)
             total = weights.sum(axis=-1, keepdims=True) + np.exp(sink - largest)
             results[token] = weights / total @ v
+
+    def _scores(
+        self, q: Array, keys: Array, values: Array, slot: int, places: Array, scale: float,
+        softcap: float,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Of a token's queries (n_kv_heads, group, head_dim) scores (n_kv_heads, group, n) at n
+        places, and the values there (n_kv_heads, n, head_dim)."""
+        k = self.key_type.read_keys(keys, slot, places).astype(np.float64)
+        v = self.value_type.read_values(values, slot, places).astype(np.float64)
+        scores = q @ k.swapaxes(1, 2) * scale
+        return np.tanh(scores / softcap) * softcap if self.capped else scores, v
 
     def work(
         self, slots: Array, positions: Array, n_kv_heads: int, window: int, **others: Any
@@ -141,7 +166,8 @@ class Attend(Op):
         which caches of the CPU hold, are not counted."""
         seen = np.minimum(positions.astype(np.int64) + 1, window)
         n_read = sum(int(seen[slots == slot].max()) for slot in np.unique(slots))
-        n_bytes = 2 * n_kv_heads * self.type.head_bytes(self.head_dim) * n_read
+        types = self.key_type, self.value_type
+        n_bytes = n_kv_heads * n_read * sum(type.head_bytes(self.head_dim) for type in types)
         return Work(4 * self.head_dim * self.group * n_kv_heads * int(seen.sum()), n_bytes)
 
 

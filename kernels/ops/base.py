@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from inspect import signature
-from typing import Annotated, Any, ClassVar, TypeAlias, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeGuard, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from linnet.kernels.ops.work import Work
 
 Array: TypeAlias = npt.NDArray[Any]
 ALL_ROWS = 1 << 62
+MOST_FEW_ROWS = 8  # that ops are lowered for by their number
 SIGNATURE = {"arguments": pointer, "first": i64, "last": i64, "scratch": pointer}
 
 
@@ -153,6 +154,11 @@ class OpKernel(Kernel):
     def items(self, name: str = "item") -> Any:
         """A loop over the items this call was given."""
         return self.range(self.last, self.first, name=name)
+
+
+def are_few(n_rows: int | None) -> TypeGuard[int]:
+    """Whether `Op.lowered` is asked for the few rows of decoding, and not for any number."""
+    return n_rows is not None and n_rows <= MOST_FEW_ROWS
 
 
 def _hints(emit: Callable[..., None]) -> dict[str, tuple[Any, Type]]:

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from linnet.kernels.ir import Pointer, Value, f32, i8, i32, u8
+from linnet.kernels.ir import Pointer, Value, f32, i8, i32, i64, u8
 from linnet.kernels.isa import ISA
+from linnet.kernels.isa.tiles import CONFIGURATION, TILE
 from linnet.kernels.ops.base import ALL_ROWS, Array, Int, Op, OpKernel
 
 ROUNDS = 1000  # in an item
@@ -27,6 +28,11 @@ class Peak(Op):
     """
 
     per_lane: ClassVar[int]  # arithmetic operations of a round, for each of a register's sums
+
+    @property
+    def name(self) -> str:
+        """Of the instruction."""
+        raise NotImplementedError
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
         return sizes["n_items"], ALL_ROWS
@@ -79,6 +85,11 @@ class PeakDot(Peak):
 
     per_lane = 8
 
+    @property
+    def name(self) -> str:
+        """Where a product's sum could overflow, some CPUs need more instructions."""
+        return "int8 dot" if self.largest <= 127 else "int8 dot, 8-bit weights"
+
     def zero(self, k: OpKernel) -> Value:
         return k.constant(i32[k.isa.lanes], 0)
 
@@ -105,6 +116,10 @@ class PeakFMA(Peak):
 
     per_lane = 2
 
+    @property
+    def name(self) -> str:
+        return "f32 multiply-add"
+
     def zero(self, k: OpKernel) -> Value:
         return k.constant(f32[k.isa.lanes], 0)
 
@@ -119,3 +134,51 @@ class PeakFMA(Peak):
         vectors = data.reshape(-1, lanes).astype(np.float64)
         products = vectors[:N_WEIGHTS].sum(axis=0) * vectors[N_WEIGHTS:].sum(axis=0)
         out.reshape(-1, lanes)[...] = products * ROUNDS
+
+
+@dataclass(frozen=True)
+class PeakTiles(Peak):
+    """The dot of bf16 tiles that prompts are made of where a CPU has matrix registers.
+
+    data: bf16, two tiles of weights (16, 32), two of x (16, 16, 2)
+
+        for round in 1000:
+            for weights in 2 tiles, for x in 2:  sums[weights][x] += weights @ x
+
+    out: the first row of the first sums.
+    """
+
+    @property
+    def name(self) -> str:
+        return "bf16 tiles"
+
+    def operations(self, isa: ISA) -> int:
+        return ROUNDS * 4 * 2 * 16 * 16 * 32
+
+    def n_data(self, isa: ISA) -> int:
+        return 4 * TILE
+
+    def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
+        return CONFIGURATION + TILE
+
+    def emit(self, k: OpKernel, data: Pointer, out: Pointer, n_items: Int) -> None:
+        if k.isa.tiles is None:
+            raise TypeError(f"{k.isa.name} has no tiles")
+        tiles, row, sums = k.isa.tiles(k), k.constant(i64, 64), k.scratch.at(CONFIGURATION)
+        tiles.configure_whole(k.scratch)
+        for item in k.items():
+            for tile in range(4):
+                tiles.zero(tile)
+                tiles.load(4 + tile, data.at(tile * TILE), row)
+            for _ in k.range(ROUNDS, name="round"):
+                for tile in range(4):
+                    tiles.dot(tile, 4 + tile // 2, 6 + tile % 2)
+            tiles.store(0, sums, row)
+            out.store(sums.load(f32[16]), item * 64)
+        tiles.release()
+
+    def reference(self, data: Array, out: Array, n_items: int) -> None:
+        halves = data.view(np.uint16).astype(np.uint32).reshape(4, 16, 32) << 16
+        weights, _, x, _ = halves.view(np.float32).astype(np.float64)
+        products = np.einsum("pi,pni->n", weights[0].reshape(16, 2), x.reshape(16, 16, 2))
+        out.reshape(-1, 16)[...] = products * ROUNDS

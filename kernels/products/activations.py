@@ -1,14 +1,18 @@
 """Activations as products take them: int8 in groups of 32, under one scale each.
 
 A row is packed span by span: spans of 256 columns while they last, then spans of 32. A span holds
-its lanes in the order of products (`linnet.kernels.products.interleave`), then, for every 16
-columns, the f32 scale of their group, the f32 sum of what they stand for, and the i32 sum of their
-lanes:
+its lanes in the order of products (`linnet.kernels.products.interleave`); then for every group,
+each twice, its f32 scale and the f32 sum of what it stands for; then for every 16 columns the f32
+sum of what they stand for, and the i32 sum of their lanes:
 
-    256 columns: i8[256], f32[16], f32[16], i32[16];      32 columns: i8[32], f32[2], f32[2], i32[2]
+    256 columns: i8[256], f32[16], f32[16], f32[16], i32[16]
+     32 columns: i8[32], f32[2], f32[2], f32[2], i32[2]
 
-That is 7n/4 bytes; a row has room for 2n, which its columns take as bf16 for CPUs with matrix
-registers, and for 64 more: rows of a power of two would all lie on the same lines of a cache.
+Scales and sums of groups lie as products are folded (`linnet.kernels.products.folds`): those of
+groups 2i and 2i + 1, and again.
+
+That is 2n bytes, as many as n columns take in bf16 for CPUs with matrix registers. A row has 64
+more: rows of a power of two would all lie on the same lines of a cache.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ def packed_bytes(n_columns: Any) -> Any:
 
 def span_bytes(n_columns: Any) -> Any:
     """What the spans of so many columns take."""
-    return n_columns * 7 // 4
+    return n_columns * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +81,30 @@ class Span:
         return self.address.at(place(run, group, self.n_groups))
 
     def scales(self, group: int | Value) -> Pointer:
-        """f32: two for every group."""
-        return self.address.at(self.n_groups * GROUP + group * 8)
+        """f32: the group's, and again `again` bytes on."""
+        return self.address.at(self.n_groups * GROUP + _folded(group))
+
+    def group_sums(self, group: int | Value) -> Pointer:
+        """f32: as `scales`."""
+        return self.address.at(self.n_groups * (GROUP + 8) + _folded(group))
+
+    @property
+    def again(self) -> int | Value:
+        """Bytes from a group's scale or sum to where it stands again: two numbers, or one."""
+        return (self.n_groups >> 3) * 4 + 4
 
     def sums(self, group: int | Value) -> Pointer:
         """f32: two for every group."""
-        return self.address.at(self.n_groups * (GROUP + 8) + group * 8)
+        return self.address.at(self.n_groups * (GROUP + 16) + group * 8)
 
     def lane_sums(self, group: int | Value) -> Pointer:
         """i32: two for every group."""
-        return self.address.at(self.n_groups * (GROUP + 16) + group * 8)
+        return self.address.at(self.n_groups * (GROUP + 24) + group * 8)
+
+
+def _folded(group: int | Value) -> int | Value:
+    """The byte at which a group's first of two numbers lies, folded."""
+    return (group >> 1) * 16 + (group & 1) * 4
 
 
 class Packing(Op):
@@ -113,7 +131,8 @@ class Quantize(Packing):
             steps = argmin(error)                        # of equal ones the most steps
             lanes = round(x / largest * steps)           # to nearest, ties to even
             scale = sum(x * lanes) / sum(lanes * lanes)  # least squares: near largest / steps
-            sums  = scale * (sum of each 16 lanes)       # what a type's offset is multiplied by
+            group_sum = scale * (sum of lanes)           # what a type's offset is multiplied by
+            sums      = scale * (sum of each 16 lanes)   # where groups of weights have 16
             lane_sums = sum of each 16 lanes
 
     `moved` is in 2^-16 of a step, and its squares are summed as integers, in 2^-12 of a step's: at
@@ -134,10 +153,15 @@ class Quantize(Packing):
             lanes, scales, sums = self._quantize(k, groups)
             for i in range(n):
                 span, group = self._place(k, out, width, first + i)
-                scale = scales[i].splat(2)
+                scale = scales[i]
                 for run in range(RUNS):
                     span.lanes(run, group).store(lanes[i][RUN * run : RUN * (run + 1)])
-                span.scales(group).store(scale)
+                for at, number in (
+                    (span.scales(group), scale),
+                    (span.group_sums(group), (sums[i][0] + sums[i][1]) * scale),
+                ):
+                    at.store(number)
+                    at.store(number, span.again)
                 span.sums(group).store(sums[i] * scale)
                 span.lane_sums(group).store(sums[i].to(i32))
 
@@ -204,7 +228,7 @@ class Quantize(Packing):
 
     def values(self, packed: Array, n_columns: int) -> Doubles:
         parts = [
-            span["lanes"].swapaxes(2, 3) * span["scales"][..., :1].astype(np.float64)[..., None]
+            span["lanes"].swapaxes(2, 3) * _unfold(span["scales"]).astype(np.float64)[..., None]
             for span in spans(packed)
         ]
         return np.concatenate([part.reshape(len(packed), -1) for part in parts], axis=1)
@@ -218,13 +242,15 @@ class Quantize(Packing):
         scales = _sum(groups * lanes) / np.maximum(_sum(lanes * lanes), 1)
         done = 0
         for span in spans(out.reshape(len(groups), -1)):
-            n_rows, n_spans, n_groups = span["scales"].shape[:3]
+            n_rows, n_spans, n_groups = span["sums"].shape[:3]
             here = slice(done, done + n_spans * n_groups)
             each = lanes[:, here].reshape(n_rows, n_spans, n_groups, RUNS, RUN)
             span["lanes"] = each.swapaxes(2, 3)
-            span["scales"] = scales[:, here].reshape(n_rows, n_spans, n_groups, 1)
             span["lane_sums"] = each.reshape(*span["sums"].shape, 16).sum(axis=-1)
-            span["sums"] = span["lane_sums"] * span["scales"]
+            scale = scales[:, here].reshape(n_rows, n_spans, n_groups, 1)
+            span["sums"] = span["lane_sums"] * scale
+            _fold(scale, span["scales"])
+            _fold(span["lane_sums"].sum(axis=-1, keepdims=True) * scale, span["group_sums"])
             done += n_spans * n_groups
 
 
@@ -251,12 +277,26 @@ def _sum(terms: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 def spans(packed: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[Any]]:
     """Packed rows as records (n_rows, n_spans): those of 8 groups, then those of 1.
 
-    Fields: `lanes` (4, n_groups, 8), `scales`, `sums` and `lane_sums` (n_groups, 2).
+    Fields: `lanes` (4, n_groups, 8); `scales` and `group_sums` (n_groups / 2, 2, 2), of one group
+    (1, 2, 1), in which the middle axis says the same again; `sums` and `lane_sums` (n_groups, 2).
     """
     end = span_bytes((packed.shape[1] - 64) // 2)
     whole = end // span_bytes(SPAN) * span_bytes(SPAN)
     for n_groups, part in ((GROUPS, packed[:, :whole]), (1, packed[:, whole:end])):
-        pairs = "<f4", (n_groups, 2)
-        fields: Any = [("lanes", "i1", (RUNS, n_groups, RUN)), ("scales", *pairs), ("sums", *pairs)]
-        fields += [("lane_sums", "<i4", (n_groups, 2))]
+        pairs, folded = (n_groups, 2), (-(-n_groups // 2), 2, min(n_groups, 2))
+        fields: Any = [("lanes", "i1", (RUNS, n_groups, RUN))]
+        fields += [("scales", "<f4", folded), ("group_sums", "<f4", folded)]
+        fields += [("sums", "<f4", pairs), ("lane_sums", "<i4", pairs)]
         yield part.view(np.dtype(fields)) if part.size else np.empty((len(part), 0), fields)
+
+
+def _unfold(folded: Array) -> Array:
+    """A span's numbers of groups (..., n_groups / 2, 2, 2) -> (..., n_groups, 1)."""
+    n_groups = folded.shape[-3] * folded.shape[-1]
+    return folded[..., 0, :].reshape(*folded.shape[:-3], n_groups, 1)
+
+
+def _fold(numbers: Array, folded: Array) -> None:
+    """The reverse; numbers are written to `folded`."""
+    pairs, _, each = folded.shape[-3:]
+    folded[...] = numbers.reshape(*numbers.shape[:-2], pairs, 1, each)

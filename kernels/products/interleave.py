@@ -9,9 +9,9 @@ sums of all eight groups into one:
     lanes  64..127 : numbers 8..15 of group 0, ...
     lanes 128..191, 192..255 : numbers 16..23, 24..31
 
-`Quantize` stores activations in this order; weights are interleaved in registers as they are
-unpacked. The groups of a row behind its last whole 256 are spans of their own, of which this order
-is that of the columns.
+`Quantize` stores activations in this order; types give weights in it (`QuantType.runs`). The groups
+of a row behind its last whole 256 are spans of their own, of which this order is that of the
+columns.
 """
 
 from __future__ import annotations

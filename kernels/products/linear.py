@@ -7,10 +7,9 @@ prompt has, GEMM kernels unpack weights once, and multiply in matrix registers w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from linnet.kernels.isa import ISA
-from linnet.kernels.ops.base import Op
+from linnet.kernels.ops.base import Op, are_few
 from linnet.kernels.products.activations import Quantize
 from linnet.kernels.products.base import MatrixProduct
 from linnet.kernels.products.matmul import FloatMatMul, MatMul
@@ -18,15 +17,13 @@ from linnet.kernels.products.matvec import FloatMatVec, MatVec
 from linnet.kernels.products.tilemul import RoundToBF16, TileMatMul
 from linnet.kernels.quants import QuantType, WeightType
 
-MOST_FEW_ROWS = 8
-
 
 @dataclass(frozen=True)
 class Pack(Quantize):
     """Activations as `Linear` takes them: in bf16 where it multiplies in matrix registers."""
 
     def lowered(self, n_rows: int | None, isa: ISA) -> Op:
-        return Quantize() if _are_few(n_rows) or isa.tiles is None else RoundToBF16()
+        return Quantize() if are_few(n_rows) or isa.tiles is None else RoundToBF16()
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class FloatLinear(MatrixProduct):
     parameters = FloatMatVec.parameters
 
     def lowered(self, n_rows: int | None, isa: ISA) -> Op:
-        return FloatMatVec(self.type, n_rows) if _are_few(n_rows) else FloatMatMul(self.type)
+        return FloatMatVec(self.type, n_rows) if are_few(n_rows) else FloatMatMul(self.type)
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,6 @@ class Linear(MatrixProduct):
         return FloatLinear(type)
 
     def lowered(self, n_rows: int | None, isa: ISA) -> Op:
-        if _are_few(n_rows):
+        if are_few(n_rows):
             return MatVec(self.type, n_rows)
         return MatMul(self.type) if isa.tiles is None else TileMatMul(self.type)
-
-
-def _are_few(n_rows: int | None) -> TypeGuard[int]:
-    return n_rows is not None and n_rows <= MOST_FEW_ROWS

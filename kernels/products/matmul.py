@@ -17,132 +17,234 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
-from linnet.kernels.ir import Pointer, Value, f32, i8, i32, u8
+from linnet.kernels.ir import Pointer, Value, f32, i8, i16, i32
 from linnet.kernels.isa import ISA
+from linnet.kernels.isa.base import DotSum
 from linnet.kernels.ops.base import ALL_ROWS, Float32s, Int, Int64s, OpKernel
 from linnet.kernels.products.activations import Quantize, Span, packed_bytes, span_bytes
 from linnet.kernels.products.base import MatrixProduct
-from linnet.kernels.products.interleave import GROUP, RUN
-from linnet.kernels.products.panel import CHUNK, Panel
+from linnet.kernels.products.interleave import GROUPS, RUN, SPAN, Register, interleave
+from linnet.kernels.products.panel import CHUNK, Panel, Tokens
+from linnet.kernels.products.register_tile import (
+    Dots,
+    Factors,
+    Products,
+    RegisterTile,
+    folded_lanes,
+)
 from linnet.kernels.quants import QuantType
+from linnet.kernels.quants.base import Unpacked
 from linnet.kernels.quants.packed_rows import CACHE_LINE
+
+FACTORS = 4 * 16  # bytes: the scales, or offsets, of a row's chunk
+MORE = 4 * FACTORS + 4  # of a row in a panel: see `MatMul._areas`
 
 
 class Gemm(MatrixProduct):
-    """out[t] = weights @ x[t] for all tokens t of the pass; an item is a panel of rows."""
+    """out[t] = weights @ x[t] for all tokens t of the pass; an item is a panel of rows.
+
+    `few`: for up to so many tokens `multiply_few` gives the same bits in less time.
+    """
+
+    few: ClassVar[int] = 0
 
     def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
-        return -(-sizes["n_out"] // panel_rows(isa)), ALL_ROWS
+        return -(-sizes["n_out"] // self.width(isa)), ALL_ROWS
+
+    def emit(
+        self, k: OpKernel, weights: Pointer, x: Pointer, out: Float32s, n_columns: Int, n_out: Int,
+        n_rows: Int64s,
+    ) -> None:  # fmt: skip
+        panel = self.panel(k, n_columns, n_out)
+        tokens = Tokens(n_rows.load(), x, self.x_bytes(n_columns), out, n_out)
+        for item in k.items("panel"):
+            self.multiply(panel, weights, item * panel.width, tokens)
+
+    def width(self, isa: ISA) -> int:
+        """Rows of weights in a panel."""
+        return isa.lanes * isa.tuning.tile[1]
+
+    def x_bytes(self, n_columns: Any) -> Any:
+        """What a token's row of x takes."""
+        return packed_bytes(n_columns)
+
+    def panel(self, k: OpKernel, n_columns: Value, n_out: Value) -> Panel:
+        """Trace the scratch memory of a thread, laid out for `multiply`."""
+        raise NotImplementedError
+
+    def multiply(self, panel: Panel, weights: Pointer, first: Value, tokens: Tokens) -> None:
+        """Trace the products of a panel, whose first row is `first` of packed `weights`."""
+        raise NotImplementedError
+
+    def multiply_few(self, panel: Panel, weights: Pointer, first: Value, tokens: Tokens) -> None:
+        """`multiply` for few tokens."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class MatMul(Gemm):
     """GEMM with x packed by `Quantize`: products of bytes, summed as integers.
 
-    The register tile, for the groups of columns in a chunk that share a scale:
+    A chunk is met tile by tile, as `linnet.kernels.products.register_tile` says. Its products:
 
-        for group in chunk:
-            products[tile] = -zero * x.lane_sum          # where lanes stand for lane - zero
-            for four columns in group:                   # a vector: four columns of many rows
-                products[tile] += dot(panel, broadcast of the token's four lanes)
-            sums[tile] += products * (scales * x.scale) + offsets * x.sum
+        products[tile] = -zero * x.lane_sum              # where lanes stand for lane - zero
+        for four columns in group:                       # a vector: four columns of many rows
+            products[tile] += dot(panel, broadcast of the token's four lanes)
     """
 
     type: QuantType
 
     packing = Quantize()
+    few = 2
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
-        return panel_rows(isa) * (2 * CHUNK + 4 * 4 * 16 + 4 * n_tokens)
+        return self.width(isa) * (2 * CHUNK + MORE + 4 * n_tokens)
 
-    def emit(
-        self, k: OpKernel, weights: Pointer, x: Pointer, out: Float32s, n_columns: Int, n_out: Int,
-        n_rows: Int64s,
-    ) -> None:  # fmt: skip
-        type, width = self.type, panel_rows(k.isa)
-        panel = Panel(
-            k, type, weights, out, n_columns, n_out, n_rows, n_vectors=k.isa.tuning.tile[1],
-            element_bytes=1, more_bytes=4 * 64 * width,
+    def panel(self, k: OpKernel, n_columns: Value, n_out: Value) -> Panel:
+        return Panel(
+            k, self.type, n_columns, n_out, n_vectors=k.isa.tuning.tile[1], element_bytes=1,
+            more_bytes=MORE * self.width(k.isa),
         )  # fmt: skip
-        # For each row 16 scales, then the same transposed; then both for offsets.
-        row_scales, scales, row_offsets, offsets = (panel.more.at(i * 64 * width) for i in range(4))
-        for size, column, packed in panel.chunks():
-            for i, source in panel.each_row(packed, size):
-                chunk = type.unpack_chunk(k, source, size)
-                for j, lanes in enumerate(type.in_column_order(k, chunk)):
-                    panel.rows.store(lanes, i * CHUNK + 32 * j)
-                row_scales.store(chunk.scales, i * 64)
-                if chunk.offsets is not None:
-                    row_offsets.store(chunk.offsets, i * 64)
-            panel.transpose(panel.rows, CHUNK, panel.columns, size // 4, i32)
-            panel.transpose(row_scales, 64, scales, size // type.group, f32)
-            if chunk.offsets is not None:
-                panel.transpose(row_offsets, 64, offsets, size // type.group, f32)
-            factors = scales, None if chunk.offsets is None else offsets
-            for tokens in panel.tiles(k.isa.tuning.tile[0]):
-                spans = [Span.of(x, token, n_columns, column, size) for token in tokens]
-                # The next tile's lie in other rows, where the CPU does not look ahead by itself.
-                for span in spans:
-                    for line in range(0, span_bytes(size), CACHE_LINE):
-                        span.address.prefetch(packed_bytes(n_columns) * len(tokens) + line)
-                self._tile(panel, tokens, spans, size, *factors)
 
-    def _tile(
-        self, panel: Panel, tokens: Sequence[Value], spans: Sequence[Span], size: int,
-        scales: Pointer, offsets: Pointer | None,
-    ) -> None:  # fmt: skip
-        """Add the products of a chunk with some tokens' spans to their sums."""
-        k, lanes, group = panel.k, panel.lanes, self.type.group
-        totals = panel.load_sums(tokens)
-        for g in k.range(size // GROUP, name="group"):
-            places = [span.find(g) for span in spans]
-            for part in range(GROUP // group):
-                first = g * GROUP + part * group  # column within the chunk
-                words = panel.columns.at((first >> 2) * panel.row_bytes)
-                products = self._products(panel, words, places, part)
-                factor_row = (g * (GROUP // group) + part) * panel.row_bytes
-                for (span, at), row_products, row_totals in zip(
-                    places, products, totals, strict=True
-                ):
-                    x_scale = span.scales(at).load(f32)
-                    for v, total in enumerate(row_totals):
-                        scale = scales.load(f32[lanes], factor_row + v * 4 * lanes) * x_scale
-                        total.set(k.fma(row_products[v].to(f32), scale, total.get()))
-                    if offsets is not None:
-                        x_sum = span.sums(at).load(f32, 4 * part)
-                        if group == GROUP:
-                            x_sum = x_sum + span.sums(at).load(f32, 4)
-                        for v, total in enumerate(row_totals):
-                            offset = offsets.load(f32[lanes], factor_row + v * 4 * lanes)
-                            total.set(k.fma(offset, x_sum, total.get()))
-        panel.store_sums(tokens, totals)
+    def multiply(self, panel: Panel, weights: Pointer, first: Value, tokens: Tokens) -> None:
+        for size, column, packed in panel.chunks(weights, first, tokens):
+            self._add_chunk(panel, tokens, packed, column, size)
 
-    def _products(
-        self, panel: Panel, words: Pointer, places: list[tuple[Span, Value | int]], part: int
-    ) -> list[list[Value]]:
-        """Of each token and vector of rows, the integer products with a group of the weights."""
-        k, lanes, group = panel.k, panel.lanes, self.type.group
-        begin = [self._begin(k, *place, part).splat(lanes) for place in places]
-        products = [[start for _ in range(panel.n_vectors)] for start in begin]
-        for four in range(group // 4):
-            weights = panel.load_row(words, four, u8[4 * lanes])
-            run, rest = divmod(part * group + 4 * four, RUN)
-            for i, (span, at) in enumerate(places):
-                x = span.lanes(run, at).load(i32, rest).splat(lanes).bits(i8[4 * lanes])
-                for v, vector in enumerate(weights):
-                    products[i][v] = k.isa.dot(products[i][v], vector, x, self.type.largest)
-        return products
+    def multiply_few(self, panel: Panel, weights: Pointer, first: Value, tokens: Tokens) -> None:
+        """The same for few tokens, whose products are transposed and not the weights.
 
-    def _begin(self, k: OpKernel, span: Span, group: Value | int, part: int) -> Value:
-        """What a token's products with a group begin with: what the lanes' zero adds up to."""
-        if not self.type.zero:
-            return k.constant(i32, 0)
-        total = span.lane_sums(group).load(i32, 4 * part)
-        if self.type.group == GROUP:
-            total = total + span.lane_sums(group).load(i32, 4)
-        return total * -self.type.zero
+        for span of 256 columns:
+            for row in panel:
+                registers = unpack(span)                 # once, for all tokens
+                for token in tokens:  products[token][row] = sums of dot(register, x.lanes)
+            for token in tokens:
+                transpose its products, and add them, scaled, to sums[token]
+        """
+        for size, column, packed in panel.chunks(weights, first, tokens):
+            if size == SPAN:
+                self._add_span(panel, tokens, packed, column)
+            else:
+                self._add_chunk(panel, tokens, packed, column, size)
+
+    def _add_chunk(
+        self, panel: Panel, tokens: Tokens, packed: Pointer, column: Value, size: int
+    ) -> None:
+        """Add the products with a chunk to the sums."""
+        factors = self._unpack(panel, packed, size)
+        products = Dots(panel, self.type)
+        for some in panel.tiles(panel.k.isa.tuning.tile[0]):
+            spans = [Span.of(tokens.x_of(i), 0, panel.n_columns, column, size) for i in some]
+            # The next tile's lie in other rows, where the CPU does not look ahead by itself.
+            for i in some:
+                following = tokens.x_of(i + len(some)).at(span_bytes(column))
+                for line in range(0, span_bytes(size), CACHE_LINE):
+                    following.prefetch(line)
+            RegisterTile(products, some).add(spans, size, factors)
+
+    def _unpack(self, panel: Panel, packed: Pointer, size: int) -> Factors:
+        """Unpack a chunk of the panel to its columns; where its factors lie then."""
+        k = panel.k
+        for i, source in panel.each_row(packed, size):
+            chunk = self.type.unpack_chunk(k, source, size)
+            for j, lanes in enumerate(self.type.in_column_order(k, chunk)):
+                panel.rows.store(lanes, i * CHUNK + 32 * j)
+            self._store_factors(panel, i, chunk)
+        factors, change = self._transpose_factors(panel, chunk, size), None
+        folded = folded_lanes(self.type, k.isa)
+        if folded is not None and factors.multipliers is not None:
+            change = partial(self._fold, panel, factors.multipliers, folded[1])
+        panel.transpose(panel.rows, CHUNK, panel.columns, size // 4, i32, change)
+        return factors
+
+    def _fold(
+        self, panel: Panel, multipliers: Pointer, zero: int, words: Value, group: Value, vector: int
+    ) -> Value:
+        """Four lanes of each row -> (lane - its zero) * the row's multiplier + `zero`.
+
+        Two bytes a and b in a word at once: (a + 256 b) * m + 257 * (zero - m * its zero), of which
+        no byte crosses into the other, since each comes out within 0..255.
+        """
+        pairs = i16[2 * panel.lanes]
+        by = multipliers.load(pairs, group * panel.row_bytes + vector * pairs.bytes)
+        return (words.bits(pairs) * by + (zero - by * self.type.zero) * 257).bits(words.type)
+
+    def _add_span(self, panel: Panel, tokens: Tokens, packed: Pointer, column: Value) -> None:
+        """Add the products with 256 columns to the sums of few tokens."""
+        k, products = panel.k, Pairs(panel, self.type)
+        # See `_sums`; `few` rows take what unpacked ones have.
+        row_bytes = 4 * 2 * GROUPS * products.parts
+        for i, source in panel.each_row(packed, SPAN):
+            chunk = self.type.unpack_chunk(k, source, SPAN)
+            self._store_factors(panel, i, chunk)
+            registers = interleave(chunk.lanes, self.type.order, k.isa.bits // 8)
+            for token in k.range(tokens.n, name="token"):
+                span = Span.of(tokens.x_of(token), 0, panel.n_columns, column, SPAN)
+                target = panel.rows.at((token * panel.width + i) * row_bytes)
+                for at, total in self._sums(k, registers, span).items():
+                    target.store(total, at)
+        factors = self._transpose_factors(panel, chunk, SPAN)
+        for token in k.range(tokens.n, name="token"):
+            sums = panel.rows.at(token * (panel.width * row_bytes))
+            panel.transpose(sums, row_bytes, panel.columns, row_bytes // 4, i32)
+            span = Span.of(tokens.x_of(token), 0, panel.n_columns, column, SPAN)
+            RegisterTile(products, [token]).add([span], SPAN, factors)
+
+    def _sums(self, k: OpKernel, registers: Sequence[Register], span: Span) -> dict[int, Value]:
+        """A row's integer products with 256 columns, two sums for every group.
+
+        By place in bytes, in i32 [first or second half of 32, where groups have 16][32s][2].
+        """
+        sums: dict[int, Value] = {}
+        for register in registers:
+            (run, group), n = register.runs[0], register.lanes.type.lanes
+            at = 4 * 2 * (GROUPS * (RUN * run // self.type.group) + group)
+            x = span.lanes(run, group).load(i8[n])
+            total = sums.get(at, k.constant(i32[n // 4], 0))
+            sums[at] = k.isa.dot(total, register.lanes, x, self.type.largest)
+        return sums
+
+    def _store_factors(self, panel: Panel, row: Value, chunk: Unpacked) -> None:
+        """A row's scales, or multipliers and unit, and offsets, as far as there are."""
+        scales, _, offsets, _, units = self._areas(panel)
+        if chunk.multipliers is None or chunk.unit is None:
+            scales.store(chunk.scales, row * FACTORS)
+        else:
+            scales.store(chunk.multipliers.repeat_lanes(2), row * FACTORS)
+            units.store(chunk.unit, row * 4)
+        if chunk.offsets is not None:
+            offsets.store(chunk.offsets, row * FACTORS)
+
+    def _transpose_factors(self, panel: Panel, chunk: Unpacked, size: int) -> Factors:
+        """All rows' [row][group] -> [group][row]; where they lie then."""
+        n_groups = size // self.type.group
+        row_scales, scales, row_offsets, offsets, units = self._areas(panel)
+        panel.transpose(row_scales, FACTORS, scales, n_groups, i32)
+        if chunk.offsets is not None:
+            panel.transpose(row_offsets, FACTORS, offsets, n_groups, f32)
+        some_offsets = None if chunk.offsets is None else offsets
+        if chunk.multipliers is None:
+            return Factors(scales, some_offsets, None)
+        return Factors(units, some_offsets, scales)
+
+    def _areas(self, panel: Panel) -> list[Pointer]:
+        """Scales or multipliers of each row, then the same transposed; both for offsets; units."""
+        return [panel.more.at(i * FACTORS * panel.width) for i in range(5)]
+
+
+class Pairs(Products):
+    """Of one token: the panel's columns hold sums of two for every group, [part][g][2]."""
+
+    def of_group(self, spans: Sequence[Span], g: Value, part: int) -> list[list[DotSum]]:
+        panel, (span,) = self.panel, spans
+        pair = [
+            panel.load_row(panel.columns, 2 * GROUPS * part + 2 * g + i, i32[panel.lanes])
+            for i in range(2)
+        ]
+        begin = self.begin(span, g, self.halves(part), self.type.zero)
+        return [[DotSum(a + b + begin, self.type.largest) for a, b in zip(*pair, strict=True)]]
 
 
 @dataclass(frozen=True)
@@ -155,36 +257,33 @@ class FloatMatMul(Gemm):
     """
 
     def scratch_bytes(self, isa: ISA, n_tokens: int) -> int:
-        return panel_rows(isa) * (2 * 4 * CHUNK + 4 * n_tokens)
+        return self.width(isa) * (2 * 4 * CHUNK + 4 * n_tokens)
 
-    def emit(
-        self, k: OpKernel, weights: Pointer, x: Float32s, out: Float32s, n_columns: Int, n_out: Int,
-        n_rows: Int64s,
-    ) -> None:  # fmt: skip
-        panel = Panel(
-            k, self.type, weights, out, n_columns, n_out, n_rows, n_vectors=k.isa.tuning.tile[1],
-            element_bytes=4,
-        )  # fmt: skip
-        for size, column, packed in panel.chunks():
+    def x_bytes(self, n_columns: Any) -> Any:
+        return n_columns * 4
+
+    def panel(self, k: OpKernel, n_columns: Value, n_out: Value) -> Panel:
+        return Panel(
+            k, self.type, n_columns, n_out, n_vectors=k.isa.tuning.tile[1], element_bytes=4
+        )
+
+    def multiply(self, panel: Panel, weights: Pointer, first: Value, tokens: Tokens) -> None:
+        k = panel.k
+        for size, column, packed in panel.chunks(weights, first, tokens):
             for i, source in panel.each_row(packed, size):
                 at = i * (4 * CHUNK)
                 for floats in self.type.floats(k, source, size):
                     panel.rows.store(floats, at)
                     at = at + floats.type.bytes
             panel.transpose(panel.rows, 4 * CHUNK, panel.columns, size, f32)
-            for tokens in panel.tiles(k.isa.tuning.tile[0]):
-                starts = [token * n_columns + column for token in tokens]
+            for some in panel.tiles(k.isa.tuning.tile[0]):
+                starts = [tokens.x_of(i).at(column * 4) for i in some]
                 totals = [[k.cell(f32[panel.lanes], "sum") for _ in range(panel.n_vectors)]
                           for _ in starts]  # fmt: skip
                 for c in k.range(size, name="column"):
                     row = panel.load_row(panel.columns, c, f32[panel.lanes])
                     for start, row_totals in zip(starts, totals, strict=True):
-                        number = x.load(start + c)
+                        number = start.load(f32, c * 4)
                         for vector, total in zip(row, row_totals, strict=True):
                             total.set(k.fma(vector, number, total.get()))
-                panel.add_sums(tokens, totals)
-
-
-def panel_rows(isa: ISA) -> int:
-    """Rows of weights in a panel."""
-    return isa.lanes * isa.tuning.tile[1]
+                panel.add_sums(some, totals)

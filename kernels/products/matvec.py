@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from linnet.kernels.ir import Pointer, Value, f32, i8, i32
+from linnet.kernels.ir import Pointer, Value
 from linnet.kernels.isa import ISA
 from linnet.kernels.ops.accumulators import Accumulators
 from linnet.kernels.ops.base import ALL_ROWS, Float32s, Int, OpKernel
 from linnet.kernels.products.activations import Quantize, Span
 from linnet.kernels.products.base import MatrixProduct
-from linnet.kernels.products.interleave import GROUP, RUN, SPAN, Register, interleave
+from linnet.kernels.products.folds import Sums, add_spans
+from linnet.kernels.products.interleave import GROUP, SPAN
 from linnet.kernels.quants import QuantType, WeightType
-from linnet.kernels.quants.base import Unpacked
-from linnet.kernels.quants.packed_rows import chunks, row_stride
+from linnet.kernels.quants.base import Blocks
+from linnet.kernels.quants.packed_rows import chunks, prefetch_ahead, row_stride
+
+MOST_FOLDS = 8  # whose sums stay in registers, beside weights of two rows
+Range = tuple[Value, Value]  # of rows: the first, and the end
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,17 @@ class Gemv(MatrixProduct):
     def emit(
         self, k: OpKernel, weights: Pointer, x: Pointer, out: Float32s, n_columns: Int, n_out: Int
     ) -> None:
-        row_bytes = row_stride(self.type, n_columns)
-        for row in k.items("row"):
-            sums = self.multiply(k, weights.at(row * row_bytes), x, n_columns)
-            for token, total in enumerate(sums):
-                out.store(total.sum(), row + n_out * token)
+        for row, products in self.products(k, weights, (k.first, k.last), x, n_columns):
+            for token, product in enumerate(products):
+                out.store(product, row + n_out * token)
 
-    def multiply(
-        self, k: OpKernel, row: Pointer, x: Pointer, n_columns: Value
-    ) -> list[Accumulators]:
-        """Trace the products of one packed row with every token's x; returns their sums."""
+    def products(
+        self, k: OpKernel, weights: Pointer, rows: Range, x: Pointer, n_columns: Value
+    ) -> Iterator[tuple[Value, list[Value]]]:
+        """A loop over rows of a packed matrix: (row, its products with each token's x).
+
+        One turn of the native loop may give several rows, and the last turns a row again.
+        """
         raise NotImplementedError
 
 
@@ -56,73 +61,54 @@ class Gemv(MatrixProduct):
 class MatVec(Gemv):
     """GEMV with x packed by `Quantize`: products of bytes, summed as integers.
 
-    for span of 256 or 32 in chunk:
-        registers, scales, constants = unpack(span)      # once, for all tokens
-        for t in tokens:
-            for those with the same scales:      # all four of 64 bytes, where groups have 32
-                sums[t] += (sum of dot(register, x[t].lanes)) * (scales * x[t].scales)
-            sums[t] += constants * x[t].sums
+    for a, b in the first, the second half of items:      # two streams, each read in order
+        for span of 256:
+            folds of the weights of a and b               # once, for all tokens
+            for t in tokens:
+                sums[t] += products with x[t]
+        for span of 32 that is left: the same
+        out[t][a], out[t][b] = sums[t]
+
+    A row's sums are made in the same lanes whatever the other row is, and for any number of tokens.
     """
 
     type: QuantType
 
     packing = Quantize()
 
-    def multiply(
-        self, k: OpKernel, row: Pointer, x: Pointer, n_columns: Value
-    ) -> list[Accumulators]:
-        sums = [Accumulators(k) for _ in range(self.n_rows)]
-        for size, column, packed in chunks(k, self.type, row, n_columns):
-            for start, order, weights in self._spans(k, packed, size):
-                constants = self.type.constants(weights)
-                if constants is not None:
-                    constants = constants.repeat_lanes(self.type.group // 16)
-                products = self._products(weights, order, k.isa.bits // 8)
-                for token, total in enumerate(sums):
-                    span = Span.of(x, token, n_columns, column + start, GROUP * len(order))
-                    for registers, scales in products:
-                        total.add(self._dot(registers, span), scales * x_scales(registers[0], span))
-                    if constants is not None:
-                        total.add(constants, span.sums(0).load(constants.type))
-        return sums
+    def products(
+        self, k: OpKernel, weights: Pointer, rows: Range, x: Pointer, n_columns: Value
+    ) -> Iterator[tuple[Value, list[Value]]]:
+        type, (first, last), stride = self.type, rows, row_stride(self.type, n_columns)
+        n = self._rows_together
+        apart = (last - first + (n - 1)) // n
+        for row in k.range(first + apart, first, name="row"):
+            together = [row, k.minimum(row + apart, last - 1)][:n]
+            sums = [Sums(k, type, n) for _ in range(self.n_rows)]
+            for size, column in k.strips(n_columns, type.chunks):
+                start = row_stride(type, column)
+                packed = [weights.at(each * stride + start) for each in together]
+                for each in packed:
+                    prefetch_ahead(k, each, size // type.block * type.bytes)
+                if size == SPAN:
+                    blocks = [Blocks(k, each, type, SPAN // type.block) for each in packed]
+                    spans = [
+                        Span.of(x, token, n_columns, column, SPAN) for token in range(self.n_rows)
+                    ]
+                    add_spans(k, type, blocks, sums, spans)
+                    continue
+                for number, each in enumerate(packed):
+                    for i, group in enumerate(type.groups(k, type.unpack_chunk(k, each, size))):
+                        for token, total in enumerate(sums):
+                            span = Span.of(x, token, n_columns, column + GROUP * i, GROUP)
+                            total.add_group(number, group, span)
+            products = zip(*(total.of_rows() for total in sums), strict=True)
+            yield from zip(together, map(list, products), strict=True)
 
-    def _spans(
-        self, k: OpKernel, packed: Pointer, size: int
-    ) -> Iterator[tuple[int, Sequence[int], Unpacked]]:
-        """A chunk by the spans of activations: (first column, order of its groups, weights)."""
-        chunk = self.type.unpack_chunk(k, packed, size)
-        if size == SPAN:
-            yield 0, self.type.order, chunk
-            return
-        for i, group in enumerate(self.type.groups(k, chunk)):
-            yield GROUP * i, (0,), group
-
-    def _products(
-        self, weights: Unpacked, order: Sequence[int], n_bytes: int
-    ) -> list[tuple[list[Register], Value]]:
-        """Registers of weights whose products may be added as integers, and their scales."""
-        together: dict[tuple[int, ...], list[Register]] = {}
-        for register in interleave(weights.lanes, order, n_bytes):
-            groups = tuple(
-                (GROUP * group + RUN * run) // self.type.group for run, group in register.runs
-            )
-            together.setdefault(groups, []).append(register)
-        return [
-            (
-                registers,
-                weights.scales.shuffle([group for group in groups for _ in range(RUN // 4)]),
-            )
-            for groups, registers in together.items()
-        ]
-
-    def _dot(self, registers: Sequence[Register], span: Span) -> Value:
-        """Products summed in fours and over registers: f32[n]."""
-        lanes = registers[0].lanes
-        total = lanes.k.constant(i32[lanes.type.lanes // 4], 0)
-        for register in registers:
-            x = span.lanes(*register.runs[0]).load(i8[lanes.type.lanes])
-            total = lanes.k.isa.dot(total, register.lanes, x, self.type.largest)
-        return total.to(f32)
+    @property
+    def _rows_together(self) -> int:
+        """Two; of types with groups of 16 one, where two rows' sums would not stay in registers."""
+        return 2 if self.type.group == GROUP or 2 * self.n_rows <= MOST_FOLDS else 1
 
 
 @dataclass(frozen=True)
@@ -134,26 +120,20 @@ class FloatMatVec(Gemv):
             sums[t] += register * x[t]
     """
 
-    def multiply(
-        self, k: OpKernel, row: Pointer, x: Pointer, n_columns: Value
-    ) -> list[Accumulators]:
-        sums = [Accumulators(k) for _ in range(self.n_rows)]
-        for size, column, packed in chunks(k, self.type, row, n_columns):
-            start = 0
-            for floats in self.type.floats(k, packed, size):
-                for token, total in enumerate(sums):
-                    x_row = x.at((column + n_columns * token) * 4)
-                    total.add(floats, x_row.load(floats.type, start * 4))
-                start += floats.type.lanes
-        return sums
-
-
-def x_scales(register: Register, span: Span) -> Value:
-    """The activations' scale for every four lanes of a register."""
-    n, (_, first_group) = register.lanes.type.lanes // 4, register.runs[0]
-    if span.n_groups == 1:
-        return span.scales(0).load(f32).splat(n)
-    return span.scales(first_group).load(f32[n])
+    def products(
+        self, k: OpKernel, weights: Pointer, rows: Range, x: Pointer, n_columns: Value
+    ) -> Iterator[tuple[Value, list[Value]]]:
+        (first, last), stride = rows, row_stride(self.type, n_columns)
+        for row in k.range(last, first, name="row"):
+            sums = [Accumulators(k) for _ in range(self.n_rows)]
+            for size, column, packed in chunks(k, self.type, weights.at(row * stride), n_columns):
+                start = 0
+                for floats in self.type.floats(k, packed, size):
+                    for token, total in enumerate(sums):
+                        x_row = x.at((column + n_columns * token) * 4)
+                        total.add(floats, x_row.load(floats.type, start * 4))
+                    start += floats.type.lanes
+            yield row, [total.sum() for total in sums]
 
 
 def rows_at_a_time(type: WeightType, isa: ISA, n_columns: int) -> tuple[int, int]:

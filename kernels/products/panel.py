@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from linnet.kernels.ir import Cell, Pointer, Type, Value, f32
-from linnet.kernels.ops.base import Numbers, OpKernel
+from linnet.kernels.ops.base import Float32s, Numbers, OpKernel
 from linnet.kernels.quants import WeightType
-from linnet.kernels.quants.packed_rows import CACHE_LINE, chunks, row_stride
+from linnet.kernels.quants.packed_rows import chunks, panel_rows, row_stride
 
+FOUR = 4  # words of 16 bytes, the least that shuffles cross at a price
 CHUNK = 256  # the most columns unpacked at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The `n` rows of activations that meet a panel, by number, and their rows of results.
+
+    x: rows of `x_bytes`; out: f32 rows of `n_out`.
+    """
+
+    n: Value
+    x: Pointer
+    x_bytes: Value
+    out: Float32s
+    n_out: Value
+
+    def x_of(self, i: Value) -> Pointer:
+        """A token's x. A few numbers past the last are addresses, of which nothing is read."""
+        return self.x.at(i * self.x_bytes)
+
+    def out_of(self, i: Value) -> Numbers:
+        return self.out.at(i * self.n_out)
 
 
 class Panel:
@@ -20,62 +43,62 @@ class Panel:
     """
 
     def __init__(
-        self, k: OpKernel, type: WeightType, weights: Pointer, out: Numbers,
-        n_columns: Value, n_out: Value, n_rows: Numbers, *,
+        self, k: OpKernel, type: WeightType, n_columns: Value, n_out: Value, *,
         n_vectors: int, element_bytes: int, more_bytes: int = 0,
     ) -> None:  # fmt: skip
-        """`n_rows`: i64, the number of tokens."""
         self.k, self.lanes, self.n_vectors = k, k.isa.lanes, n_vectors
         self.width = self.lanes * n_vectors  # rows
         self.row_bytes = 4 * self.width  # of a row of `columns` or of `sums`
-        self._type, self._weights, self._out = type, weights, out
-        self._n_columns, self._n_out = n_columns, n_out
+        self.n_columns, self._type, self._n_out = n_columns, type, n_out
         self._stride = row_stride(type, n_columns)
-        self.n_tokens = n_rows.load()
         n_bytes = self.width * CHUNK * element_bytes
         self.rows = k.scratch
         self.columns = k.scratch.at(n_bytes)
         self.more = k.scratch.at(2 * n_bytes)
         self.sums = k.scratch.at(2 * n_bytes + more_bytes)
 
-    def chunks(self) -> Iterator[tuple[int, Value, Pointer]]:
-        """The chunks of each panel of the items, as `chunks` gives those of row 0 of the weights.
+    def chunks(
+        self, weights: Pointer, first: Value, tokens: Tokens
+    ) -> Iterator[tuple[int, Value, Pointer]]:
+        """The chunks of the panel whose first row is `first` of a matrix, as `chunks` gives those
+        of its row 0, for these tokens.
 
         Sums are zero before the first chunk, and go to out behind the last.
         """
-        for item in self.k.items("panel"):
-            self._first = item * self.width
-            self._clear()
-            yield from chunks(self.k, self._type, self._weights, self._n_columns)
-            self._finish()
+        self._first, self.n_tokens = first, tokens.n
+        self._clear()
+        yield from chunks(self.k, self._type, weights, self.n_columns)
+        self._finish(tokens)
 
     def each_row(self, packed: Pointer, size: int) -> Iterator[tuple[Value, Pointer]]:
-        """(index in the panel, where `packed` of row 0 lies in this row of weights); past the
-        matrix's end the last row, again. `size`: the weights of a chunk.
-
-        Each asks for its place in the next panel: rows lie too far apart for a CPU to see a stream
-        in them, and with few tokens there is nothing else to hide the memory behind.
-        """
-        n_bytes, ahead = size // self._type.block * self._type.bytes, self.width * self._stride
-        for i in self.k.range(self.width, name="row"):
-            row = self.k.minimum(self._first + i, self._n_out - 1)
-            source = packed.at(row * self._stride)
-            for line in range(0, n_bytes, CACHE_LINE):
-                source.prefetch(ahead + line, level=2)
-            yield i, source
+        """See `panel_rows`."""
+        return panel_rows(
+            self.k, self._type, packed, self._stride, self._first, self.width, self._n_out, size
+        )
 
     def transpose(
-        self, source: Pointer, stride: int, target: Pointer, n_words: int, type: Type
-    ) -> None:
-        """Words [width rows at `stride`][n_words] -> [n_words][width], rounding n_words up."""
-        k, lanes = self.k, self.lanes
-        for block in k.range(-(-n_words // lanes), name="transpose"):
-            for vector in range(self.n_vectors):
-                rows = range(vector * lanes, (vector + 1) * lanes)
-                words = [source.load(type[lanes], block * (4 * lanes) + r * stride) for r in rows]
-                for i, column in enumerate(k.transpose(words)):
-                    at = block * (4 * lanes * self.width) + 4 * (i * self.width + vector * lanes)
-                    target.store(column, at)
+        self, source: Pointer, stride: int, target: Pointer, n_words: int, type: Type,
+        change: Callable[[Value, Value, int], Value] | None = None,
+    ) -> None:  # fmt: skip
+        """Words [width rows at `stride`][n_words] -> [n_words][width], rounding n_words up to 4.
+
+        A vector takes four words of every few rows: loads put them in place, and half as many
+        shuffles are left as for vectors of one row. `change`: what becomes of a vector of them, of
+        the words' number over four, and of the vector's number in its row.
+        """
+        k, lanes, words = self.k, self.lanes, FOUR
+        for block in k.range(-(-n_words // words), name="transpose"):
+            for vector, start in enumerate(range(0, self.width, lanes)):
+                rows = [
+                    k.concat([
+                        source.load(type[words], block * (4 * words) + (start + i + j) * stride)
+                        for j in range(0, lanes, words)
+                    ])
+                    for i in range(words)
+                ]  # fmt: skip
+                for i, column in enumerate(k.transpose(rows)):
+                    at = block * (words * self.row_bytes) + i * self.row_bytes + 4 * start
+                    target.store(column if change is None else change(column, block, vector), at)
 
     def tiles(self, n: int) -> Iterator[list[Value]]:
         """The tokens, n at a time, then those left one by one."""
@@ -116,12 +139,12 @@ class Panel:
         for i in self.k.range(self.n_tokens * self.n_vectors, name="clear"):
             self.sums.store(zero, i * (4 * self.lanes))
 
-    def _finish(self) -> None:
+    def _finish(self, tokens: Tokens) -> None:
         """Copy sums [token][width] to out [token][first row on], no further than its last row."""
         k, n_out, first = self.k, self._n_out, self._first
         for token in k.range(self.n_tokens, name="out"):
             source = self.sums.at(token * self.row_bytes)
-            target = self._out.at(token * n_out + first)
+            target = tokens.out_of(token).at(first)
             whole = first + self.width <= n_out
             with k.when(whole):
                 for vector in range(self.n_vectors):

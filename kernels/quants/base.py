@@ -16,11 +16,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.ir import Kernel, Pointer, Value, f16, f32, u8, u32
+from linnet.kernels.ir import Kernel, Pointer, Type, Value, f16, f32, u8, u16, u32, u64
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Records = npt.NDArray[Any]  # (n,) blocks
+
+LINE = 64  # bytes: what `Blocks.words` loads at once
+Factors = tuple[Value, Value | None]  # scales, offsets
 
 BATCH = 1 << 20  # weights quantised at a time: threads take turns in Python, so turns are long
 HALF_MAX = 65504.0  # the largest F16 number
@@ -31,12 +34,15 @@ BLOCKS, GROUPS = (32, 64, 128, 256), (16, 32)  # weights in a block, and under o
 class Unpacked:
     """`lanes`: u8 vectors of one length, whole groups of 32 weights in the type's `order`.
 
-    `scales`, `offsets`: f32[n_groups], in the order of columns.
+    `scales`, `offsets`: f32[n_groups], in the order of columns. `multipliers`: i16[n_groups], where
+    a type is `folded`; scales are these times `unit`, an f32.
     """
 
     lanes: Sequence[Value]
     scales: Value
     offsets: Value | None = None
+    multipliers: Value | None = None
+    unit: Value | None = None
 
 
 class WeightType:
@@ -148,12 +154,27 @@ class FloatType(WeightType):
 class QuantType(WeightType):
     """Weights packed in blocks. `group`: weights that share a scale; `largest`: no lane is above;
     `zero`: the lane that stands for a weight of no scale; `order`: the numbers of the eight groups
-    of 32 weights of 256 in the order in which `unpack` gives them."""
+    of 32 weights of 256 in the order in which `unpack` gives them; `folded`: where scales are
+    integers so small that `lane - zero` times one of them fits a byte, the `largest` and the `zero`
+    of such bytes.
+
+    A new type needs `unpack` and `decode`: all kernels work then. Products with few rows, which
+    decoding is made of, read a matrix once, so what unpacking takes is their speed. `runs` and
+    `factors` say the same as `unpack` in the order in which they multiply, for whole 256 weights;
+    a type writes its own to get there in fewer instructions, of which these weigh most:
+
+    - Bytes are brought to their places while they still hold several weights (`eights`), and then
+      split: a shuffle of 64 bytes takes the port that dot products take.
+    - Every eight bytes can be shifted or rotated by another number of bits (`shifted_eights`,
+      `rotated_eights`), so that one mask takes out of all of them what belongs to a lane.
+    - The scales of two rows fill one register: both are decoded at once.
+    """
 
     group: ClassVar[int] = 32
     order: ClassVar[tuple[int, ...]] = tuple(range(8))
     largest: ClassVar[int]
     zero: ClassVar[int] = 0
+    folded: ClassVar[tuple[int, int] | None] = None
 
     def __init_subclass__(cls) -> None:
         """Raises ValueError for a block or a group of weights that kernels do not take."""
@@ -165,6 +186,45 @@ class QuantType(WeightType):
     def unpack(self, b: Blocks) -> Unpacked:
         """The blocks as IR values."""
         raise NotImplementedError
+
+    def runs(self, b: Blocks) -> list[Value]:
+        """256 weights in the order of products (`linnet.kernels.products.interleave`): u8[64] for
+        each of four runs, the run's eight lanes of group 0, then those of group 1, and so on."""
+        groups = self.in_column_order(b.k, self.unpack(b))
+        pairs = [b.k.concat([groups[i], groups[i + 2]]) for i in (0, 1, 4, 5)]
+        # Each run of two groups side by side, then of all eight.
+        twos = [[side_by_side(run, *pairs[i : i + 2]) for i in (0, 2)] for run in range(2)]
+        halves = [[4 * i + j for i in range(4) for j in (half, half + 1)] for half in (0, 2)]
+        return [eights(half, *two) for half in halves for two in twos]
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        """Scales and offsets of 256 weights of a row or two, f32[16] each, as products are folded
+        (`linnet.kernels.products.folds`).
+
+        Where groups have 32, those of two rows together: of groups 2i and 2i + 1 of the first row,
+        then of the second. Where they have 16, those of each row: of every 64 weights the first,
+        the third, the second and the fourth group.
+        """
+        chunks = [self.unpack(row) for row in rows]
+        scales = self.in_fold_order([chunk.scales for chunk in chunks])
+        offsets = [chunk.offsets for chunk in chunks if chunk.offsets is not None]
+        none: list[Value | None] = [None] * len(scales)
+        return list(zip(scales, self.in_fold_order(offsets) if offsets else none, strict=True))
+
+    def in_fold_order(self, numbers: Sequence[Value]) -> list[Value]:
+        """Each row's numbers, in the order of columns -> as `factors` has them."""
+        if self.group == 16:
+            return [
+                row.shuffle([i + j for i in range(0, 16, 4) for j in (0, 2, 1, 3)])
+                for row in numbers
+            ]
+        first, second = numbers
+        return [first.shuffle([i + j for i in range(0, 8, 2) for j in (0, 1, 8, 9)], second)]
+
+    def folded_halves(self, rows: Sequence[Blocks], field: str) -> Value:
+        """An f16 of each of eight blocks of two rows, as `factors` has them: f32[16]."""
+        (words,) = self.in_fold_order([row.words(field) for row in rows])
+        return words.bits(f16[16]).to(f32)
 
     def unpack_chunk(self, k: Kernel, packed: Pointer, n_weights: int) -> Unpacked:
         return self.unpack(Blocks(k, packed, self, n_weights // self.block))
@@ -218,6 +278,47 @@ class Blocks:
         halves = [self._packed.load(f16, self._offset(field, i)) for i in range(self.n_blocks)]
         return self.k.vector(halves).to(f32)
 
+    def words(self, field: str) -> Value:
+        """Of each block the 16 bits at an even offset in which a field begins: u16[n_blocks]."""
+        return self.picked(u16, [self._offset(field, i) // 2 for i in range(self.n_blocks)])
+
+    def picked(self, type: Type, numbers: Sequence[int]) -> Value:
+        """Words of the blocks' bytes by their numbers; `type` u16, u32 or u64.
+
+        The bytes are read 64 at a time. What is wanted of one read may lie in other lanes than what
+        is wanted of another: these are blended first, which no port is short of, and at most two
+        vectors are left to be shuffled.
+        """
+        lanes, n_bytes = LINE // type.bytes, self.n_blocks * self._type.bytes
+        blended: list[tuple[Value, set[int]]] = []
+        place: dict[int, int] = {}
+        for start in sorted({*range(0, n_bytes - LINE + 1, LINE), n_bytes - LINE}):
+            first = start // type.bytes
+            new = {n: n - first for n in numbers if n not in place and 0 <= n - first < lanes}
+            used, read = set(new.values()), self._packed.load(type[lanes], start)
+            at = next((i for i, (_, taken) in enumerate(blended) if not taken & used), len(blended))
+            if at == len(blended):
+                blended.append((read, used))
+            else:
+                other, taken = blended[at]
+                blend = [lane + lanes * (lane in used) for lane in range(lanes)]
+                blended[at] = other.shuffle(blend, read), taken | used
+            place |= {n: lane + lanes * at for n, lane in new.items()}
+        return blended[0][0].shuffle([place[n] for n in numbers], *(v for v, _ in blended[1:]))
+
+    def heads(self) -> Value:
+        """The first eight bytes of every block: u64[n_blocks]."""
+        starts = range(0, self.n_blocks * self._type.bytes, self._type.bytes)
+        return self.k.vector([self._packed.load(u64, start) for start in starts])
+
+    def header(self, count: int) -> Value:
+        """The first block's first bytes, whatever fields they are of: u8[count]."""
+        return self._packed.load(u8[count])
+
+    def footer(self, count: int) -> Value:
+        """The first block's last bytes: u8[count]."""
+        return self._packed.load(u8[count], self._type.bytes - count)
+
     def bytes(self, field: str, start: int = 0, count: int = 0, *, block: int = 0) -> Value:
         """`count` bytes of a field (all of it by default) from its byte `start`, as u8[count]."""
         count = count or math.prod(self._type.dtype[field].shape)
@@ -238,6 +339,49 @@ def shifted(lanes: Value, bits: Sequence[int]) -> Value:
     each = words.type.lanes // len(bits)
     amounts = lanes.k.constant(words.type, [n for n in bits for _ in range(each)])
     return (words >> amounts).bits(lanes.type)
+
+
+def eights(places: Sequence[int], *parts: Value) -> Value:
+    """u8[64] of bytes taken eight at a time, by their numbers in u8 vectors of one length."""
+    words = [part.bits(u64[part.type.lanes // 8]) for part in parts]
+    return words[0].shuffle(places, *words[1:]).bits(u8[64])
+
+
+def side_by_side(run: int, a: Value, b: Value) -> Value:
+    """u8[64]: of every sixteen bytes of a and b the first eight, or of run 1 the second."""
+    return eights([i + j + run for i in range(0, 8, 2) for j in (0, 8)], a, b)
+
+
+def shifted_eights(lanes: Value, bits: Sequence[int]) -> Value:
+    """u8[64], of which each eight is shifted to the right by so many bits, as a u64."""
+    words = lanes.bits(u64[8])
+    return (words >> lanes.k.constant(words.type, bits)).bits(lanes.type)
+
+
+def rotated_eights(lanes: Value, bits: Sequence[int]) -> Value:
+    """u8[64], of which each eight is rotated to the left by so many bits, as a u64; to the right,
+    where they are negative."""
+    k, words = lanes.k, lanes.bits(u64[8])
+    amounts = k.constant(words.type, [n % 64 for n in bits])
+    return k.intrinsic("llvm.fshl.v8i64", words.type, words, words, amounts).bits(lanes.type)
+
+
+def nibble_runs(first: Value, last: Value) -> list[Value]:
+    """What `runs` gives of eight groups of 16 bytes, four groups each, low nibbles first."""
+    return split_nibbles([eights(range(i, 16, 2), first, last) for i in range(2)])
+
+
+def nibble_runs_of_blocks(b: Blocks) -> list[Value]:
+    """The same of `qs` of eight blocks."""
+    even, odd = (
+        b.k.concat([b.bytes("qs", block=i) for i in range(first, 8, 2)]) for first in range(2)
+    )
+    return split_nibbles([side_by_side(run, even, odd) for run in range(2)])
+
+
+def split_nibbles(runs: Sequence[Value]) -> list[Value]:
+    """Runs 0 and 1 in the low nibbles, 2 and 3 in the high ones -> each."""
+    return [run & 15 for run in runs] + [run >> 4 for run in runs]
 
 
 def with_bit(lanes: Value, is_set: Value, bit: int) -> Value:

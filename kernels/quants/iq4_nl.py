@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from linnet.kernels.ir import Value
 from linnet.kernels.quants.base import (
     Blocks,
+    Factors,
     Floats,
     QuantType,
     Records,
     Unpacked,
+    nibble_runs_of_blocks,
     nibbles,
     nibbles_of,
 )
@@ -29,6 +34,12 @@ class IQ4_NL(QuantType):
     def unpack(self, b: Blocks) -> Unpacked:
         packed = [b.bytes("qs", block=i) for i in range(b.n_blocks)]
         return Unpacked([b.k.isa.lookup(LANES, nibbles(q)) for q in packed], b.halves("d"))
+
+    def runs(self, b: Blocks) -> list[Value]:
+        return [b.k.isa.lookup(LANES, q) for q in nibble_runs_of_blocks(b)]
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        return [(self.folded_halves(rows, "d"), None)]
 
     def decode(self, blocks: Records) -> Floats:
         levels = np.array(LEVELS, np.float32)[nibbles_of(blocks["qs"])]

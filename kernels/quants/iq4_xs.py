@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from linnet.kernels.ir import f32
+from linnet.kernels.ir import Value, f16, f32, i16, i32, u16
 from linnet.kernels.quants.base import (
     Blocks,
+    Factors,
     Floats,
     QuantType,
     Records,
     Unpacked,
+    nibble_runs,
     nibbles,
     nibbles_of,
 )
@@ -33,6 +37,23 @@ class IQ4_XS(QuantType):
         high = (high >> k.constant(high.type, [0, 2, 4, 6] * 2)) & 3
         scales = (low | (high << 4)).to(f32) - 32
         return Unpacked(lanes, scales * b.halves("d")[0])
+
+    def runs(self, b: Blocks) -> list[Value]:
+        packed = nibble_runs(*(b.bytes("qs", 64 * half, 64) for half in range(2)))
+        return [b.k.isa.lookup(LANES, q) for q in packed]
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        """The headers of both rows side by side: d, scales_h, scales_l, eight bytes each."""
+        k, headers = rows[0].k, rows[0].k.concat([row.header(8) for row in rows])
+        # Of groups 2i and 2i + 1 of the one row, then of the other.
+        groups = [2 * i + j for i in range(4) for j in (0, 1, 0, 1)]
+        low = headers.shuffle([4 + i + j for i in range(4) for j in (0, 0, 8, 8)]).to(u16)
+        low = (low >> k.constant(low.type, [0, 4] * 8)) & 15
+        high = headers.bits(u16[8]).shuffle([1, 1, 5, 5] * 4)
+        high = (high >> k.constant(high.type, [2 * group for group in groups])) & 3
+        scales = (low | (high << 4)).bits(i16[16]) - 32
+        d = k.concat([headers[:2], headers[8:10]]).bits(f16[2]).to(f32)
+        return [(scales.to(i32).to(f32) * d.shuffle([0, 0, 1, 1] * 4), None)]
 
     def decode(self, blocks: Records) -> Floats:
         low = blocks["scales_l"][..., None] >> np.array([0, 4], np.uint8) & 15

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from linnet.kernels.ir import f32, u32
+from linnet.kernels.ir import Value, f32, i32, u32
 from linnet.kernels.quants.base import (
     Blocks,
     Bytes,
+    Factors,
     Floats,
     QuantType,
     Records,
     Unpacked,
+    nibble_runs_of_blocks,
     nibbles,
     nibbles_of,
 )
@@ -30,9 +34,17 @@ class MXFP4(QuantType):
     def unpack(self, b: Blocks) -> Unpacked:
         packed = [b.bytes("qs", block=i) for i in range(b.n_blocks)]
         e = b.k.vector([b.bytes("e", block=i)[0] for i in range(b.n_blocks)]).to(u32)
-        subnormal = (e > 0).select(b.k.constant(e.type, 1 << 22), 1 << 21)
-        scales = (e >= 2).select((e - 1) << 23, subnormal).bits(f32[b.n_blocks])
-        return Unpacked([b.k.isa.lookup(LANES, nibbles(q)) for q in packed], scales)
+        lanes = [b.k.isa.lookup(LANES, nibbles(q)) for q in packed]
+        return Unpacked(lanes, power_of_two(e))
+
+    def runs(self, b: Blocks) -> list[Value]:
+        return [b.k.isa.lookup(LANES, q) for q in nibble_runs_of_blocks(b)]
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        """Every second block's exponent is the second byte of its word."""
+        (words,) = self.in_fold_order([row.words("e") for row in rows])
+        shifts = words.k.constant(u32[16], [0, 8] * 8)
+        return [(power_of_two((words.to(u32) >> shifts) & 255), None)]
 
     def n_not_finite(self, packed: Bytes) -> int:
         """Scales are numbers always, of which the largest take weights beyond f32."""
@@ -45,3 +57,9 @@ class MXFP4(QuantType):
         scales = np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 128)
         weights: Floats = scales[:, None] * np.array(LEVELS, np.float32)[nibbles_of(blocks["qs"])]
         return weights
+
+
+def power_of_two(e: Value) -> Value:
+    """2^(e - 128) of u32 lanes up to 255, as f32: below 2, bits of the fraction."""
+    subnormal = ((e + 1) << 21).bits(i32[e.type.lanes])
+    return e.k.maximum(subnormal, ((e - 1) << 23).bits(subnormal.type)).bits(f32[e.type.lanes])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from linnet.kernels.ir import f32, u32
+from linnet.kernels.ir import Value, f16, f32, u8, u16, u32
 from linnet.kernels.quants.base import (
     Blocks,
+    Factors,
     Floats,
     QuantType,
     Records,
@@ -35,10 +38,22 @@ class NVFP4(QuantType):
     def unpack(self, b: Blocks) -> Unpacked:
         k, packed = b.k, [b.bytes("qs", block=i).shuffle(BYTES_TWICE) for i in range(b.n_blocks)]
         d = k.concat([b.bytes("d", block=i) for i in range(b.n_blocks)])
-        d = d.equals(0x7F).select(k.constant(d.type, 0), d & 0x7F).to(u32)
-        normal = ((d << 20) + (119 << 23)).bits(f32[d.type.lanes])
-        scales = (d >= 8).select(normal, d.to(f32) * 2.0**-10)
-        return Unpacked([k.isa.lookup(LANES, shifted(q, [0, 4] * 4) & 15) for q in packed], scales)
+        lanes = [k.isa.lookup(LANES, shifted(q, [0, 4] * 4) & 15) for q in packed]
+        return Unpacked(lanes, scales(d))
+
+    def runs(self, b: Blocks) -> list[Value]:
+        """Of the 16 bytes of 32 weights, eight hold runs 0 and 1, the others runs 2 and 3."""
+        starts = [9 * block + 1 + at for block in range(4) for at in (0, 4)]
+        early, late = (
+            b.picked(u32, [start + i for start in starts for i in (half, half + 1)]).bits(u8[64])
+            for half in (0, 2)
+        )
+        nibbles = (early & 15, early >> 4, late & 15, late >> 4)
+        return [b.k.isa.lookup(LANES, q) for q in nibbles]
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        d = self.in_fold_order([row.picked(u32, range(0, 36, 9)).bits(u8[16]) for row in rows])
+        return [(scales(each), None) for each in d]
 
     def decode(self, blocks: Records) -> Floats:
         d = np.where(blocks["d"] == 0x7F, 0, blocks["d"] & 0x7F)
@@ -48,3 +63,13 @@ class NVFP4(QuantType):
         levels = np.array(LEVELS, np.float32)[nibbles_of(blocks["qs"].reshape(-1, 4, 8))]
         weights: Floats = (scales[..., None] * levels).reshape(-1, 64)
         return weights
+
+
+def scales(d: Value) -> Value:
+    """u8[n] -> half of what they stand for: f32[n].
+
+    Exponent and fraction are shifted to where F16 has them, whose bias is higher by 8: that is
+    2^-8 of the number, of subnormal ones too.
+    """
+    number = d.equals(0x7F).select(d.k.constant(d.type, 0), d & 0x7F).to(u16)
+    return (number << 7).bits(f16[d.type.lanes]).to(f32) * 2.0**7

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from linnet.kernels.ir import f32
+from linnet.kernels.ir import Value, f16, f32, i8, i16
 from linnet.kernels.quants.base import (
     Blocks,
+    Factors,
     Floats,
     QuantType,
     Records,
     Unpacked,
+    eights,
     nibbles,
     nibbles_of,
+    rotated_eights,
     shifted,
+    shifted_eights,
 )
-from linnet.kernels.quants.q2_k import PAIRS_OF_BITS
+from linnet.kernels.quants.q2_k import PAIRS_OF_BITS, four_runs
 
 
 class Q3_K(QuantType):
@@ -28,6 +34,7 @@ class Q3_K(QuantType):
     name, id, block, group = "Q3_K", 11, 256, 16
     fields = {"hmask": ("u1", 32), "qs": ("u1", 64), "scales": ("u1", 12), "d": ("<f2", 1)}
     largest, zero = 7, 4
+    folded = 252, 124
 
     def unpack(self, b: Blocks) -> Unpacked:
         high, lanes = b.bytes("hmask").repeat(2), []
@@ -37,8 +44,27 @@ class Q3_K(QuantType):
             top = (shifted(high, [run, run + 1]) & 1) << 2
             lanes.append((shifted(low, [bits, bits + 2]) & 3) | top)
         top = (shifted(b.bytes("scales", 8, 4).repeat(4), [0, 2, 4, 6]) & 3) << 4
-        scales = (nibbles(b.bytes("scales", 0, 8)) | top).to(f32) - 32
-        return Unpacked(lanes, scales * b.halves("d")[0])
+        multipliers = (nibbles(b.bytes("scales", 0, 8)) | top).to(i16) - 32
+        unit = b.halves("d")[0]
+        return Unpacked(lanes, multipliers.to(f32) * unit, None, multipliers, unit)
+
+    def runs(self, b: Blocks) -> list[Value]:
+        q, lanes = b.bytes("qs"), []
+        for run in range(4):
+            low = shifted_eights(eights(four_runs(run), q), [0, 2, 4, 6] * 2) & 3
+            high = rotated_eights(b.bytes("hmask", 8 * run, 8).repeat(8), range(2, -6, -1)) & 4
+            lanes.append(low | high)
+        return lanes
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        k, n = rows[0].k, len(rows)
+        d = k.concat([row.footer(4) for row in rows]).bits(f16[2 * n]).to(f32)
+        low = k.concat([row.bytes("scales", 0, 8).repeat(2) for row in rows])
+        low = shifted(low, [0, 4] * n) & 15
+        top = k.concat([row.bytes("scales", 8, 4).repeat(4) for row in rows])
+        scales = (low | ((shifted(top, [0, 2, 4, 6] * n) & 3) << 4)).bits(i8[16 * n]) - 32
+        each = self.in_fold_order([scales[16 * i : 16 * (i + 1)] for i in range(n)])
+        return [(numbers.to(f32) * d[2 * i + 1], None) for i, numbers in enumerate(each)]
 
     def decode(self, blocks: Records) -> Floats:
         low = blocks["qs"].reshape(-1, 2, 1, 32) >> PAIRS_OF_BITS & 3

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from linnet.kernels.ir import Value, f16, f32, u8, u32
 from linnet.kernels.quants.base import (
     Blocks,
+    Factors,
     Floats,
     QuantType,
     Records,
     Unpacked,
+    nibble_runs_of_blocks,
     nibbles,
     nibbles_of,
+    split_nibbles,
 )
 from linnet.kernels.quants.search import nibble_pairs, with_line, with_scale
 
@@ -26,6 +32,12 @@ class Q4_0(QuantType):
     def unpack(self, b: Blocks) -> Unpacked:
         lanes = [nibbles(b.bytes("qs", block=i)) for i in range(b.n_blocks)]
         return Unpacked(lanes, b.halves("d"))
+
+    def runs(self, b: Blocks) -> list[Value]:
+        return nibble_runs_of_blocks(b)
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        return [(self.folded_halves(rows, "d"), None)]
 
     def decode(self, blocks: Records) -> Floats:
         q = nibbles_of(blocks["qs"]).astype(np.float32) - 8
@@ -49,6 +61,13 @@ class Q4_1(QuantType):
         lanes = [nibbles(b.bytes("qs", block=i)) for i in range(b.n_blocks)]
         return Unpacked(lanes, b.halves("d"), b.halves("m"))
 
+    def runs(self, b: Blocks) -> list[Value]:
+        first = [[5 * i + 1 + 2 * run + j for i in range(8) for j in range(2)] for run in range(2)]
+        return split_nibbles([b.picked(u32, run).bits(u8[64]) for run in first])
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        return scales_and_offsets(self, [row.picked(u32, range(0, 40, 5)) for row in rows])
+
     def decode(self, blocks: Records) -> Floats:
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
         return d * nibbles_of(blocks["qs"]).astype(np.float32) + m
@@ -58,3 +77,10 @@ class Q4_1(QuantType):
         records["d"], records["m"], q = with_line(weights, 15)
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         return records
+
+
+def scales_and_offsets(type: QuantType, headers: Sequence[Value]) -> list[Factors]:
+    """What `factors` gives, of two halves d and m for each group: u32[8] for each row."""
+    (both,) = type.in_fold_order(headers)
+    d, m = (both.bits(f16[32]).shuffle(range(i, 32, 2)).to(f32) for i in range(2))
+    return [(d, m)]

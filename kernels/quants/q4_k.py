@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 
-from linnet.kernels.ir import Value, f32
-from linnet.kernels.quants.base import Blocks, Bytes, Floats, QuantType, Records, Unpacked
+from linnet.kernels.ir import Value, f16, f32, u8, u16, u32
+from linnet.kernels.quants.base import (
+    Blocks,
+    Bytes,
+    Factors,
+    Floats,
+    QuantType,
+    Records,
+    Unpacked,
+    eights,
+    shifted_eights,
+)
 from linnet.kernels.quants.search import (
     best_line,
     blocks_of,
@@ -41,6 +52,19 @@ class Q4_K(QuantType):
         lanes = [lanes for q in halves for lanes in (q & 15, q >> 4)]
         return Unpacked(lanes, *scales_and_offsets(b))
 
+    def runs(self, b: Blocks) -> list[Value]:
+        """High nibbles stay where they are if the dot product takes such lanes: 16 times as much,
+        of a 16th of the scale."""
+        halves = [b.bytes("qs", 64 * half, 64) for half in range(2)]
+        runs = [eights(pairs(run), *halves) for run in range(4)]
+        if not b.k.isa.dots_bytes:
+            return [shifted_eights(run, [0, 4] * 4) & 15 for run in runs]
+        keep = b.k.constant(u8[64], ([15] * 8 + [240] * 8) * 4)
+        return [run & keep for run in runs]
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        return [factors_of_two(*rows, odd=1 / 16 if rows[0].k.isa.dots_bytes else 1)]
+
     def decode(self, blocks: Records) -> Floats:
         qs = blocks["qs"].reshape(-1, 4, 1, 32) >> NIBBLE_SHIFTS & 15
         scales, minimums = scales_and_minimums_of(blocks)
@@ -66,6 +90,34 @@ def scales_and_offsets(b: Blocks) -> tuple[Value, Value]:
     scales = b.k.concat([low[:4], high[:4]])
     minimums = b.k.concat([low[4:], high[4:]])
     return scales.to(f32) * b.halves("d")[0], minimums.to(f32) * -b.halves("dmin")[0]
+
+
+def pairs(run: int) -> list[int]:
+    """The eights of `qs` that hold the run of groups 0..7: pairs of groups are in the same ones."""
+    return [run + 4 * pair for pair in range(4) for _ in range(2)]
+
+
+def factors_of_two(a: Blocks, b: Blocks, *, odd: float = 1) -> tuple[Value, Value]:
+    """What `factors` gives: the headers of both rows, decoded side by side. `odd`: what scales of
+    groups 1, 3, 5 and 7 are multiplied by.
+
+    As words of four bytes, the six-bit numbers are scales 0..3, scales 4..7, minimums 0..3,
+    minimums 4..7; the second and the fourth take their low bits from the header's last word.
+    """
+    k, headers = a.k, a.k.concat([row.header(16) for row in (a, b)])
+    words = headers.bits(u32[8])
+    low = words.shuffle([1, 3, 2, 3, 5, 7, 6, 7]) >> k.constant(words.type, [0, 0, 0, 4] * 2)
+    top = words.shuffle([0, 1, 0, 2, 4, 5, 4, 6]) >> 2
+    low = low & k.constant(words.type, [0x3F3F3F3F, 0x0F0F0F0F] * 4)
+    numbers = low | (top & k.constant(words.type, [0, 0x30303030] * 4))
+    # In twos, as sums are folded: 0 and 1 of a, of b, then 2 and 3, ...
+    twos, order = numbers.bits(u16[16]), [i + j for i in range(4) for j in (0, 8)]
+    scales, minimums = (
+        twos.shuffle([start + i for i in order]).bits(u8[16]).to(f32) for start in (0, 4)
+    )
+    d = k.concat([row.header(4) for row in (a, b)]).bits(f16[4]).to(f32)
+    each = d.shuffle([0, 0, 2, 2, 1, 1, 3, 3]) * k.constant(f32[8], [1, odd, 1, odd, *[-1] * 4])
+    return scales * each[:4].repeat(4), minimums * each[4:].repeat(4)
 
 
 def scales_and_minimums_of(blocks: Records) -> tuple[Floats, Floats]:

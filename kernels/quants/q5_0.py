@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from linnet.kernels.ir import Value, u1
+from linnet.kernels.ir import Value, f16, f32, u1, u8, u32, u64
 from linnet.kernels.quants.base import (
     Blocks,
     Bytes,
+    Factors,
     Floats,
     QuantType,
     Records,
     Unpacked,
+    nibble_runs_of_blocks,
     nibbles,
     nibbles_of,
+    split_nibbles,
     with_bit,
 )
+from linnet.kernels.quants.q4_0 import scales_and_offsets
 from linnet.kernels.quants.search import nibble_pairs, with_line, with_scale
 
 
@@ -28,6 +34,15 @@ class Q5_0(QuantType):
 
     def unpack(self, b: Blocks) -> Unpacked:
         return Unpacked([five_bits(b, i) for i in range(b.n_blocks)], b.halves("d"))
+
+    def runs(self, b: Blocks) -> list[Value]:
+        return with_fifth_bits(nibble_runs_of_blocks(b), b.heads(), at=2)
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        (d,) = self.in_fold_order(
+            [row.heads().bits(f16[32]).shuffle(range(0, 32, 4)) for row in rows]
+        )
+        return [(d.to(f32), None)]
 
     def decode(self, blocks: Records) -> Floats:
         d = blocks["d"].astype(np.float32)[:, None]
@@ -52,6 +67,13 @@ class Q5_1(QuantType):
         lanes = [five_bits(b, i) for i in range(b.n_blocks)]
         return Unpacked(lanes, b.halves("d"), b.halves("m"))
 
+    def runs(self, b: Blocks) -> list[Value]:
+        first = [b.picked(u64, range(1 + run, 24, 3)).bits(u8[64]) for run in range(2)]
+        return with_fifth_bits(split_nibbles(first), b.picked(u64, range(0, 24, 3)), at=4)
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        return scales_and_offsets(self, [row.picked(u32, range(0, 48, 6)) for row in rows])
+
     def decode(self, blocks: Records) -> Floats:
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
         return d * five_bits_of(blocks) + m
@@ -68,6 +90,19 @@ def five_bits(b: Blocks, block: int) -> Value:
     """u8[32]: nibbles, and 16 more where the lane's bit of qh is set."""
     is_set = b.bytes("qh", block=block).bits(u1[32])
     return with_bit(nibbles(b.bytes("qs", block=block)), is_set, 16)
+
+
+def with_fifth_bits(runs: Sequence[Value], heads: Value, *, at: int) -> list[Value]:
+    """Runs u8[64] of nibbles, with what `qh` adds, which is in heads u64[8] from that byte on.
+
+    A run of a group takes a byte of qh, which is spread over its eight lanes.
+    """
+    bits = heads.k.constant(u8[64], [1 << i for i in range(8)] * 8)
+    spread = [[8 * i + at + run for i in range(8) for _ in range(8)] for run in range(4)]
+    return [
+        with_bit(lanes, heads.bits(u8[64]).shuffle(bytes) & bits > 0, 16)
+        for lanes, bytes in zip(runs, spread, strict=True)
+    ]
 
 
 def five_bits_of(blocks: Records) -> Floats:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked, with_bit
+from linnet.kernels.ir import Value
+from linnet.kernels.quants.base import (
+    Blocks,
+    Factors,
+    Floats,
+    QuantType,
+    Records,
+    Unpacked,
+    eights,
+    rotated_eights,
+    shifted_eights,
+    with_bit,
+)
 from linnet.kernels.quants.q4_k import (
     NIBBLE_SHIFTS,
     PAIRS_APART,
+    factors_of_two,
     nibbles_by_pair,
+    pairs,
     scales_and_minimums_of,
     scales_and_offsets,
     with_scales,
@@ -43,6 +59,17 @@ class Q5_K(QuantType):
                 bits = b.k.constant(qh.type, [1 << group for group in groups for _ in range(32)])
                 lanes.append(with_bit(four_bits, qh & bits > 0, 16))
         return Unpacked(lanes, *scales_and_offsets(b))
+
+    def runs(self, b: Blocks) -> list[Value]:
+        halves, lanes = [b.bytes("qs", 64 * half, 64) for half in range(2)], []
+        for run in range(4):
+            four = shifted_eights(eights(pairs(run), *halves), [0, 4] * 4) & 15
+            fifth = rotated_eights(b.bytes("qh", 8 * run, 8).repeat(8), range(4, -4, -1)) & 16
+            lanes.append(four | fifth)
+        return lanes
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        return [factors_of_two(*rows)]
 
     def decode(self, blocks: Records) -> Floats:
         qs = blocks["qs"].reshape(-1, 4, 1, 32) >> NIBBLE_SHIFTS & 15

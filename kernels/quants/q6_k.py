@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from linnet.kernels.ir import f32, i8
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked, shifted
+from linnet.kernels.ir import Value, f16, f32, i8
+from linnet.kernels.quants.base import (
+    Blocks,
+    Factors,
+    Floats,
+    QuantType,
+    Records,
+    Unpacked,
+    eights,
+    rotated_eights,
+    shifted,
+    shifted_eights,
+)
 from linnet.kernels.quants.search import (
     best_scale,
     blocks_of,
@@ -43,6 +56,23 @@ class Q6_K(QuantType):
             ]
         scales = b.bytes("scales").bits(i8[16]).to(f32) * b.halves("d")[0]
         return Unpacked(lanes, scales)
+
+    def runs(self, b: Blocks) -> list[Value]:
+        low, high = [b.bytes("ql", 64 * half, 64) for half in range(2)], b.bytes("qh")
+        lanes = []
+        for run in range(4):
+            places = [run, run + 4, run, run + 4]
+            four = shifted_eights(
+                eights([*places, *(i + 8 for i in places)], *low), [0, 0, 4, 4] * 2
+            )
+            two = rotated_eights(eights([run] * 4 + [run + 4] * 4, high), [4, 2, 0, -2] * 2)
+            lanes.append(four & 15 | two & 48)
+        return lanes
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        d = rows[0].k.concat([row.footer(4) for row in rows]).bits(f16[2 * len(rows)]).to(f32)
+        scales = self.in_fold_order([row.bytes("scales").bits(i8[16]) for row in rows])
+        return [(scale.to(f32) * d[2 * i + 1], None) for i, scale in enumerate(scales)]
 
     def decode(self, blocks: Records) -> Floats:
         shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)

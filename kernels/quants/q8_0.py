@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from linnet.kernels.quants.base import Blocks, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.base import (
+    Blocks,
+    Factors,
+    Floats,
+    QuantType,
+    Records,
+    Unpacked,
+)
 from linnet.kernels.quants.search import with_scale
 
 
@@ -17,6 +26,9 @@ class Q8_0(QuantType):
 
     def unpack(self, b: Blocks) -> Unpacked:
         return Unpacked([b.bytes("qs", block=i) ^ 128 for i in range(b.n_blocks)], b.halves("d"))
+
+    def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
+        return [(self.folded_halves(rows, "d"), None)]
 
     def decode(self, blocks: Records) -> Floats:
         d = blocks["d"].astype(np.float32)[:, None]

@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
+from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.products.activations import packed_bytes
-from linnet.kernels.products.linear import MOST_FEW_ROWS, Linear
+from linnet.kernels.products.linear import Linear
 from linnet.kernels.quants import WeightType
 from linnet.kernels.runtime.program import Buffer, Lowered, Program, Rows
 from linnet.kernels.runtime.serial import serial

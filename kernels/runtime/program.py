@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Type
-from linnet.kernels.memory import aligned
+from linnet.kernels.memory import aligned, in_huge_pages
 from linnet.kernels.ops.base import Op
 from linnet.kernels.ops.work import Work
 from linnet.kernels.runtime.step_record import RECORD_BYTES, STEP_RECORD
@@ -38,13 +38,17 @@ class Rows(enum.IntEnum):
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """An array (rows, width), or (rows,) where width is 0, placed when the program is laid out."""
+    """An array (rows, width), or (rows,) where width is 0, placed when the program is laid out.
+
+    `most_rows`: what it has room for, if not for all of a pass.
+    """
 
     name: str
     rows: Rows
     width: int
     dtype: np.dtype[Any]
     array: Array | None = None
+    most_rows: int | None = None
 
     @property
     def data(self) -> Array:
@@ -173,10 +177,11 @@ class Program:
 
     # -- recording ------------------------------------------------------------------------------
     def buffer(
-        self, name: str, width: int, *, rows: Rows = Rows.TOKENS, dtype: Any = np.float32
-    ) -> Buffer:
+        self, name: str, width: int, *, rows: Rows = Rows.TOKENS, dtype: Any = np.float32,
+        most_rows: int | None = None,
+    ) -> Buffer:  # fmt: skip
         """A new array (rows, width); outside of its live range, others have its memory."""
-        return Buffer(name, rows, width, np.dtype(dtype))
+        return Buffer(name, rows, width, np.dtype(dtype), most_rows=most_rows)
 
     def step(self, name: str, op: Op, **arguments: Argument) -> None:
         """Record an op. Raises TypeError unless the arguments are exactly its parameters.
@@ -198,10 +203,10 @@ class Program:
         """Give every buffer its memory; `keep`: those that must still hold after the last step."""
         self._placed = []
         places, reused = self._places(keep)
-        arena = aligned(max((end for _, end in places.values()), default=0))
+        arena = in_huge_pages(max((end for _, end in places.values()), default=0))
         for buffer in (*places, *reused):
             start, _ = places[reused.get(buffer, buffer)]
-            shape = buffer.shape(self._most(buffer.rows))
+            shape = buffer.shape(self._rows_of(buffer))
             view = arena[start : start + self._n_bytes(buffer)]
             buffer.array = view.view(buffer.dtype).reshape(shape)
 
@@ -245,8 +250,11 @@ class Program:
     def _most(self, rows: Rows) -> int:
         return self.max_tokens if rows == Rows.TOKENS else self.max_outputs
 
+    def _rows_of(self, buffer: Buffer) -> int:
+        return buffer.most_rows or self._most(buffer.rows)
+
     def _n_bytes(self, buffer: Buffer) -> int:
-        return self._most(buffer.rows) * max(buffer.width, 1) * buffer.dtype.itemsize
+        return self._rows_of(buffer) * max(buffer.width, 1) * buffer.dtype.itemsize
 
     # -- running --------------------------------------------------------------------------------
     def lower(

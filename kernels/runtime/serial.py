@@ -17,7 +17,7 @@ import numpy as np
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, i64, pointer
 from linnet.kernels.isa import ISA
-from linnet.kernels.memory import aligned
+from linnet.kernels.memory import in_huge_pages
 from linnet.kernels.runtime.program import Lowered
 from linnet.kernels.runtime.step_record import AT, RECORD_BYTES
 from linnet.kernels.runtime.team import item_count
@@ -31,7 +31,7 @@ def serial(library: Library, program: Lowered, *owned: Any) -> Callable[[], None
 
     Not for two threads at once: they would share its buffers. Raises CompileError.
     """
-    scratch = aligned(program.scratch_bytes)
+    scratch = in_huge_pages(program.scratch_bytes)
     given = (program.records.ctypes.data, len(program.records), scratch.ctypes.data)
     memory = np.array(given, np.uint64)
     walk: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(library.address(_Walk()))

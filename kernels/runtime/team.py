@@ -32,7 +32,7 @@ import numpy.typing as npt
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, Pointer, Value, i32, i64, pointer, u64
 from linnet.kernels.isa import ISA
-from linnet.kernels.memory import aligned
+from linnet.kernels.memory import aligned, in_huge_pages
 from linnet.kernels.runtime.program import Lowered
 from linnet.kernels.runtime.step_record import AT, RECORD_BYTES
 
@@ -70,7 +70,7 @@ class Team:
         self._memory[YIELD // 8], self._memory[SLEEPING // 8] = _yield_and_sleep()
         self._memory[N_THREADS // 8] = n_threads
         self._memory[CURSOR // 8] = ALL_TAKEN
-        self._scratch = aligned(0)
+        self._scratch = in_huge_pages(0)
         self._wakes = [threading.Lock() for _ in range(1, n_threads)]
         self._closed = threading.Event()
         arguments = (self._memory, self._closed, serve)
@@ -94,7 +94,7 @@ class Team:
             raise RuntimeError("the team is closed")
         needed = program.scratch_bytes * self.n_threads
         if self._scratch.size < needed:
-            self._scratch = aligned(needed)
+            self._scratch = in_huge_pages(needed)
         self._memory[STEPS // 8] = program.records.ctypes.data
         self._memory[N_STEPS // 8] = len(program.records)
         self._memory[SCRATCH // 8] = self._scratch.ctypes.data

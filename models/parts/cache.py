@@ -43,9 +43,10 @@ STATE = Ring(capacity=0, window=1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cache:
-    """Keys and values of one layer, as `type` stores them in each slot."""
+    """Keys and values of one layer, as their types store them in each slot."""
 
-    type: CacheType
+    key_type: CacheType
+    value_type: CacheType
     ring: Ring
     n_heads: int
     head_dim: int
@@ -53,11 +54,18 @@ class Cache:
     values: Persistent
 
     @classmethod
-    def of(cls, type: CacheType, ring: Ring, *, n_heads: int, head_dim: int) -> Cache:
+    def of(
+        cls, key_type: CacheType, value_type: CacheType, ring: Ring, *, n_heads: int, head_dim: int
+    ) -> Cache:
+        """Raises ValueError for heads that are no whole blocks of a type."""
+        for type, what in ((key_type, "keys"), (value_type, "values")):
+            if head_dim % type.block:
+                found = f"heads of a multiple of {type.block} numbers; this model's have {head_dim}"
+                raise ValueError(f"a cache of {what} in {type} takes {found}: use f16 there")
         sizes = 1, n_heads, ring.capacity, head_dim
-        keys = Persistent("keys", type.keys_shape(*sizes)[1:], type.dtype)
-        values = Persistent("values", type.values_shape(*sizes)[1:], type.dtype)
-        return cls(type, ring, n_heads, head_dim, keys, values)
+        keys = Persistent("keys", key_type.keys_shape(*sizes)[1:], key_type.dtype)
+        values = Persistent("values", value_type.values_shape(*sizes)[1:], value_type.dtype)
+        return cls(key_type, value_type, ring, n_heads, head_dim, keys, values)
 
     @property
     def holds_all(self) -> bool:
@@ -72,7 +80,8 @@ class Cache:
     @property
     def position_bytes(self) -> int:
         """What a position of a slot takes."""
-        return 2 * self.n_heads * self.type.head_bytes(self.head_dim)
+        types = self.key_type, self.value_type
+        return self.n_heads * sum(type.head_bytes(self.head_dim) for type in types)
 
     def place(self, n_slots: int) -> None:
         """Take the memory of so many slots; pages of it as positions are filled."""

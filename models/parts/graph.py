@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linnet.kernels.ops.attention import Attend
-from linnet.kernels.ops.base import Array, Op
+from linnet.kernels.ops.base import MOST_FEW_ROWS, Array, Op
 from linnet.kernels.ops.elementwise import (
     Add,
     AddRow,
@@ -23,6 +23,7 @@ from linnet.kernels.ops.norm import LayerNorm, RmsNorm
 from linnet.kernels.ops.rope import Rope
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
 from linnet.kernels.ops.softmax import BLOCK, SoftmaxBlocks
+from linnet.kernels.ops.split_attention import JoinSplits, SplitAttend, n_splits, part_floats
 from linnet.kernels.products.activations import packed_bytes
 from linnet.kernels.products.base import Product
 from linnet.kernels.products.linear import Linear
@@ -191,8 +192,8 @@ class Graph:
         owner = owner or object()
         if owner not in self._caches:
             ring = Ring.of(window, n_ctx=self.n_ctx, n_batch=self.program.max_tokens)
-            type = self.numerics.cache_type
-            self._caches[owner] = Cache.of(type, ring, n_heads=n_kv_heads, head_dim=head_dim)
+            types = self.numerics.key_type, self.numerics.value_type
+            self._caches[owner] = Cache.of(*types, ring, n_heads=n_kv_heads, head_dim=head_dim)
         return self._caches[owner]
 
     def _table(self, of: Tabulated) -> Persistent:
@@ -212,7 +213,10 @@ class Graph:
         """
         n_kv_heads, capacity, head_dim = cache.n_heads, cache.ring.capacity, cache.head_dim
         place = {"slots": self.program.slots, "positions": self.program.positions}
-        stores = (StoreKeys(cache.type), k, cache.keys), (StoreValues(cache.type), v, cache.values)
+        stores = (
+            (StoreKeys(cache.key_type), k, cache.keys),
+            (StoreValues(cache.value_type), v, cache.values),
+        )
         for op, x, array in stores:
             if x is None:
                 continue
@@ -222,12 +226,26 @@ class Graph:
             )  # fmt: skip
         out = self.buffer("attention", q.width)
         group = q.width // head_dim // n_kv_heads
+        whole = Attend(cache.key_type, cache.value_type, head_dim, group, capped=softcap != 0)
+        masks: dict[str, Argument] = {
+            "sinks": np.full(n_kv_heads * group, -np.inf, np.float32) if sinks is None else sinks,
+            "window": cache.ring.window,
+        }
+        arguments: dict[str, Argument] = {
+            "q": q, "keys": cache.keys, "values": cache.values, "out": out, **place, **masks,
+            "n_kv_heads": n_kv_heads, "capacity": capacity, "scale": scale, "softcap": softcap,
+        }  # fmt: skip
+        n = n_splits(n_kv_heads)
+        if n == 1:
+            self.program.step("attend", whole, **arguments)
+            return out
+        parts = self.program.buffer(
+            "parts", n_kv_heads * n * part_floats(head_dim, group), most_rows=MOST_FEW_ROWS
+        )
+        self.program.step("attend", SplitAttend.of(whole, n), parts=parts, **arguments)
         self.program.step(
-            "attend", Attend(cache.type, head_dim, group, capped=softcap != 0),
-            q=q, keys=cache.keys, values=cache.values, out=out,
-            n_kv_heads=n_kv_heads, capacity=capacity, scale=scale, softcap=softcap,
-            sinks=np.full(n_kv_heads * group, -np.inf, np.float32) if sinks is None else sinks,
-            window=cache.ring.window, **place,
+            "join", JoinSplits(head_dim, group, n),
+            parts=parts, positions=self.program.positions, out=out, n_kv_heads=n_kv_heads, **masks,
         )  # fmt: skip
         return out
 

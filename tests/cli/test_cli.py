@@ -295,7 +295,7 @@ def test_flags_reach_model_and_sampler(
         --dry-base 2 --dry-allowed-length 3 --dry-penalty-last-n 99 --dry-sequence-breaker ab
         --dry-sequence-breaker \\n --mirostat 2 --mirostat-ent 4 --mirostat-lr 0.5
         -s 42 --ignore-eos -t 2 -c 64 -b 7 --isa generic --activations f32 --no-mmap
-        --ignore-unknown"""
+        --ignore-unknown --spec-type ngram-simple --draft-max 5"""
     assert run("generate", "-m", path, *flags.split(), PROMPT).status == 0
     params = SamplingParams(
         max_tokens=3, temperature=0.5, top_k=7, top_p=0.9, min_p=0.1, repeat_penalty=1.5,
@@ -308,7 +308,8 @@ def test_flags_reach_model_and_sampler(
     )  # fmt: skip
     options = {
         "n_threads": 2, "n_ctx": 64, "n_batch": 7, "isa": "generic", "activations": "f32",
-        "mmap": False, "ignore_unknown": True,
+        "mmap": False, "ignore_unknown": True, "spec_type": "ngram", "draft_model": None,
+        "draft_max": 5,
     }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": params}
 
@@ -316,7 +317,8 @@ def test_flags_reach_model_and_sampler(
     assert run("generate", "-m", path, PROMPT).status == 0
     options = {
         "n_threads": None, "n_ctx": None, "n_batch": PROMPT_TOKENS, "isa": None,
-        "activations": "int8", "mmap": True, "ignore_unknown": False,
+        "activations": "int8", "mmap": True, "ignore_unknown": False, "spec_type": None,
+        "draft_model": None, "draft_max": 7,
     }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": SamplingParams()}
 

@@ -1,10 +1,7 @@
-"""A cache type of the tests' own, in blocks of 8-bit numbers that share a scale."""
+"""How keys and values are stored: every type of cache, held against what it is to keep."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,150 +10,134 @@ from support.guarded_memory import Array
 from support.kernel_harness import nmse, run, unwritten
 
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.ir import Pointer, Type, Value, f32, i8
-from linnet.kernels.isa import ISA
 from linnet.kernels.ops.attention import NO_WINDOW, Attend
-from linnet.kernels.ops.cache_types import CACHE_TYPES, LANES, CacheType
+from linnet.kernels.ops.cache_types import CACHE_TYPES, CacheType
 from linnet.kernels.ops.kv_cache import StoreKeys, StoreValues
+from linnet.kernels.quants import WEIGHT_TYPES
+from linnet.models.parts.cache import Cache, Ring
 
-BLOCK = 32
-BLOCK_BYTES = 4 + BLOCK  # the scale, f32, then the numbers
+TYPES = list(CACHE_TYPES.values())
+F32, Q8_0 = CACHE_TYPES["f32"], CACHE_TYPES["q8_0"]
 N_HEADS, CAPACITY = 2, 150
+ERRORS = {"f16": 1e-7, "f32": 1e-13, "q8_0": 1e-4}  # of attention, to that with what was stored
+SCORES = {"f16": 1e-12, "f32": 1e-12, "q8_0": 1e-9}  # to that with what is kept
 
 
-@dataclass(frozen=True)
-class ByteBlocks(CacheType):
-    """x = scale * q, scale = max |x| / 127 of each 32 numbers.
-
-    values: (n_slots, n_heads, capacity, head_bytes) u8, of blocks: scale, q[32]
-    keys: (n_slots, n_heads, runs, LANES * head_bytes) u8, of blocks: scale[LANES], q[32][LANES]
-    """
-
-    type: Type = i8
-
-    __str__ = CacheType.__str__
-
-    @property
-    def name(self) -> str:  # the cache of kernels knows only the package's sources
-        return "blocks_" + hashlib.sha256(inspect.getsource(ByteBlocks).encode()).hexdigest()[:12]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.uint8)
-
-    def head_bytes(self, head_dim: Any) -> Any:
-        return head_dim // BLOCK * BLOCK_BYTES
-
-    def values_shape(self, *shape: int) -> tuple[int, ...]:
-        return *shape[:3], self.head_bytes(shape[3])
-
-    def keys_shape(self, *shape: int) -> tuple[int, ...]:
-        return *shape[:2], -(-shape[2] // LANES), LANES * self.head_bytes(shape[3])
-
-    def sizes(self, isa: ISA) -> tuple[int, ...]:
-        return (BLOCK,)
-
-    def store_values(self, values: Pointer, i: Value, x: Value) -> None:
-        scale, numbers = self._quantize(x)
-        block = values.at(i // BLOCK * BLOCK_BYTES)
-        block.store(scale)
-        block.store(numbers, 4)
-
-    def load_values(self, values: Pointer, i: Value, lanes: int) -> Value:
-        block = values.at(i // BLOCK * BLOCK_BYTES)
-        return block.load(i8[lanes], i % BLOCK + 4).to(f32) * block.load(f32)
-
-    def store_keys(self, keys: Pointer, lane: Value, i: Value, x: Value) -> None:
-        scale, numbers = self._quantize(x)
-        block = keys.at(i // BLOCK * (LANES * BLOCK_BYTES))
-        block.store(scale, lane * 4)
-        for j in range(BLOCK):
-            block.store(numbers[j], lane + LANES * (4 + j))
-
-    def load_keys(self, keys: Pointer, i: Value) -> Value:
-        block = keys.at(i // BLOCK * (LANES * BLOCK_BYTES))
-        numbers = block.load(i8[LANES], (i % BLOCK + 4) * LANES).to(f32)
-        return numbers * block.load(f32[LANES])
-
-    def _quantize(self, x: Value) -> tuple[Value, Value]:
-        k = x.k
-        largest = k.maximum(k.maximum(x, -x).max(), 1e-30)
-        shifted = x * (127.0 / largest) + 12582912.0  # rounds to an integer, ties to even
-        return largest * (1 / 127), (shifted - 12582912.0).to(i8)
-
-    def write_values(self, cache: Array, slots: Array, places: Array, x: Array) -> None:
-        scale, numbers = self._encode(x)
-        blocks = np.concatenate([scale.view(np.uint8), numbers.view(np.uint8)], axis=-1)
-        cache[slots, :, places] = blocks.reshape(*x.shape[:2], -1)
-
-    def read_values(self, cache: Array, slot: int, places: Array) -> Array:
-        blocks = cache[slot][:, places].reshape(N_HEADS, len(places), -1, BLOCK_BYTES)
-        scale = np.ascontiguousarray(blocks[..., :4]).view(np.float32)
-        return (blocks[..., 4:].view(np.int8) * scale).reshape(N_HEADS, len(places), -1)
-
-    def write_keys(self, cache: Array, slots: Array, places: Array, x: Array) -> None:
-        scale, numbers = self._encode(x)
-        for i, (slot, place) in enumerate(zip(slots, places, strict=True)):
-            blocks = cache[slot, :, place // LANES].reshape(N_HEADS, -1, BLOCK_BYTES, LANES)
-            scales = blocks[:, :, :4].reshape(N_HEADS, -1, 4 * LANES).view(np.float32)
-            scales[..., place % LANES] = scale[i, ..., 0]
-            blocks[:, :, :4] = scales.view(np.uint8).reshape(N_HEADS, -1, 4, LANES)
-            blocks[:, :, 4:, place % LANES] = numbers[i].view(np.uint8)
-
-    def read_keys(self, cache: Array, slot: int, places: Array) -> Array:
-        blocks = cache[slot].reshape(N_HEADS, cache.shape[2], -1, BLOCK_BYTES, LANES)
-        scale = blocks[:, :, :, :4].reshape(*blocks.shape[:3], 4 * LANES).view(np.float32)
-        numbers = blocks[:, :, :, 4:].view(np.int8) * scale[..., None, :]
-        keys: Array = np.moveaxis(numbers, -1, 2).reshape(N_HEADS, cache.shape[2] * LANES, -1)
-        return keys[:, places]
-
-    def _encode(self, x: Array) -> tuple[Array, Array]:
-        blocks = x.reshape(*x.shape[:2], -1, BLOCK)
-        largest = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True), np.float32(1e-30))
-        numbers = np.rint(blocks * (np.float32(127) / largest)).astype(np.int8)
-        return largest * np.float32(1 / 127), numbers
-
-
-@pytest.mark.parametrize("head_dim", [32, 96])
-def test_a_cache_in_blocks_of_bytes_is_stored_and_read(library: Library, head_dim: int) -> None:
-    """The ops themselves know nothing of blocks: bit for bit as numpy stores them, and read alike
-    by one token and by blocks of tokens."""
-    type, group, n = ByteBlocks(), 4, 140
-    x = np.random.default_rng(head_dim).standard_normal((2, n, N_HEADS * head_dim))
+def stored(
+    library: Library, type: CacheType, x: Array, *, keys: bool, head_dim: int
+) -> tuple[Array, Array]:
+    """A cache that natively holds x at the first places of slot 1, and one by numpy."""
+    n = len(x)
+    shape = (type.keys_shape if keys else type.values_shape)(2, N_HEADS, CAPACITY, head_dim)
+    cache, expected = np.zeros((2, *shape), type.dtype)
     place = {"slots": np.full(n, 1, np.int32), "positions": np.arange(n, dtype=np.int32)}
-    shape = 2, N_HEADS, CAPACITY, head_dim
-    sizes = {"n_heads": N_HEADS, "capacity": CAPACITY, "head_dim": head_dim, **place}
-    caches = {}
-    for op, numbers, laid in ((StoreKeys(type), x[0], type.keys_shape(*shape)),
-                              (StoreValues(type), x[1], type.values_shape(*shape))):  # fmt: skip
-        cache, expected = np.zeros((2, *laid), np.uint8)
-        narrow = numbers.astype(np.float32)
-        run(library, op, n, x=narrow, cache=cache, **sizes)
-        op.reference(x=narrow, cache=expected, **sizes)
-        assert cache.tobytes() == expected.tobytes()
-        assert not cache[0].any()
-        caches["keys" if isinstance(op, StoreKeys) else "values"] = cache
-    q = np.random.default_rng(1).standard_normal((n, N_HEADS * group * head_dim))
+    sizes = {"n_heads": N_HEADS, "capacity": CAPACITY, "head_dim": head_dim}
+    op = StoreKeys(type) if keys else StoreValues(type)
+    run(library, op, n, x=x, cache=cache, **sizes, **place)
+    op.reference(x=x, cache=expected, **sizes, **place)
+    return cache, expected
+
+
+def normal(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("type", TYPES, ids=str)
+@pytest.mark.parametrize("keys", [True, False], ids=["keys", "values"])
+def test_numbers_of_all_sizes_are_stored_as_numpy_stores_them(
+    library: Library, type: CacheType, keys: bool
+) -> None:
+    """Bit for bit, and what is kept is near what came."""
+    x = normal(1, 20, N_HEADS * 64) * np.exp2(np.arange(-10, 10, dtype=np.float32))[:, None] ** 2
+    x[3, :32], x[4, 5], x[5, 40] = 0, 127, -0.5
+    x[6, :32], x[7, :32] = np.linspace(-1, 1, 32), np.linspace(0, 3e-6, 32)
+    with np.errstate(over="ignore"):
+        cache, expected = stored(library, type, x, keys=keys, head_dim=64)
+    assert cache.tobytes() == expected.tobytes()
+    assert not cache[0].any()
+    read = type.read_keys if keys else type.read_values
+    kept = read(cache, 1, np.arange(20)).swapaxes(0, 1).reshape(x.shape)
+    assert nmse(kept[:17], x[:17].astype(np.float64)) <= 1e-4
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e7])
+@pytest.mark.parametrize("keys", [True, False], ids=["keys", "values"])
+def test_a_block_with_what_no_half_can_scale_is_nan(
+    library: Library, keys: bool, bad: float
+) -> None:
+    x = normal(2, 3, N_HEADS * 64)
+    x[1, 70] = bad
+    cache, expected = stored(library, Q8_0, x, keys=keys, head_dim=64)
+    assert cache.tobytes() == expected.tobytes()
+    kept = (Q8_0.read_keys if keys else Q8_0.read_values)(cache, 1, np.arange(3))
+    assert np.isnan(kept[1, 1, :32]).all()
+    kept[1, 1, :32] = 0
+    assert np.isfinite(kept).all()
+
+
+def test_blocks_of_values_are_those_of_ggml(best_library: Library) -> None:
+    x = normal(3, 5, N_HEADS * 64)
+    cache, _ = stored(best_library, Q8_0, x, keys=False, head_dim=64)
+    kept = WEIGHT_TYPES["Q8_0"].dequantize(cache[1, :, :5].reshape(N_HEADS, 5, -1))
+    assert kept.tobytes() == Q8_0.read_values(cache, 1, np.arange(5)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("key_type", "value_type"),
+    [*((type, type) for type in TYPES), (CACHE_TYPES["f16"], Q8_0), (Q8_0, F32)],
+    ids=str,
+)
+@pytest.mark.parametrize(("head_dim", "group"), [(32, 4), (96, 1), (64, 5)])
+def test_attention_of_what_is_kept(
+    library: Library, key_type: CacheType, value_type: CacheType, head_dim: int, group: int
+) -> None:
+    """By one token and by blocks of tokens the same bits; near numpy's, and near those of the
+    numbers that came."""
+    n = 140
+    x = normal(head_dim, 2, n, N_HEADS * head_dim)
+    keys, _ = stored(library, key_type, x[0], keys=True, head_dim=head_dim)
+    values, _ = stored(library, value_type, x[1], keys=False, head_dim=head_dim)
+    q = normal(4, n, N_HEADS * group * head_dim)
     arguments: dict[str, Any] = {
-        "q": q.astype(np.float32), "n_kv_heads": N_HEADS, "capacity": CAPACITY,
-        "scale": head_dim**-0.5, "softcap": 0.0, "window": NO_WINDOW,
-        "sinks": np.full(N_HEADS * group, -np.inf, np.float32), **place,
+        "q": q, "n_kv_heads": N_HEADS, "capacity": CAPACITY, "scale": head_dim**-0.5,
+        "softcap": 0.0, "window": NO_WINDOW, "slots": np.full(n, 1, np.int32),
+        "positions": np.arange(n, dtype=np.int32),
+        "sinks": np.full(N_HEADS * group, -np.inf, np.float32),
     }  # fmt: skip
-    attend = Attend(type, head_dim, group)
+    attend = Attend(key_type, value_type, head_dim, group)
     out, blocks, truth = unwritten(*q.shape), unwritten(*q.shape), np.zeros(q.shape)
-    run(library, attend, n, **arguments, **caches, out=out)
-    run(library, attend.lowered(None, library.isa), n, **arguments, **caches, out=blocks)
-    attend.reference(**arguments, **caches, out=truth)
+    run(library, attend, n, **arguments, keys=keys, values=values, out=out)
+    many = attend.lowered(None, library.isa)
+    run(library, many, n, **arguments, keys=keys, values=values, out=blocks)
+    attend.reference(**arguments, keys=keys, values=values, out=truth)
     assert out.tobytes() == blocks.tobytes()
-    assert nmse(out, truth) <= 1e-12
-    floats = CACHE_TYPES["f32"]
-    plain = {"keys": np.zeros(floats.keys_shape(*shape)),
-             "values": np.zeros(floats.values_shape(*shape))}  # fmt: skip
-    floats.write_keys(
-        plain["keys"], place["slots"], place["positions"], x[0].reshape(n, N_HEADS, -1)
-    )
-    floats.write_values(
-        plain["values"], place["slots"], place["positions"], x[1].reshape(n, N_HEADS, -1)
-    )
-    Attend(floats, head_dim, group).reference(**arguments, **plain, out=truth)
-    assert 1e-8 < nmse(out, truth) <= 1e-3
+    assert nmse(out, truth) <= SCORES[key_type.name]
+    keys, _ = stored(library, F32, x[0], keys=True, head_dim=head_dim)
+    values, _ = stored(library, F32, x[1], keys=False, head_dim=head_dim)
+    Attend(F32, F32, head_dim, group).reference(**arguments, keys=keys, values=values, out=truth)
+    assert nmse(out, truth) <= max(ERRORS[key_type.name], ERRORS[value_type.name])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_query_that_is_not_finite_shows(library: Library, bad: float) -> None:
+    x, q = normal(5, 2, 3, N_HEADS * 32), normal(6, 3, N_HEADS * 32)
+    q[1, 40] = bad
+    keys, _ = stored(library, Q8_0, x[0], keys=True, head_dim=32)
+    values, _ = stored(library, Q8_0, x[1], keys=False, head_dim=32)
+    out = unwritten(*q.shape)
+    run(
+        library, Attend(Q8_0, Q8_0, 32, 1), 3, q=q, keys=keys, values=values, out=out,
+        slots=np.int32([1, 1, 1]), positions=np.int32([0, 1, 2]), n_kv_heads=N_HEADS,
+        capacity=CAPACITY, scale=1.0, softcap=0.0, window=NO_WINDOW,
+        sinks=np.full(N_HEADS, -np.inf, np.float32),
+    )  # fmt: skip
+    assert np.isnan(out[1, 32:]).all()
+    out[1, 32:] = 0
+    assert np.isfinite(out).all()
+
+
+def test_heads_of_no_whole_blocks_are_refused() -> None:
+    ring = Ring(64, NO_WINDOW)
+    message = "a cache of values in q8_0 takes heads of a multiple of 32 numbers; .* have 80"
+    with pytest.raises(ValueError, match=message):
+        Cache.of(F32, Q8_0, ring, n_heads=1, head_dim=80)

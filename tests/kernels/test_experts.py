@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from support.kernel_harness import Array, by_name, nmse, random_weights, run, unwritten
+from support.kernel_harness import (
+    IN_TURN,
+    Array,
+    by_name,
+    nmse,
+    random_weights,
+    run,
+    unwritten,
+)
 
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.base import Op
@@ -18,8 +27,15 @@ from linnet.kernels.ops.routing import (
 )
 from linnet.kernels.ops.work import Work
 from linnet.kernels.products.activations import Quantize, packed_bytes
+from linnet.kernels.products.base import ExpertProduct
+from linnet.kernels.products.expert_matmul import TOGETHER
 from linnet.kernels.products.experts import ExpertLinear, FloatExpertLinear
-from linnet.kernels.quants import WEIGHT_TYPES
+from linnet.kernels.products.matmul import FloatMatMul, MatMul
+from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
+
+types_in_turn = pytest.mark.parametrize(
+    ("library", "type"), IN_TURN, ids=by_name, indirect=["library"]
+)
 
 
 def choose(library: Library, op: TopExperts, logits: Array, n_used: int, **options: Any) -> Any:
@@ -107,33 +123,70 @@ def test_products_are_listed_by_expert(library: Library, n_tokens: int) -> None:
     assert np.array_equal(lists["starts"], starts)
 
 
-def products(
-    library: Library, type_name: str, n_sharing: int, *, exact: bool, n_tokens: int = 3,
-    many: bool = False, items: Any = None,
-) -> tuple[Array, Array]:  # fmt: skip
-    """Products of tokens with 2 of 5 experts each, natively and by the reference."""
-    type, rng = WEIGHT_TYPES[type_name], np.random.default_rng(2)
-    n_columns, n_out, n_used = 256, 200 if many else 11, 2
-    weights = random_weights(type, 5 * n_out, n_columns, rng).reshape(5, n_out, -1)
-    experts = np.resize(np.int32([4, 0, 2, 4, 0, 1]), (n_tokens, 2))
-    weights[3] = 0xFF  # whose expert nobody takes
-    x = rng.standard_normal((n_tokens, n_columns * n_used // n_sharing)).astype(np.float32)
-    arguments: dict[str, Any] = {
-        "weights": weights, "experts": experts, "n_columns": n_columns, "n_out": n_out,
-        "n_used": n_used, "n_sharing": n_sharing, "expert_bytes": weights.strides[0], "x": x,
-        **grouped(experts, 5),
-    }  # fmt: skip
-    op: Op = FloatExpertLinear(type, n_columns) if exact else ExpertLinear(type, n_columns)
-    op = op.lowered(None, library.isa) if many else op
-    if not exact:
-        n_bytes = n_used // n_sharing * packed_bytes(n_columns)
-        arguments["x"] = np.zeros((n_tokens, n_bytes), np.uint8)
-        Quantize().reference(x=x, out=arguments["x"], width=n_columns)
-    shape = n_tokens, n_used * n_out
-    out, expected = unwritten(*shape), np.zeros(shape, np.float32)
-    run(library, op, n_tokens, items=items, **arguments, out=out)
-    op.reference(**arguments, out=expected)
-    return out, expected
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Tokens that take 2 of 5 experts each, and never expert 3; `x`: their rows, or theirs for each
+    expert, packed where not `exact`."""
+
+    type: WeightType
+    exact: bool
+    weights: Array
+    experts: Array
+    x: Array
+    n_sharing: int
+    n_columns: int
+
+    @classmethod
+    def of(
+        cls, type: WeightType, experts: Array, *, exact: bool, n_sharing: int = 2,
+        n_columns: int = 256, n_out: int = 11,
+    ) -> Mixture:  # fmt: skip
+        rng, n_tokens = np.random.default_rng(2), len(experts)
+        weights = random_weights(type, 5 * n_out, n_columns, rng).reshape(5, n_out, -1)
+        weights[3] = 0xFF
+        x = rng.standard_normal((n_tokens, n_columns * 2 // n_sharing)).astype(np.float32)
+        if not exact:
+            packed = np.zeros((n_tokens, 2 // n_sharing * packed_bytes(n_columns)), np.uint8)
+            Quantize().reference(x=x, out=packed, width=n_columns)
+            x = packed
+        return cls(type, exact, weights, experts, x, n_sharing, n_columns)
+
+    @property
+    def n_out(self) -> int:
+        return self.weights.shape[1]
+
+    @property
+    def single(self) -> ExpertProduct:
+        return (FloatExpertLinear if self.exact else ExpertLinear)(self.type, self.n_columns)
+
+    def arguments(self, tokens: slice = slice(None)) -> dict[str, Any]:
+        return {
+            "weights": self.weights, "experts": self.experts[tokens], "n_columns": self.n_columns,
+            "n_out": self.n_out, "n_used": 2, "n_sharing": self.n_sharing, "x": self.x[tokens],
+            "expert_bytes": self.weights.strides[0], **grouped(self.experts[tokens], 5),
+        }  # fmt: skip
+
+    def run(
+        self, library: Library, op: Op, tokens: slice = slice(None), items: Any = None
+    ) -> Array:
+        """Those of some tokens: (n_tokens, 2, n_out)."""
+        out = unwritten(len(self.experts[tokens]), 2 * self.n_out)
+        run(library, op, len(out), items=items, **self.arguments(tokens), out=out)
+        return out.reshape(-1, 2, self.n_out)
+
+    def many(self, library: Library, tokens: slice = slice(None), items: Any = None) -> Array:
+        return self.run(library, self.single.lowered(None, library.isa), tokens, items)
+
+    @property
+    def truth(self) -> Array:
+        out = np.zeros((len(self.experts), 2 * self.n_out), np.float32)
+        self.single.reference(**self.arguments(), out=out)
+        return out.reshape(-1, 2, self.n_out)
+
+
+def in_turn(n_tokens: int) -> Array:
+    """Experts 4, 0, 2 and 1, the last for one product in six."""
+    return np.resize(np.int32([4, 0, 2, 4, 0, 1]), (n_tokens, 2))
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["f32", "int8"])
@@ -142,32 +195,63 @@ def products(
 def test_only_the_chosen_experts_multiply(
     best_library: Library, type_name: str, n_sharing: int, exact: bool
 ) -> None:
-    out, expected = products(best_library, type_name, n_sharing, exact=exact)
-    assert nmse(out, expected) <= 1e-11
+    m = Mixture.of(WEIGHT_TYPES[type_name], in_turn(3), exact=exact, n_sharing=n_sharing)
+    assert nmse(m.run(best_library, m.single), m.truth) <= 1e-11
+    assert nmse(m.many(best_library), m.truth) <= 1e-11
+
+
+@types_in_turn
+def test_many_products_are_those_of_each_experts_matrix(library: Library, type: WeightType) -> None:
+    """Bit for bit the GEMM's; of one token, of two, of few and of many for an expert, however a
+    prompt is cut; rows and columns around whole panels and chunks."""
+    exact, n_columns = not isinstance(type, QuantType), 512 + type.block * (type.block < 256)
+    experts = in_turn(27)
+    experts[9:] = [4, 0]  # so that 1 and 2 have 3 and 6
+    m = Mixture.of(type, experts, exact=exact, n_columns=n_columns, n_out=53)
+    together = m.many(library)
+    assert nmse(together, m.truth) <= 1e-10
+    gemm = (FloatMatMul if exact else MatMul)(type)  # type: ignore[arg-type]
+    for expert in (0, 1, 2, 4):
+        alone = unwritten(27, 53)
+        run(
+            library, gemm, 27, weights=m.weights[expert], x=m.x, out=alone,
+            n_columns=n_columns, n_out=53,
+        )  # fmt: skip
+        token, place = np.nonzero(m.experts == expert)
+        assert together[token, place].tobytes() == alone[token].tobytes()
+    for cut in (slice(1), slice(1, 4), slice(4, 13), slice(13, 27)):
+        assert m.many(library, cut).tobytes() == together[cut].tobytes()
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["f32", "int8"])
+def test_more_tokens_of_an_expert_than_are_taken_together(
+    best_library: Library, exact: bool
+) -> None:
+    experts = np.int32([[1, 1]] * (TOGETHER // 2 + 2))  # as logits of NaN may choose
+    m = Mixture.of(WEIGHT_TYPES["Q4_K"], experts, exact=exact)
+    out = m.many(best_library)
+    assert nmse(out, m.truth) <= 1e-11
+    assert out[:, 0].tobytes() == out[:, 1].tobytes()
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["f32", "int8"])
 @pytest.mark.parametrize("n_sharing", [1, 2])
-def test_many_products_are_those_that_each_is_alone(
+def test_panels_of_any_experts_may_be_taken_alone(
     best_library: Library, n_sharing: int, exact: bool
 ) -> None:
-    """Bit for bit: groups of one and two, of eight, and of more."""
-    for n_tokens in (2, 5, 40):
-        options: Any = {"exact": exact, "n_tokens": n_tokens}
-        out, expected = products(best_library, "Q4_K", n_sharing, many=True, **options)
-        assert nmse(out, expected) <= 1e-11
-        experts = [4, 0, 2, 4, 0, 1]
-        for first, last in ((0, 1000), (3 * 200 + 7, 4 * 200 + 190)):
-            part, _ = products(
-                best_library, "Q4_K", n_sharing, many=True, items=(first, last), **options
-            )
-            for product, (row, whole) in enumerate(
-                zip(part.reshape(-1, 200), out.reshape(-1, 200), strict=True)
-            ):
-                start = experts[product % 6] * 200
-                own = slice(*np.clip([first - start, last - start], 0, 200))
-                assert row[own].tobytes() == whole[own].tobytes()
-                assert np.isnan(np.delete(row, np.r_[own])).all()
+    """A call writes what belongs to its items, and nothing else."""
+    type, n_out = WEIGHT_TYPES["Q4_K"], 200
+    m = Mixture.of(type, in_turn(40), exact=exact, n_sharing=n_sharing, n_out=n_out)
+    whole, width = m.many(best_library), FloatMatMul(type).width(best_library.isa)
+    n_panels = -(-n_out // width)
+    for first, last in ((0, 1), (3 * n_panels + 1, 5 * n_panels - 1)):
+        part = m.many(best_library, items=(first, last))
+        for (token, place), expert in np.ndenumerate(m.experts):
+            ends = (np.array([first, last]) - expert * n_panels) * width
+            own = slice(*np.clip(ends, 0, n_out))
+            row = part[token, place]
+            assert row[own].tobytes() == whole[token, place][own].tobytes()
+            assert np.isnan(np.delete(row, np.r_[own])).all()
 
 
 @pytest.mark.parametrize(("n_tokens", "n_read"), [(0, 0), (1, 2), (2, 4), (3, 5), (9, 5)])
@@ -191,10 +275,9 @@ def test_products_read_the_weights_of_as_many_experts_as_they_may_take(
 
 def test_rows_of_any_product_may_be_taken_alone(best_library: Library) -> None:
     """The items of a thread begin and end within products."""
-    _, expected = products(best_library, "Q4_K", 2, exact=False)
-    out, _ = products(best_library, "Q4_K", 2, exact=False, items=(7, 50))
-    out, expected = out.reshape(-1), expected.reshape(-1)
-    assert nmse(out[7:50], expected[7:50]) <= 1e-11
+    m = Mixture.of(WEIGHT_TYPES["Q4_K"], in_turn(3), exact=False)
+    out = m.run(best_library, m.single, items=(7, 50)).reshape(-1)
+    assert nmse(out[7:50], m.truth.reshape(-1)[7:50]) <= 1e-11
     assert np.isnan(out[:7]).all()
     assert np.isnan(out[50:]).all()
 

@@ -46,6 +46,7 @@ from linnet.kernels.ops.routing import (
     TopExperts,
 )
 from linnet.kernels.ops.rows import PickColumns, PickRows
+from linnet.kernels.ops.split_attention import SplitAttend, part_floats
 from linnet.kernels.products.activations import Quantize, packed_bytes
 from linnet.kernels.products.experts import FloatExpertLinear
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
@@ -96,7 +97,8 @@ def product_cases(type: WeightType) -> Iterator[Case]:
 
 
 def attention_cases() -> Iterator[Case]:
-    for name, head_dim, group in (("f16", 64, 4), ("f32", 80, 1), ("f16", 8, 7)):
+    shapes = ("f16", 64, 4), ("f32", 80, 1), ("f16", 8, 7), ("q8_0", 96, 2)
+    for name, head_dim, group in shapes:
         type = CACHE_TYPES[name]
         # Contexts of which all positions are seen, and rings that have come around.
         for n_ctx, capacity in ((1, 1), (15, 15), (16, 16), (17, 17), (65, 65), (64, 64),
@@ -121,8 +123,11 @@ def attention_cases() -> Iterator[Case]:
             for window in (NO_WINDOW if n_ctx == capacity else capacity, 3):
                 masks = {"softcap": 5.0, "sinks": sinks, "window": window}
                 out = unwritten(*q.shape)
-                op = Attend(type, head_dim, group, True)
+                op = Attend(type, type, head_dim, group, True)
                 yield op, 2, {**arguments, **masks, "out": out}
+                split = SplitAttend.of(op, 2)
+                parts = unwritten(2, n_heads * 2 * part_floats(head_dim, group))
+                yield split, 2, {**arguments, **masks, "parts": parts, "out": out}
             # The last block of a prompt that fills the context, and its tokens one by one.
             n = min(n_ctx, 16 // group)
             arguments |= {

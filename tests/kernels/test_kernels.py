@@ -64,7 +64,7 @@ from linnet.kernels.ops.softmax import SoftmaxBlocks
 from linnet.kernels.ops.work import Work
 from linnet.kernels.products.activations import STEPS, Quantize, packed_bytes
 from linnet.kernels.products.linear import FloatLinear, Linear, Pack
-from linnet.kernels.products.matmul import FloatMatMul, MatMul, panel_rows
+from linnet.kernels.products.matmul import FloatMatMul, MatMul
 from linnet.kernels.products.matvec import FloatMatVec, MatVec
 from linnet.kernels.products.tilemul import RoundToBF16, TileMatMul
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
@@ -226,19 +226,37 @@ def test_instruction_sets_agree(library_for: Callable[[ISA], Library], type: Wei
 # ---- products, bit by bit ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q5_1"])
+@pytest.mark.parametrize("name", ["Q2_K", "Q4_K", "Q6_K", "Q5_1"])
 def test_integers_are_summed_exactly_so_instruction_sets_give_the_same_bits(
     library_for: Callable[[ISA], Library], name: str
 ) -> None:
-    """Few rows where vectors are as wide, so that floats are added in the same order; many rows,
-    whose sums are lanes of their own, wherever multiply-adds are fused."""
-    p = product(WEIGHT_TYPES[name], 3, 512, 33)
-    few, many = defaultdict[Any, set[bytes]](set), defaultdict[bool, set[bytes]](set)
+    """Wherever multiply-adds are fused: floats are added in the same order however wide vectors
+    are."""
+    type = WEIGHT_TYPES[name]
+    p = product(type, 3, 512 + (type.block if type.block < 256 else 0), 33)
+    few, many = defaultdict[bool, set[bytes]](set), defaultdict[bool, set[bytes]](set)
     for isa in available_isas():
         fused = "fma" in isa.needs
-        few[fused, isa.bits].add(p.few_rows(library_for(isa), MatVec).tobytes())
+        few[fused].add(p.few_rows(library_for(isa), MatVec).tobytes())
         many[fused].add(p.many_rows(library_for(isa), MatMul).tobytes())
     assert all(len(results) == 1 for results in (*few.values(), *many.values()))
+
+
+@each_type
+def test_code_for_this_cpu_gives_the_bits_of_code_for_what_the_instruction_set_needs(
+    library_for: Callable[[ISA], Library], best_library: Library, type: WeightType
+) -> None:
+    few = few_row_ops(type)[-1]
+    p = product(type, 1, widths(type)[-1], 33)
+    plain = p.few_rows(library_for(unnamed_twin(best_library.isa)), few)
+    assert plain.tobytes() == p.few_rows(best_library, few).tobytes()
+
+
+@cache
+def unnamed_twin(isa: ISA) -> ISA:
+    """The same instruction set under another name, for which no CPU's own code is made."""
+    kind = type(isa)
+    return type("Twin", (kind,), {"name": f"{kind.name} twin"})()
 
 
 @types_in_turn
@@ -273,16 +291,18 @@ def test_many_rows_are_each_computed_as_if_alone(library: Library, type: WeightT
 
 @types_in_turn
 def test_items_may_be_done_in_any_pieces_and_order(library: Library, type: WeightType) -> None:
-    """A call writes what belongs to its items, and nothing else."""
-    width = panel_rows(library.isa)
-    for op, n_tokens, rows in ((FloatMatVec(type, 1), 1, 1), (FloatMatMul(type), 7, width)):
-        p = product(type, n_tokens, 512, 133)
+    """A call writes what belongs to its items, and nothing else; products with few rows take two
+    rows of weights at a time, of which each is as with any other."""
+    width, few = FloatMatMul(type).width(library.isa), few_row_ops(type)[-1](type, 1)  # type: ignore[call-arg]
+    for op, n_tokens, rows in ((few, 1, 1), (FloatMatMul(type), 7, width)):
+        p = product(type, n_tokens, 256 + type.block if type.block < 256 else 512, 133)
+        x = p.quantized if isinstance(op, MatVec) else p.x
         whole, pieces = (unwritten(n_tokens, 133) for _ in range(2))
-        run(library, op, n_tokens, x=p.x, **p.sizes, out=whole)
+        run(library, op, n_tokens, x=x, **p.sizes, out=whole)
         n_items = -(-133 // rows)
         cuts = sorted({0, 1, n_items // 3, n_items // 2, n_items})
         for items in reversed(list(pairwise(cuts))):
-            run(library, op, n_tokens, items=items, x=p.x, **p.sizes, out=pieces)
+            run(library, op, n_tokens, items=items, x=x, **p.sizes, out=pieces)
             assert np.isnan(pieces[:, : items[0] * rows]).all()
         assert pieces.tobytes() == whole.tobytes()
 
@@ -350,16 +370,24 @@ def groups_of(packed: Array) -> tuple[Array, Array, Array]:
     for group in range(n_groups):
         in_span = 8 if group < n_groups // 8 * 8 else 1
         first = group // in_span * in_span
-        span, place = packed[:, 56 * first :], group - first
+        span, place = packed[:, 64 * first :], group - first
         for i in range(32):
             lanes[:, group, i] = span[:, i // 8 * 8 * in_span + 8 * place + i % 8].view(np.int8)
-        for array, start in ((scales, 32 * in_span), (sums, 40 * in_span)):
-            pair = np.ascontiguousarray(span[:, start + 8 * place :][:, :8]).view(np.float32)
-            array[:, group] = pair if array is sums else pair[:, 0]
-            assert array is sums or (pair[:, :1].view(np.uint32) == pair.view(np.uint32)).all()
-        lane_sums = np.ascontiguousarray(span[:, 48 * in_span + 8 * place :][:, :8]).view(np.int32)
+        folded = place // 2 * 16 + place % 2 * 4
+        twice = [slice(folded + at, folded + at + 4) for at in (0, 8 if in_span == 8 else 4)]
+        for start in (32 * in_span, 40 * in_span):
+            once, again = (span[:, start:][:, at].tobytes() for at in twice)
+            assert once == again
+        scales[:, group] = np.ascontiguousarray(span[:, 32 * in_span :][:, twice[0]]).view("f4")[
+            :, 0
+        ]
+        group_sums = np.ascontiguousarray(span[:, 40 * in_span :][:, twice[0]]).view("f4")[:, 0]
+        sums[:, group] = np.ascontiguousarray(span[:, 48 * in_span + 8 * place :][:, :8]).view("f4")
+        lane_sums = np.ascontiguousarray(span[:, 56 * in_span + 8 * place :][:, :8]).view("i4")
         counts = np.isfinite(scales[:, group]) & (scales[:, group] != 0)
         assert (lane_sums == lanes[:, group].reshape(-1, 2, 16).sum(axis=2))[counts].all()
+        expected = lane_sums.sum(axis=1).astype(np.float32) * scales[:, group]
+        assert (group_sums == expected)[counts].all()
     return lanes, scales, sums
 
 

@@ -20,8 +20,8 @@ from support.kernel_harness import (
 )
 
 from linnet.kernels.compiler.jit import Library
+from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.products.activations import Quantize, packed_bytes
-from linnet.kernels.products.linear import MOST_FEW_ROWS
 from linnet.kernels.quants import WEIGHT_TYPES, WeightType
 from linnet.kernels.runtime.packed import PackedMatrix
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import pytest
-from support.kernel_harness import QUANT_TYPES, TYPES, Array, by_name, random_weights, run_traced
+from support.kernel_harness import (
+    QUANT_TYPES,
+    TYPES,
+    Array,
+    by_name,
+    random_weights,
+    run_traced,
+    unaligned,
+)
+from support.made_types import MADE_TYPES
 
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, Pointer
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
+from linnet.kernels.quants.base import Blocks
 
 # Halves that a scale may be: zeros, subnormals at both ends, 1, the largest, infinity, NaN.
 ODD_HALVES = np.uint16(
@@ -83,6 +93,75 @@ def test_no_lane_is_above_the_largest(best_library: Library, type: QuantType) ->
     run_traced(best_library, unpack, packed, lanes)
     assert lanes.max() == type.largest
     assert lanes.min() == 0
+
+
+@pytest.mark.parametrize("type", [type for type in QUANT_TYPES if type.folded], ids=by_name)
+def test_lanes_times_multipliers_fit_a_byte(best_library: Library, type: QuantType) -> None:
+    """For every multiplier there is, which times the unit is the scale; `folded` is no wider."""
+    n_groups, (largest, zero) = 256 // type.group, type.folded or (0, 0)
+    packed = random_weights(type, 256, 256, np.random.default_rng(1))
+    multipliers = np.zeros((256, n_groups), np.int16)
+    scales, units = np.zeros((256, n_groups), np.float32), np.zeros((256, 1), np.float32)
+
+    def unpack(k: Kernel, packed_at: Pointer, *pointers: Pointer) -> None:
+        for row in k.range(len(packed)):
+            chunk = type.unpack_chunk(k, packed_at.at(row * packed.shape[1]), 256)
+            values = chunk.multipliers, chunk.scales, chunk.unit
+            for value, target in zip(values, pointers, strict=True):
+                assert value is not None
+                target.store(value, row * value.type.bytes)
+
+    run_traced(best_library, unpack, packed, multipliers, scales, units)
+    assert np.array_equal(scales, multipliers * units)
+    lanes = np.arange(type.largest + 1)[:, None] - type.zero
+    products = lanes * np.unique(multipliers) + zero
+    assert (products.min(), products.max()) == (0, largest)
+
+
+# ---- the order of products -----------------------------------------------------------------------
+
+
+def lanes_and_factors(
+    library: Library, type: QuantType, packed: Array
+) -> tuple[Array, Array, Array]:
+    """What `runs` and `factors` give of 256 weights of some rows, by row, group of 32 and half:
+    lanes u8 (n, 8, 2, 16), scales and offsets (n, 8, 2)."""
+    n, row_bytes = packed.shape
+    runs, folds = np.zeros((n, 4, 8, 8), np.uint8), np.zeros((2, 2, 16), np.float32)
+
+    def unpack(k: Kernel, packed_at: Pointer, runs_at: Pointer, folds_at: Pointer) -> None:
+        rows = [Blocks(k, packed_at.at(i * row_bytes), type, 256 // type.block) for i in range(n)]
+        for i, row in enumerate(rows):
+            for run, lanes in enumerate(type.runs(row)):
+                runs_at.store(lanes, (4 * i + run) * 64)
+        for fold, factors in enumerate(type.factors(rows)):
+            for i, numbers in enumerate(factors):
+                if numbers is not None:
+                    folds_at.store(numbers, (2 * i + fold) * 64)
+
+    run_traced(library, unpack, packed, runs, folds)
+    lanes = runs.swapaxes(1, 2).reshape(n, 8, 2, 16)
+    if type.group == 32:  # lanes of a fold: pairs of groups, row, group of the pair
+        by_row = (
+            folds[:, 0].reshape(2, 4, 2, 2).swapaxes(1, 2).reshape(2, 2, 8, 1).repeat(2, axis=3)
+        )
+    else:  # pairs of groups, half, group of the pair
+        by_row = folds.reshape(2, 2, 4, 2, 2).swapaxes(3, 4).reshape(2, 2, 8, 2)
+    return lanes, by_row[0, :n], by_row[1, :n]
+
+
+@pytest.mark.parametrize("type", [*QUANT_TYPES, *MADE_TYPES], ids=by_name)
+def test_weights_in_the_order_of_products_are_those_that_dequantize_gives(
+    library: Library, type: QuantType
+) -> None:
+    """To the last bit, wherever rows lie: whatever lanes hold, scales make up for it. None is above
+    the largest where that would cost dot products."""
+    packed = random_weights(type, 2, 256, np.random.default_rng(5))
+    for rows in (packed, packed[:1])[: 1 if type.group == 32 else 2]:
+        lanes, scales, offsets = lanes_and_factors(library, type, unaligned(rows))
+        weights = (lanes.astype(np.float32) - type.zero) * scales[..., None] + offsets[..., None]
+        assert np.array_equal(weights.reshape(len(rows), 256), type.dequantize(rows))
+        assert lanes.max() <= (255 if library.isa.dots_bytes else type.largest)
 
 
 # ---- numbers -------------------------------------------------------------------------------------

@@ -38,9 +38,12 @@ class EmulatedTiles(Tiles):
 
     def configure(self, configuration: Pointer) -> None:
         self._configuration.store(configuration.load(u8[64]))
-        for tile in self._tiles:
-            for i in self._k.range(TILE_BYTES):
-                tile.store(self._k.constant(u8, 0), i)
+        for tile in range(8):
+            self.zero(tile)
+
+    def zero(self, tile: int) -> None:
+        for i in self._k.range(TILE_BYTES):
+            self._tiles[tile].store(self._k.constant(u8, 0), i)
 
     def load(self, tile: int, address: Pointer, stride: Value) -> None:
         for row in self._rows(tile):
@@ -164,6 +167,6 @@ def test_the_cpus_own_tiles_are_what_is_compiled() -> None:
         assert f"@llvm.x86.{name}" in text or f'@"llvm.x86.{name}"' in text
     assert AMX().permitted() or AMX() not in available_isas()
     code = Library(AMX())._compile(TileMatMul(QUANT_TYPES[0]))
-    # tdpbf16ps tmm0, tmm4, tmm6 (VEX.128.F3.0F38.W0 5C)
-    assert b"\xc4\xe2\x4a\x5c\xc4" in code
+    # tdpbf16ps tmm0, tmm6, tmm4 (VEX.128.F3.0F38.W0 5C)
+    assert b"\xc4\xe2\x5a\x5c\xc6" in code
     assert b"\xc4\xe2\x78\x49\xc0" in code  # tilerelease

@@ -68,13 +68,16 @@ def test_work(op: Op, arguments: dict[str, Any], expected: Work) -> None:
     assert op.work(**arguments) == expected
 
 
+HEAD_BYTES = {"f16": 64, "f32": 128, "q8_0": 34}  # of a head of 32 numbers
+
+
 @pytest.mark.parametrize("type", CACHE_TYPES.values(), ids=str)
 @pytest.mark.parametrize("store", [StoreKeys, StoreValues])
 def test_what_is_stored_is_written_not_the_cache(type: CacheType, store: Any) -> None:
-    shape = (type.keys_shape if store is StoreKeys else type.values_shape)(4, 2, 32, 8)
-    arguments = {"x": ones(3, 16), "cache": np.ones(shape, type.dtype), **PLACES}
-    done = store(type).work(**arguments, n_heads=2, capacity=32, head_dim=8)
-    assert done == Work(48, 192 + 24 + 48 * type.dtype.itemsize)
+    shape = (type.keys_shape if store is StoreKeys else type.values_shape)(4, 2, 32, 32)
+    arguments = {"x": ones(3, 64), "cache": np.ones(shape, type.dtype), **PLACES}
+    done = store(type).work(**arguments, n_heads=2, capacity=32, head_dim=32)
+    assert done == Work(192, 768 + 24 + 6 * HEAD_BYTES[type.name])
 
 
 @pytest.mark.parametrize("type", CACHE_TYPES.values(), ids=str)
@@ -82,12 +85,12 @@ def test_what_is_stored_is_written_not_the_cache(type: CacheType, store: Any) ->
 def test_attention_reads_what_the_last_token_of_each_sequence_sees(
     type: CacheType, window: int, seen: int, read: int
 ) -> None:
-    """Two KV heads of three query heads each, of 8 numbers."""
-    shape = 4, 2, 32, 8
-    q = ones(3, 48)
+    """Two KV heads of three query heads each, of 32 numbers; values take what f16 does."""
+    shape, f16 = (4, 2, 32, 32), CACHE_TYPES["f16"]
+    q = ones(3, 192)
     caches = {"keys": np.ones(type.keys_shape(*shape), type.dtype),
-              "values": np.ones(type.values_shape(*shape), type.dtype)}  # fmt: skip
+              "values": np.ones(f16.values_shape(*shape), f16.dtype)}  # fmt: skip
     sizes = {"n_kv_heads": 2, "capacity": 32, "scale": 1.0, "softcap": 0.0, "window": window}
     sinks = ones(6)
-    done = Attend(type, 8, 3).work(q=q, out=q, sinks=sinks, **caches, **sizes, **PLACES)
-    assert done == Work(2 * 2 * 48 * seen, 2 * 2 * 8 * type.dtype.itemsize * read)
+    done = Attend(type, f16, 32, 3).work(q=q, out=q, sinks=sinks, **caches, **sizes, **PLACES)
+    assert done == Work(2 * 2 * 192 * seen, 2 * (HEAD_BYTES[type.name] + 64) * read)

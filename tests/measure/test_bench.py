@@ -40,8 +40,10 @@ from linnet.kernels.compiler.jit import Library
 from linnet.kernels.isa import ISA, ISAS
 from linnet.kernels.isa.generic import Generic
 from linnet.kernels.ops import peak
-from linnet.kernels.ops.peak import PeakDot, PeakFMA
+from linnet.kernels.ops.peak import PeakDot, PeakFMA, PeakTiles
 from linnet.kernels.ops.work import Work
+from linnet.kernels.products.linear import FloatLinear, Linear
+from linnet.kernels.quants.q4_k import Q4_K
 from linnet.kernels.runtime.probe import Entries, Probed
 from linnet.kernels.runtime.team import Team
 from linnet.models import load_model
@@ -335,13 +337,18 @@ def test_a_log_that_is_too_small_is_told(workload_of: Callable[..., Workload]) -
         probed.take()
 
 
-@pytest.mark.parametrize("op", [PeakDot(15), PeakDot(255), PeakFMA()], ids=str)
+@pytest.mark.parametrize("op", [PeakDot(15), PeakDot(255), PeakFMA(), PeakTiles()], ids=str)
 def test_the_compute_probe_leaves_nothing_out(op: Any, library: Library) -> None:
     """All its products are in its sums."""
+    if isinstance(op, PeakTiles) and library.isa.tiles is None:
+        pytest.skip("the instruction set has no tiles")
     rng, n_items, lanes = np.random.default_rng(0), 3, library.isa.lanes
     n = op.n_data(library.isa)
     if isinstance(op, PeakFMA):
         data, kind = rng.integers(-3, 4, n // 4).astype(np.float32), np.float32
+    elif isinstance(op, PeakTiles):
+        numbers = rng.integers(-3, 4, n // 2).astype(np.float32)
+        data, kind = (numbers.view(np.uint32) >> 16).astype(np.uint16).view(np.int8), np.float32
     else:
         data, kind = rng.integers(-127, 128, n).astype(np.int8), np.int32
     out, expected = (np.zeros(n_items * lanes, kind) for _ in range(2))
@@ -366,6 +373,14 @@ def test_an_instruction_set_of_another_width_has_a_compute_probe() -> None:
     assert PeakFMA().n_data(Wide()) == (3 + 2) * 128
     sums = PeakFMA().ir(Wide()).count("fadd <32 x float>")
     assert sums == 3 * 2 + 5  # in a round, and to have one in the end
+
+
+def test_products_name_the_instruction_they_are_made_of() -> None:
+    for isa in ISAS:
+        dot = "int8 dot" if isa.tiles is None else "bf16 tiles"
+        for n_rows, name in ((1, "int8 dot"), (None, dot)):
+            assert Linear(Q4_K()).lowered(n_rows, isa).peak.name == name
+            assert FloatLinear(Q4_K()).lowered(n_rows, isa).peak.name == "f32 multiply-add"
 
 
 def test_where_llvm_would_leave_work_out_there_is_no_peak(
@@ -437,6 +452,7 @@ def test_ops(numerics: Numerics) -> None:
         assert row["n_operations"] == 2 * n_out * 256 * row["n_rows"]
         assert row["gb_s"] == pytest.approx(row["n_bytes"] / row["us"] / 1e3)
         limits = row["gb_s"] / row["read_gb_s"], row["gflop_s"] / row["peak_gflop_s"]
+        assert row["of_peak"] == pytest.approx(limits[1])
         assert row["roofline"] == pytest.approx(max(limits))
     assert int(rows[-1]["shape"].split(" x ")[0]) * 272 <= 1 << 15  # half the cache
 
@@ -446,7 +462,7 @@ def test_ops_without_a_peak_have_no_roofline(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ops_module, "peak_rate", lambda *_: None)
     for row in ops_module.ops(["Q8_0"], repetitions=1):
         assert row["read_gb_s"] > 0
-        assert (row["peak_gflop_s"], row["roofline"]) == (None, None)
+        assert (row["peak_gflop_s"], row["of_peak"], row["roofline"]) == (None, None, None)
 
 
 @pytest.mark.usefixtures("small_kernels")

@@ -104,7 +104,7 @@ def test_released_positions_take_no_memory(first: int) -> None:
     """And nothing before them, or of other slots, is lost."""
     n_heads, head_dim, capacity = 3, 64, 16384
     ring = Ring(capacity, NO_WINDOW)
-    cache = Cache.of(INT8.cache_type, ring, n_heads=n_heads, head_dim=head_dim)
+    cache = Cache.of(INT8.key_type, INT8.value_type, ring, n_heads=n_heads, head_dim=head_dim)
     cache.place(3)
     arrays = cache.keys.data, cache.values.data
     for array in arrays:

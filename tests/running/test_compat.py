@@ -317,7 +317,7 @@ def test_what_changes_nothing_is_taken(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "warning"),
-    [({"chat_format": "llama-2"}, "chat template all the same"), ({"type_k": 8}, "it is f16")],
+    [({"chat_format": "llama-2"}, "chat template all the same")],
 )
 def test_what_is_otherwise_is_a_warning(
     path: Path, options: dict[str, Any], warning: str
@@ -332,6 +332,7 @@ def test_what_is_otherwise_is_a_warning(
         ({"lora_path": "x"}, "lora_path is 'x'; it must be None: linnet has no such"),
         ({"rope_freq_base": 1e6}, "rope_freq_base is 1000000.0; it must be 0.0"),
         ({"pooling_type": 0}, r"pooling_type is 0; it must be one of \[-1, 1, 2, 3\]"),
+        ({"type_k": 2}, r"type_k is 2; it must be None or one of 0 \(f32\), 1 \(f16\), 8 \(q8_0\)"),
         ({"n_ctx": -1}, "n_ctx is -1"),
     ],
 )

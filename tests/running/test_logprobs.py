@@ -15,7 +15,7 @@ from linnet.engine.running.generation import Chunk, Floats, Generation
 from linnet.engine.sampling.candidates import NonFiniteLogits
 from linnet.engine.sampling.logits import Logits
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.products.linear import MOST_FEW_ROWS
+from linnet.kernels.ops.base import MOST_FEW_ROWS
 
 SEVERAL = pytest.mark.parametrize("name", ["llama", "gemma3", "qwen35", "lfm2"])
 Chunks = list[Chunk]

@@ -19,7 +19,7 @@ from linnet.engine.running.policy import FEWEST, PromptPasses
 from linnet.engine.running.scheduler import AHEAD, Scheduler
 from linnet.engine.running.sequence import CachedSequence
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.products.linear import MOST_FEW_ROWS
+from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.runtime.program import Program
 from linnet.kernels.runtime.team import Interrupted
 

@@ -25,8 +25,9 @@ from linnet.engine.running.batch import Part
 from linnet.engine.running.runner import PROMPT_TOKENS, Runner
 from linnet.engine.running.sequence import ContextOverflow
 from linnet.engine.running.session import Session
+from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.products.linear import MOST_FEW_ROWS
+from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.runtime.program import Persistent
 from linnet.kernels.runtime.team import Interrupted, Team
 from linnet.models import Model, load_model
@@ -566,13 +567,15 @@ def test_ctrl_c_leaves_other_sequences_alone(
 def test_prompts_and_single_tokens_give_the_same_logits(
     open_session: Sessions, type: str, numerics: Numerics
 ) -> None:
-    """Up to the order of sums; which, rarely, moves an activation to its neighbouring int8."""
+    """Up to the order of sums; which, rarely, moves an activation to its neighbouring int8. With
+    matrix registers, logits of many tokens are products in bf16, and of one in int8."""
     ids = ids_of(50)
     session = open_session(type, numerics=numerics)
     together = session.all_logits(ids)
     assert together.shape == (50, N_VOCAB)
     assert together.dtype == np.float32
-    assert nmse(session.prompt(ids), together[-1]) <= 1e-12
+    in_tiles = numerics != F32 and choose_isa(None).tiles is not None
+    assert nmse(session.prompt(ids), together[-1]) <= (3e-4 if in_tiles else 1e-12)
     session.reset()
     one_by_one = np.array([session.extend(token_id).copy() for token_id in ids])
     rounding = 1e-8 if type in ("F32", "F16") else 3e-4  # of the cache to f16, or of all to int8

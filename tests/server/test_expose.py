@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from support.known_drafts import at_fixed_costs
 from support.serving import Running, serving, until
 
 from linnet.engine.server.errors import APIError
@@ -127,6 +128,22 @@ def test_llama_servers_names_are_there_for_who_asks() -> None:
     seconds = found["llamacpp:tokens_predicted_seconds_total"]
     assert found["llamacpp:predicted_tokens_seconds"] == pytest.approx(4 / seconds)
     assert found["llamacpp:requests_processing"] == 0
+
+
+def test_drafts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_fixed_costs(monkeypatch)
+    with serving(metrics_compat=True) as server:
+        assert all(slot["speculative"] for slot in server.get("/slots").json())
+        body = {"prompt": "x = 1\n" * 20, "n_predict": 40, "temperature": 0, "ignore_eos": True}
+        timings = server.answer("/completion", **body)["timings"]
+        found = samples(server)
+    assert 0 < timings["draft_n_accepted"] <= timings["draft_n"]
+    for prefix in ("linnet", "llamacpp"):
+        assert found[f"{prefix}:spec_decode_num_draft_tokens_total"] == timings["draft_n"]
+        n_accepted = found[f"{prefix}:spec_decode_num_accepted_tokens_total"]
+        assert n_accepted == timings["draft_n_accepted"]
+        n_passes = 39 - n_accepted  # after the first token, which is the prompt's
+        assert 0 < found[f"{prefix}:spec_decode_num_drafts_total"] <= n_passes
 
 
 def test_a_model_that_is_loading_has_no_name_yet() -> None:

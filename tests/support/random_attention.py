@@ -82,7 +82,7 @@ def attention(rng: Random) -> Case:
         "n_kv_heads": n_heads, "capacity": n_ctx, "scale": float(np.float32(head_dim**-0.5)),
         "softcap": 20.0, "sinks": sinks, "window": window,
     }  # fmt: skip
-    op = Attend(type, head_dim, group, capped)
+    op = Attend(type, type, head_dim, group, capped)
     truth = blank(*q.shape, dtype=np.float64)
     op.reference(**arguments, out=truth)
     within = _attention_tolerance(arguments, keys, truth, capped)

@@ -25,8 +25,8 @@ from linnet.kernels.ops.routing import GroupByExpert, PerExpert, TopExperts
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
 from linnet.kernels.ops.softmax import SoftmaxBlocks
 from linnet.kernels.products.activations import Quantize
-from linnet.kernels.products.experts import ExpertProduct
-from linnet.kernels.products.matvec import Gemv
+from linnet.kernels.products.experts import ExpertLinear, FloatExpertLinear
+from linnet.kernels.products.matvec import FloatMatVec, MatVec
 from linnet.kernels.products.tilemul import RoundToBF16
 from linnet.kernels.quants import WEIGHT_TYPES
 from support.guarded_memory import Stretch
@@ -47,8 +47,10 @@ UNFUSED: tuple[type[Op], ...] = (
 )  # fmt: skip
 # Ops with sums across the lanes of a vector, whose order depends on how many there are.
 ACROSS: tuple[type[Op], ...] = (
-    Gemv, ExpertProduct, RmsNorm, LayerNorm, SoftmaxBlocks, TopExperts, DeltaNet,
+    FloatMatVec, FloatExpertLinear, RmsNorm, LayerNorm, SoftmaxBlocks, TopExperts, DeltaNet,
 )  # fmt: skip
+# Ops whose weights may stay where they are in their bytes.
+IN_PLACE: tuple[type[Op], ...] = (MatVec, ExpertLinear)
 
 
 def alike(op: Op, isa: ISA) -> Hashable:
@@ -56,7 +58,10 @@ def alike(op: Op, isa: ISA) -> Hashable:
     if isinstance(op, UNFUSED):
         return "all"
     fused = "fused" if "fma" in isa.needs else "not fused"
-    return (fused, isa.bits) if isinstance(op, ACROSS) else fused
+    lanes = isa.bits if isinstance(op, ACROSS) else 0
+    # Where lanes stand for more, scales stand for less, and may be too small for all their bits.
+    in_place = isinstance(op, IN_PLACE) and isa.dots_bytes
+    return fused, lanes, in_place
 
 
 def make_case(seed: int, number: int, types: Sequence[str]) -> Case:

@@ -144,14 +144,16 @@ def packing(rng: np.random.Generator) -> Case:
 
 
 def _parts(packed: Array, where: Array) -> list[Array]:
-    """Of the groups where it is said: lanes (n, 32), scales, sums and sums of lanes (n, 2)."""
+    """Of the groups where it is said: lanes (n, 32); (n, 2) each: scales and sums of groups, twice,
+    sums and sums of lanes of halves."""
     n, parts = len(packed), list(spans(packed))
     lanes = [span["lanes"].swapaxes(2, 3).reshape(n, -1, 32) for span in parts]
-    pairs = [[span[name].reshape(n, -1, 2) for span in parts] for name in _PAIRS]
+    pairs = [
+        [span[name].swapaxes(-1, -2).reshape(n, -1, 2) for span in parts]
+        for name in ("scales", "group_sums")
+    ]
+    pairs += [[span[name].reshape(n, -1, 2) for span in parts] for name in ("sums", "lane_sums")]
     return [np.concatenate(each, axis=1)[where] for each in (lanes, *pairs)]
-
-
-_PAIRS = ("scales", "sums", "lane_sums")
 
 
 def _quantized_from(groups: Array, good: Array) -> Check:
@@ -171,12 +173,14 @@ def _quantized_from(groups: Array, good: Array) -> Check:
     allowed = errors <= np.min(errors, axis=0) + 2 * OFF
 
     def check(written: dict[str, Array]) -> str:
-        _, scales, sums, _ = _parts(written["out"], ~good)
-        if np.isfinite(scales).any() or np.isfinite(sums).any():
+        _, *floats, _ = _parts(written["out"], ~good)
+        if any(np.isfinite(numbers).any() for numbers in floats):
             return "a group that is not finite has a scale that is"
-        lanes, scales, sums, lane_sums = (part[usual] for part in _parts(written["out"], good))
-        if (scales.view("u4")[:, 0] != scales.view("u4")[:, 1]).any():
-            return "the two scales of a group differ"
+        parts = (part[usual] for part in _parts(written["out"], good))
+        lanes, scales, group_sums, sums, lane_sums = parts
+        for twice in (scales.view("u4"), group_sums.view("u4")):
+            if (twice[:, 0] != twice[:, 1]).any():
+                return "the two scales or sums of a group differ"
         right = np.zeros(len(lanes), bool)
         for candidate, may_be in zip(candidates, allowed, strict=True):
             right |= (lanes == candidate[usual]).all(axis=-1) & may_be[usual]
@@ -189,22 +193,23 @@ def _quantized_from(groups: Array, good: Array) -> Check:
         truth = (x[usual] * wide).sum(axis=-1) / np.maximum((wide * wide).sum(axis=-1), 1)
         within = np.abs(truth) * (32 * UNIT) + 1e-44
         right = np.abs(scales[:, 0] - truth) <= within
-        truth = scales * counted.astype(np.float64)
-        right &= (np.abs(sums - truth) <= np.abs(truth) * (2 * UNIT) + 1e-44).all(axis=-1)
+        for total, count in ((sums, counted), (group_sums, counted.sum(axis=-1, keepdims=True))):
+            truth = scales * count.astype(np.float64)
+            right &= (np.abs(total - truth) <= np.abs(truth) * (2 * UNIT) + 1e-44).all(axis=-1)
         return "" if right.all() else "scales, or sums, are wrong"
 
     return check
 
 
 def rounding(rng: np.random.Generator) -> Case:
-    width, n_rows = 32 * int(rng.integers(1, 10)), int(rng.integers(1, 4))
+    width, n_rows = 32 * int(rng.integers(1, 10)), int(rng.integers(1, 35))
     x = numbers(rng, n_rows, width)
     out = np.zeros((n_rows, packed_bytes(width)), np.uint8)
     RoundToBF16().reference(x=x, out=out, width=width)
-    truth = out[:, : 2 * width].copy()
+    truth = RoundToBF16().values(out, width)
 
     def cut(written: dict[str, Array]) -> Array:
-        return np.ascontiguousarray(written["out"][:, : 2 * width])
+        return RoundToBF16().values(written["out"], width)
 
     return Case(
         RoundToBF16(), n_rows, {"x": x, "out": out, "width": width},

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from linnet import SamplingParams
+from linnet.engine.running.drafts import Drafts
 from linnet.engine.running.generation import Chunk, Generation
 from linnet.engine.running.runner import Runner
 from linnet.engine.running.scheduler import Scheduler
@@ -78,14 +79,15 @@ def watching(library: Library) -> Iterator[Callable[..., Watched]]:
     made: list[Session] = []
 
     def make(
-        name: str = "llama", *, n_slots: int = 8, n_batch: int = 32, **options: Any
-    ) -> Watched:
+        name: str = "llama", *, n_slots: int = 8, n_batch: int = 32, drafts: Drafts | None = None,
+        **options: Any,
+    ) -> Watched:  # fmt: skip
         model = load_model(TINY[name].metadata(), TINY[name].tensors())
         sizes = {"n_slots": n_slots, "n_batch": n_batch, "kv_tokens": n_slots * N_CTX} | options
         made.append(
             Session(Runner(model, library, n_threads=1, n_ctx=N_CTX, numerics=INT8, **sizes))
         )
-        watched = Watched(Scheduler(made[-1], n_parallel=n_slots))
+        watched = Watched(Scheduler(made[-1], n_parallel=n_slots, drafts=drafts))
         run = made[-1].run
 
         def note(parts: Any, *, few: bool, **how: Any) -> Any:

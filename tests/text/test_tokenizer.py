@@ -64,8 +64,9 @@ def pieces(tokenizer: Tokenizer, text: str, *, parse_special: bool = False) -> l
 # ---- ids -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("prepared", [False, True])
 @pytest.mark.parametrize("name", ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2"])
-def test_ids_equal_those_of_llama_cpp(name: str) -> None:
+def test_ids_equal_those_of_llama_cpp(name: str, prepared: bool) -> None:
     folder = os.environ.get("LINNET_FIXTURES")
     if not folder:
         pytest.skip("LINNET_FIXTURES is not set: no real vocabularies to test with")
@@ -76,6 +77,8 @@ def test_ids_equal_those_of_llama_cpp(name: str) -> None:
     lines = path.with_suffix(".gguf.out").read_text().removesuffix("\n").split("\n")
     tokenizer = Tokenizer.from_gguf(path)
     assert len(texts) > 40
+    if prepared:
+        tokenizer.prepare()
     for text, line in zip(texts, lines, strict=True):
         ids = tokenizer.encode(text, add_special=False)
         assert ids == [int(number) for number in line.split()], repr(text)
@@ -121,6 +124,9 @@ def naive_encode(tokenizer: Tokenizer, text: str) -> list[int]:
 )
 def test_ids_equal_those_of_a_naive_encoder(words: Table, texts: list[str]) -> None:
     tokenizer = build(BASE | words)
+    for text in texts:
+        assert tokenizer.encode(text, add_special=False) == naive_encode(tokenizer, text)
+    tokenizer.prepare()
     for text in texts:
         assert tokenizer.encode(text, add_special=False) == naive_encode(tokenizer, text)
 

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from gguf import LlamaFileType
-
 from linnet import __version__
+from linnet.engine.gguf.file_types import FILE_TYPES
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.machine import cpu_name
 from linnet.engine.measure.bench.workload import Workload
@@ -22,8 +21,8 @@ from linnet.engine.measure.roofline import peak_rate
 from linnet.engine.measure.synthetic import synthetic_model
 from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.kernels.ops.peak import Peak, PeakDot, PeakFMA
-from linnet.kernels.quants import QuantType
+from linnet.kernels.ops.peak import Peak, PeakFMA
+from linnet.kernels.products.base import Product
 from linnet.models import load_model
 from linnet.models.parts.numerics import INT8, Numerics
 from linnet.models.parts.weights import Tensor
@@ -167,8 +166,8 @@ def measure(
             "n_batch": test.n_batch,
             "n_ubatch": test.n_batch,
             "n_threads": test.n_threads,
-            "type_k": numerics.cache_type.name,
-            "type_v": numerics.cache_type.name,
+            "type_k": numerics.key_type.name,
+            "type_v": numerics.value_type.name,
             "n_prompt": test.n_prompt,
             "n_gen": test.n_gen,
             "n_depth": test.n_depth,
@@ -191,14 +190,10 @@ def roofs(
     with load(model, test, isa=isa, numerics=numerics) as loaded:
         workload, runner = loaded.workload, loaded.workload.runner
         ops: dict[str, Peak] = {"f32 multiply-add": PeakFMA()}
-        for type in workload.types() if numerics.activations == "int8" else ():
-            # Where a product's sum could overflow, some CPUs need more instructions.
-            if isinstance(type, QuantType):
-                ops |= {
-                    f"int8 dot{', 8-bit weights' if type.largest > 127 else ''}": PeakDot(
-                        type.largest
-                    )
-                }
+        steps = [step.op for step in runner.program.steps]
+        for n_rows in (None, 1):
+            lowered = [op.lowered(n_rows, runner.library.isa) for op in steps]
+            ops |= {op.peak.name: op.peak for op in lowered if isinstance(op, Product)}
         rates = {name: peak_rate(runner.team, runner.library, op) for name, op in ops.items()}
         return workload.read_bandwidth(), {name: rate for name, rate in rates.items() if rate}
 
@@ -263,9 +258,8 @@ def _deviation(samples: Iterable[float]) -> float:
 def _type_name(metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
     """How llama.cpp calls the file's types, as "Q4_K - Medium"; else the type of most bytes."""
     number = metadata.get("general.file_type")
-    known = {member.value: member.name for member in LlamaFileType}
-    if number in known:
-        name = known[number].removeprefix("MOSTLY_").removeprefix("ALL_")
+    if isinstance(number, int) and number in FILE_TYPES:
+        name = FILE_TYPES[number]
         base, _, quality = name.rpartition("_")
         return f"{base} - {QUALITIES[quality]}" if quality in QUALITIES else name
     sizes: dict[str, int] = {}

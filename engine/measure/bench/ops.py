@@ -23,7 +23,8 @@ from linnet.engine.measure.synthetic import random_weights
 from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.elementwise import SiluMultiply
-from linnet.kernels.ops.peak import Peak, PeakDot, PeakFMA
+from linnet.kernels.ops.peak import Peak, PeakFMA
+from linnet.kernels.products.base import Product
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 from linnet.kernels.runtime.program import Buffer, Program
 from linnet.kernels.runtime.team import Team
@@ -58,7 +59,7 @@ class Case:
     source: str = ""  # memory or cache
     copies: int = 1
     arrays: Sequence[Bytes] = ()  # what is read, but for caches: the roofline is measured with it
-    peak: Peak | None = None
+    peak: Peak | None = None  # that of products is their own
     depth: int = MANY
 
     @property
@@ -98,7 +99,6 @@ def ops(
 def _products(type: WeightType, numerics: Numerics) -> Iterator[Case]:
     """From memory with few rows and many, then from cache with few."""
     in_int8 = isinstance(type, QuantType) and numerics.activations == "int8"
-    peak = PeakDot(type.largest) if isinstance(type, QuantType) and in_int8 else PeakFMA()
     op = "linear" if in_int8 else "linear f32"
     row_bytes, random = type.row_bytes(N_EMBD), np.random.default_rng(0)
 
@@ -113,7 +113,7 @@ def _products(type: WeightType, numerics: Numerics) -> Iterator[Case]:
         inputs: dict[int, Buffer] = {}
         arrays = [matrices[copy % n_matrices].packed for copy in range(copies)]
         shape = f"{n_out} x {N_EMBD}"
-        return Case(op, shape, n_rows, "weights", record, type.name, source, copies, arrays, peak)
+        return Case(op, shape, n_rows, "weights", record, type.name, source, copies, arrays)
 
     n_matrices = max(2, -(-4 * (cache_size(3) or L3_BYTES) // (N_FF * row_bytes)))
     weights = random_weights(random, type, n_matrices * N_FF, N_EMBD)
@@ -192,7 +192,10 @@ def _measure(
     program.state[:2] = n, 0
     program.positions.data[:n] = range(n) if case.is_prompt else case.depth - 1
     program.slots.data[:n] = 0 if case.is_prompt else range(n)
-    lowered = program.lower(library, n_tokens=None if case.is_prompt else n)
+    n_tokens = None if case.is_prompt else n
+    lowered, op = program.lower(library, n_tokens=n_tokens), program.steps[0].op
+    chosen = op.lowered(n_tokens, library.isa)
+    peak = chosen.peak if isinstance(chosen, Product) else case.peak
     samples = _seconds(lambda: team.run(lowered), repetitions)
     seconds = statistics.median(samples) / case.copies
     done = program.work(program.steps[0])
@@ -203,6 +206,7 @@ def _measure(
         "n_rows": n,
         "from": case.source,
         "isa": library.isa.name,
+        "instruction": peak.name if peak else "",
         "n_threads": team.n_threads,
         "n_bytes": done.n_bytes,
         "n_operations": done.n_operations,
@@ -211,15 +215,20 @@ def _measure(
         "gflop_s": done.n_operations / seconds / 1e9,
         "read_gb_s": None,
         "peak_gflop_s": None,
+        "of_peak": None,
         "roofline": None,
     }
     arrays = [*case.arrays, *(array.reshape(-1).view(np.uint8) for array in caches)]
-    if arrays and case.peak:
+    if arrays and peak:
         bandwidth = read_bandwidth(team, library, arrays)
         row["read_gb_s"] = bandwidth / 1e9
-        if peak := peak_rate(team, library, case.peak):
-            least = max(done.n_bytes / bandwidth, done.n_operations / peak)
-            row |= {"peak_gflop_s": peak / 1e9, "roofline": least / seconds}
+        if rate := peak_rate(team, library, peak):
+            computing = done.n_operations / rate
+            row |= {
+                "peak_gflop_s": rate / 1e9,
+                "of_peak": computing / seconds,
+                "roofline": max(done.n_bytes / bandwidth, computing) / seconds,
+            }
     return row
 
 

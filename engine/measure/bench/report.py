@@ -110,9 +110,11 @@ OPS = (
     Column("shape", -15, lambda row: str(row["shape"])),
     Column("rows", 5, lambda row: str(row["n_rows"])),
     Column("from", -6, lambda row: str(row["from"])),
+    Column("instruction", -23, lambda row: str(row["instruction"])),
     Column("us", 10, lambda row: number(row["us"], 2)),
     Column("GB/s", 7, lambda row: number(row["gb_s"])),
     Column("GFLOP/s", 8, lambda row: number(row["gflop_s"])),
+    Column("of peak", 7, lambda row: share(row["of_peak"])),
     Column("roofline", 8, lambda row: share(row["roofline"])),
 )
 LAYERS = (

@@ -9,8 +9,6 @@ from linnet.engine.running.batch import Batch
 from linnet.engine.running.runner import Floats, Runner
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.attention import Attend
-from linnet.kernels.products.base import Product
-from linnet.kernels.quants import WeightType
 from linnet.models import Model
 from linnet.models.parts.numerics import Numerics
 
@@ -100,11 +98,6 @@ class Workload:
         return read_bandwidth(
             self.runner.team, self.runner.library, weights_read(self.runner.program)
         )
-
-    def types(self) -> list[WeightType]:
-        """The types of the packed matrices."""
-        ops = [step.op for step in self.runner.program.steps]
-        return list({op.type.name: op.type for op in ops if isinstance(op, Product)}.values())
 
     def close(self) -> None:
         self.runner.close()

@@ -65,6 +65,9 @@ def _of_requests(service: Service) -> Iterator[Family]:
         ("generation_tokens_total", "Tokens generated.", metrics.generated_tokens),
         ("prefix_cache_queries_total", "Tokens of prompts looked up.", metrics.prompt_tokens),
         ("prefix_cache_hits_total", "Those found in the cache.", metrics.cached_tokens),
+        ("spec_decode_num_drafts_total", "Times that tokens were drafted.", metrics.drafts),
+        ("spec_decode_num_draft_tokens_total", "Tokens drafted.", metrics.draft_tokens),
+        ("spec_decode_num_accepted_tokens_total", "Those that came.", metrics.accepted_tokens),
         ("num_preemptions_total", "Slots taken from slow readers.", scheduler.n_preempted),
     ):
         yield Family(f"linnet:{name}", "counter", text, [(model, n)])
@@ -119,6 +122,9 @@ def _as_llama_server(service: Service) -> Iterator[Family]:
         ("tokens_predicted_total", "counter", "Tokens generated.", n_generated),
         ("tokens_predicted_seconds_total", "counter", "Of passes that decode.", decode.total),
         ("n_decode_total", "counter", "Passes.", prompt.cumulative[-1] + decode.cumulative[-1]),
+        ("spec_decode_num_drafts_total", "counter", "Drafts.", metrics.drafts),
+        ("spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", metrics.draft_tokens),
+        ("spec_decode_num_accepted_tokens_total", "counter", "Accepted.", metrics.accepted_tokens),
         ("prompt_tokens_seconds", "gauge", "Tokens a second.", _rate(n_prompt, prompt.total)),
         ("predicted_tokens_seconds", "gauge", "The same.", _rate(n_generated, decode.total)),
         ("requests_processing", "gauge", "Requests that have a slot.", n_running),

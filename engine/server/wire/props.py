@@ -69,8 +69,9 @@ def _props(service: Service) -> dict[str, Any]:
 def _slots(service: Service) -> list[dict[str, Any]]:
     """As many as requests run at a time; never what is in them."""
     llm = service.llm.llm
+    drafts = llm.scheduler.drafts is not None
     n_running = sum(request.sequence is not None for request in llm.scheduler.requests)
     return [
-        {"id": i, "n_ctx": llm.n_ctx, "speculative": False, "is_processing": i < n_running}
+        {"id": i, "n_ctx": llm.n_ctx, "speculative": drafts, "is_processing": i < n_running}
         for i in range(llm.n_parallel)
     ]

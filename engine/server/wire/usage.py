@@ -26,9 +26,10 @@ def usage(
 def timings(stats: Stats, *, n_done: int | None = None) -> dict[str, Any]:
     """llama-server's figures of one answer; times in ms, rates in tokens a second. The rate of what
     was predicted is that after the first token, whose time is the prompt's. `n_done`: tokens of a
-    prompt that is under way."""
+    prompt that is under way. Those of drafts only where there were any, as llama-server has it."""
     n_prompt = (stats.n_prompt if n_done is None else n_done) - stats.n_cached
     seconds, n = stats.prompt_seconds, stats.n_generated
+    drafts = {"draft_n": stats.n_drafted, "draft_n_accepted": stats.n_accepted}
     return {
         "cache_n": stats.n_cached,
         "prompt_n": n_prompt,
@@ -40,6 +41,7 @@ def timings(stats: Stats, *, n_done: int | None = None) -> dict[str, Any]:
         "predicted_per_token_ms": 1000 * stats.generate_seconds / (n - 1) if n > 1 else 0.0,
         "predicted_per_second": stats.generate_rate,
         "queue_ms": 1000 * stats.queue_seconds,
+        **(drafts if stats.n_drafted else {}),
     }
 
 
