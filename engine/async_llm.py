@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.chat.template import Message, template_variables
+from linnet.engine.chat.template import Message
 from linnet.engine.llm import LLM
 from linnet.engine.open_model import Prompt
 from linnet.engine.running.driver import Driver
@@ -75,30 +74,26 @@ class AsyncLLM:
                     yield chunk
 
     async def chat(
-        self, messages: Sequence[Message], params: SamplingParams | None = None, *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None, **fields: Any,
-    ) -> Output:  # fmt: skip
+        self, messages: Sequence[Message], params: SamplingParams | None = None, **options: Any
+    ) -> Output:
         """The model's answer to a conversation; see `LLM.chat`."""
-        chunks = self.stream_chat(
-            messages, params, tools=tools, chat_template_kwargs=chat_template_kwargs, **fields
-        )
-        return await _output(chunks)
+        return await _output(self.stream_chat(messages, params, **options))
 
     async def stream_chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None, progress: Progress | None = None,
-        **fields: Any,
+        progress: Progress | None = None, **options: Any,
     ) -> AsyncGenerator[Chunk]:  # fmt: skip
         """The same chunk by chunk, each with its `part`; see `LLM.stream_chat`."""
-        variables = {"tools": tools} | template_variables(chat_template_kwargs)
-        params = self.llm.sampling_params(params, **fields)
-        ids = await self.aside(lambda: self.llm.chat_template.encode(messages, **variables))
-        reader = self.llm.answer_reader(ids, params)
-        async with aclosing(self.stream(ids, params, progress=progress)) as chunks:
-            async for chunk in chunks:
-                yield replace(chunk, part=reader.push(chunk.token_id, chunk.text))
+        request = await self.aside(partial(self.llm.chat_request, messages, params, **options))
+        generation = await self.aside(request.generation)
+        reader = request.reader(generation)
+        async with aclosing(self.events(generation)) as events:
+            async for event in events:
+                if chunk := chunk_of(event, progress):
+                    for told in reader.read(chunk):
+                        yield told
+                    if reader.is_over:
+                        return
 
     async def embed(
         self, texts: Sequence[Prompt], *, pooling: str | None = None, normalize: bool = True,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 
-from linnet.engine.chat.answers import AnswerReader
-from linnet.engine.chat.formats import without_reasoning
 from linnet.engine.chat.template import Message, template_variables
+from linnet.engine.chat.tools import Tool, Tools
+from linnet.engine.chat_request import ChatRequest
+from linnet.engine.checks import whole
 from linnet.engine.measure.roofline import read_bandwidth, weights_read
 from linnet.engine.open_model import OpenModel, Prompt
 from linnet.engine.running.generation import Chunk, Generation, Output
@@ -23,6 +23,7 @@ from linnet.engine.running.results import chunks, outputs
 from linnet.engine.running.session import Progress
 from linnet.engine.sampling.params import SamplingParams
 
+MOST_ROUNDS, MAX_ROUNDS = 8, 1000  # answers between which tools run
 Prompts = list[str] | list[Sequence[int]] | tuple[str, ...] | tuple[Sequence[int], ...]
 
 
@@ -236,65 +237,60 @@ class LLM(OpenModel):
                 requests.append(error)
         return requests
 
-    def generation(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False,
-        **fields: Any,
-    ) -> Generation:  # fmt: skip
-        """A request for what `stream` gives, to be submitted to `scheduler`; raises what that does
-        before anything is computed."""
-        params = self.sampling_params(params, **fields)
-        ids = self._session.check(self.prompt_ids(prompt, parse_special=parse_special))
-        return Generation(
-            ids, params, self.tokenizer, n_ctx=self.n_ctx, n_vocab=self.config.n_vocab
-        )  # fmt: skip
-
     def chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None, **fields: Any,
+        tools: Sequence[Tool] = (), run_tools: bool = False, max_rounds: int = MOST_ROUNDS,
+        **options: Any,
     ) -> Output:  # fmt: skip
         """The model's answer to a conversation, by its own chat template.
 
         It is read for reasoning, content and tool calls; its `message` goes on in the conversation.
         `messages`: dicts with a "role" ("system", "user", "assistant", ...) and a "content".
-        `params` and `fields`: see `generate`. `tools` and `chat_template_kwargs`, what else the
-        template takes: see `ChatTemplate.render`, whose errors are raised, and those of `stream`.
+        `tools`: functions that the model may call, of Python or as JSON schemas: see `Tools`. With
+        `run_tools`, calls of the former are made, their results or errors told to the model, and
+        its next answer got, up to `max_rounds` answers: the last one is returned, which may have
+        calls. `options`: `tool_choice`, "auto", "none", "required" or one's name, of which the
+        latter two count for the first answer; `parallel_tool_calls`, and `reasoning_budget`, in
+        tokens: see `ChatRequest`; `chat_template_kwargs`, what else the template takes; and fields,
+        see `generate`. Raises what `ChatTemplate.render` and `stream` raise, and ValueError for a
+        function that cannot be told to a model.
         """
-        chunks = self.stream_chat(
-            messages, params, tools=tools, chat_template_kwargs=chat_template_kwargs, **fields
-        )
-        return Output.of(list(chunks))
+        whole("max_rounds", max_rounds, 1, MAX_ROUNDS)
+        known, talk = Tools(tools), [*messages]
+        while True:
+            output = Output.of(list(self.stream_chat(talk, params, tools=tools, **options)))
+            calls, max_rounds = output.tool_calls, max_rounds - 1
+            if not (run_tools and calls and max_rounds and known.can_run(calls)):
+                return output
+            talk += [output.message, *known.results(calls)]
+            options.pop("tool_choice", None)
 
     def stream_chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None, progress: Progress | None = None,
-        **fields: Any,
+        progress: Progress | None = None, **options: Any,
     ) -> Iterator[Chunk]:  # fmt: skip
-        """What `chat` gives, chunk by chunk, each with its `part`; `progress`: see `stream`."""
+        """What `chat` gives, chunk by chunk, each with its `part`; `options`: its keyword
+        arguments; `progress`: see `stream`."""
+        request = self.chat_request(messages, params, **options)
+        generation = request.generation()
+        return request.read(generation, chunks(self.scheduler, generation, progress))
+
+    def chat_request(
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *,
+        tools: Sequence[Tool] | None = None, tool_choice: str = "auto",
+        parallel_tool_calls: bool = True, reasoning_budget: int | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None, **fields: Any,
+    ) -> ChatRequest:  # fmt: skip
+        """What `chat` asks for, not begun. Raises what rendering raises."""
+        tools = None if tool_choice == "none" or not tools else Tools(tools).schemas
         variables = {"tools": tools} | template_variables(chat_template_kwargs)
         params = self.sampling_params(params, **fields)
         self._session.lease.check()  # or not even a template is rendered
-        ids = self.chat_template.encode(messages, **variables)
-        chunks = self.stream(ids, params, progress=progress)
-        return read(chunks, self.answer_reader(ids, params))
-
-    def answer_reader(
-        self, ids: Sequence[int], params: SamplingParams, *, tells_reasoning: bool = True
-    ) -> AnswerReader:
-        """Reads the answer to a conversation whose ids these are; without `tells_reasoning`, that
-        is content."""
-        format = self.chat_template.format
-        return AnswerReader(
-            format if tells_reasoning else without_reasoning(format), self.tokenizer, ids,
-            skip_special=params.skip_special,
+        return ChatRequest(
+            llm=self, ids=self.chat_template.encode(messages, **variables), params=params,
+            tools=tools or (), tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls,
+            reasoning_budget=reasoning_budget,
         )  # fmt: skip
-
-
-def read(chunks: Iterator[Chunk], reader: AnswerReader) -> Iterator[Chunk]:
-    """The chunks, each with its part."""
-    for chunk in chunks:
-        yield replace(chunk, part=reader.push(chunk.token_id, chunk.text))
 
 
 def _noted(error: Exception, index: int, n: int) -> Exception:

@@ -22,17 +22,20 @@ from linnet.engine.gguf.digest import model_digest
 from linnet.engine.gguf.populate import Populating
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.gguf.source import naming
-from linnet.engine.machine import MOST_THREADS, available_memory, usable_threads
-from linnet.engine.running.draft_model import DraftModel
+from linnet.engine.machine import MOST_THREADS, usable_threads
+from linnet.engine.running.draft_model import DraftModel, check_vocabulary
 from linnet.engine.running.drafts import MOST_DRAFTS, Drafter, Drafts
 from linnet.engine.running.embedding import POOLINGS, embed
-from linnet.engine.running.generation import finite
+from linnet.engine.running.finite import finite
+from linnet.engine.running.forced import Forced
+from linnet.engine.running.generation import Generation
 from linnet.engine.running.prefix_file import Origin, origin_of
 from linnet.engine.running.prompt_cache import CACHE_BYTES, MOST_CACHE_BYTES, PromptCache
 from linnet.engine.running.prompt_lookup import PromptLookup
 from linnet.engine.running.runner import MOST_PROMPT_TOKENS, OUTPUTS, PROMPT_TOKENS, Runner
 from linnet.engine.running.scheduler import Scheduler
 from linnet.engine.running.session import Session
+from linnet.engine.sampling.constraint import Constraints, Rule
 from linnet.engine.sampling.params import METADATA, PARAMETERS, SamplingParams
 from linnet.engine.text.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.compiler.host import choose_isa
@@ -86,9 +89,6 @@ class OpenModel:
         self._file = GGUFFile(DEMO_MODEL if path is None else path, mmap=mmap)
         self.path = self._file.path
         self.weight_bytes = sum(tensor.data.nbytes for tensor in self._file.tensors.values())
-        fits = self.weight_bytes <= (available_memory() or 0)
-        weights = [tensor.data for tensor in self._file.tensors.values() if fits]
-        self._populating = Populating(weights)
         worthwhile = 1 + self.weight_bytes // BYTES_A_THREAD
         n_threads = whole("n_threads", n_threads, 1, MOST_THREADS)
         self.n_threads = n_threads or min(usable_threads(), worthwhile)
@@ -114,6 +114,7 @@ class OpenModel:
         self.cache_type_k = self._numerics.key_type.name
         self.cache_type_v = self._numerics.value_type.name
         self._library = Library(choose_isa(isa))
+        self._populating = Populating([tensor.data for tensor in self._file.tensors.values()])
         self._session = self.session(N_SLOTS, n_parallel=self.n_parallel, kv_tokens=kv_tokens)
         try:
             stored = self._stored(prompt_cache, prompt_cache_bytes)
@@ -125,7 +126,7 @@ class OpenModel:
             raise
         self.scheduler = Scheduler(
             self._session, n_parallel=self.n_parallel, stored=stored,
-            drafts=Drafts(drafter, draft_max) if drafter else None,
+            drafts=Drafts([Forced(), drafter], draft_max) if drafter else None,
         )  # fmt: skip
         self._aside = threading.Lock()  # for sessions beside that one
         self.load_seconds = time.perf_counter() - started
@@ -148,12 +149,10 @@ class OpenModel:
         """What the file says, by its own keys; arrays are read as they are looked at."""
         return self._file.metadata
 
-    def _stored(
-        self, folder: str | os.PathLike[str] | None, most_bytes: int
-    ) -> PromptCache | None:  # fmt: skip
+    def _stored(self, folder: str | os.PathLike[str] | None, most: int) -> PromptCache | None:
         if folder is None:
             return None
-        return PromptCache(Path(folder), self._session, self._origin, most_bytes=most_bytes)
+        return PromptCache(Path(folder), self._session, self._origin, most_bytes=most)
 
     def _drafter(
         self, spec_type: str | None, path: str | os.PathLike[str] | None, **options: Any
@@ -167,9 +166,7 @@ class OpenModel:
         if spec_type is None:
             spec_type = "draft" if path is not None else "none" if has_state else "ngram"
         if spec_type not in SPEC_TYPES:
-            raise ValueError(
-                f"spec_type is {spec_type!r}; it must be one of {', '.join(SPEC_TYPES)}"
-            )
+            raise ValueError(f"spec_type is {spec_type!r}; it must be one of {SPEC_TYPES}")
         if (spec_type == "draft") != (path is not None):
             raise ValueError(
                 f"spec_type is {spec_type!r}, and draft_model {path!r}; a model drafts with "
@@ -197,14 +194,8 @@ class OpenModel:
         """Raise ValueError where a model's tokens are not ours, or it cannot take one back."""
         if smaller._session.runner.graph.states:
             raise ValueError(_cannot_draft("draft_model", smaller.config.architecture))
-        ours, theirs = self.tokenizer.vocabulary.texts, smaller.tokenizer.vocabulary.texts
-        if len(ours) != len(theirs):
-            found = f"the vocabulary has {len(theirs)} tokens, and {self.path.name!r} {len(ours)}"
-            raise ValueError(f"{found}; a draft model must have the same")
-        for token_id, pair in enumerate(zip(theirs, ours, strict=True)):
-            if pair[0] != pair[1]:
-                found = f"token {token_id} is {pair[0]!r}, and in {self.path.name!r} {pair[1]!r}"
-                raise ValueError(f"{found}; a draft model must have the same vocabulary")
+        draft = smaller.tokenizer.vocabulary.texts
+        check_vocabulary(draft, self.tokenizer.vocabulary.texts, self.path.name)
 
     @cached_property
     def _origin(self) -> Origin:
@@ -220,6 +211,10 @@ class OpenModel:
             what = f"the vocabulary has {found}; they must be as many"
             raise TokenizerError(f"{os.fspath(self.path)!r}: {what}")
         return tokenizer
+
+    @cached_property
+    def constraints(self) -> Constraints:
+        return Constraints(self.tokenizer, self._library)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
@@ -254,6 +249,19 @@ class OpenModel:
         if not isinstance(params, SamplingParams):
             raise ValueError(f"params is {reprlib.repr(params)}; it must be a SamplingParams")
         return replace(params, **fields) if fields else params
+
+    def generation(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False,
+        constraint: Rule | None = None, **fields: Any,
+    ) -> Generation:  # fmt: skip
+        """What `LLM.stream` submits to `scheduler`, with the same errors before anything is
+        computed. `constraint`: in place of that of `params`."""
+        params = self.sampling_params(params, **fields)
+        ids = self._session.check(self.prompt_ids(prompt, parse_special=parse_special))
+        return Generation(
+            ids, params, self.tokenizer, n_ctx=self.n_ctx, n_vocab=self.config.n_vocab,
+            constraint=constraint or self.constraints.of(params),
+        )  # fmt: skip
 
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Every token's logits (len(ids), n_vocab). Needs no tokenizer.

@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # as typing's, whose import takes as long as Python's sta
 
 if TYPE_CHECKING:
     from linnet.engine.async_llm import AsyncLLM as AsyncLLM
+    from linnet.engine.chat.formats.chat_format import ChatFormat as ChatFormat
     from linnet.engine.chat.sandbox import TemplateError as TemplateError
     from linnet.engine.gguf.hub import HubError as HubError
     from linnet.engine.gguf.reader import GGUFError as GGUFError
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "LLM": "engine.llm",
     "AsyncLLM": "engine.async_llm",
+    "ChatFormat": "engine.chat.formats.chat_format",
     "Chunk": "engine.running.generation",
     "ContextOverflow": "engine.running.sequence",
     "GGUFError": "engine.gguf.reader",

@@ -135,7 +135,7 @@ def measure(llm: LLM, name: str, prompt: list[int], answer: list[int], rounds: i
         last[:] = [output.stats]
         return output.stats.generate_rate
 
-    drafts = Drafts(PromptLookup())  # one for all rounds: it learns what passes take
+    drafts = Drafts([PromptLookup()])  # one for all rounds: it learns what passes take
     rates = medians(
         take_turns({"without": lambda: said(None), "with": lambda: said(drafts)}, rounds)
     )

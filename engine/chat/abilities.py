@@ -22,7 +22,8 @@ ABSENT: Final = object()  # content that is not there
 MOST_ANSWERS: Final = 64  # that are kept
 
 _WORDS: Final = "qzwords", "qzmore"
-_KEY, _VALUE, _NAME, _UNKNOWN_ROLE = "qzkey", "qzvalue", "qzname", "qzrole"
+CALLED: Final = "qzname"
+_KEY, _VALUE, _NAME, _UNKNOWN_ROLE = "qzkey", "qzvalue", CALLED, "qzrole"
 _CALL_ID: Final = "qzcall123"  # nine letters and digits, as some insist
 _QUESTION: Final[Message] = {"role": "user", "content": "qzquestion"}
 _ANSWER: Final[Message] = {"role": "assistant", "content": "qzanswer"}
@@ -121,6 +122,34 @@ class Abilities:
             return sum(word in prompt for word in (_NAME, _KEY, _VALUE))
 
         return self._answer(("calls", beside_text), conversations, shown)
+
+    def written_call(self) -> str:
+        """What the template writes for an answer that calls CALLED, from where an answer begins;
+        "" where that does not show."""
+
+        def find() -> str:
+            forms = self.calls().forms
+            if not forms:
+                return ""
+            arguments, content = forms[0]
+            answer = _with_content(_calling(_ARGUMENTS[arguments]), content)
+            tools = self._given_tools()
+            asked, answered = self._attempts(
+                [
+                    {"messages": [_QUESTION], "tools": tools},
+                    {
+                        "messages": [_QUESTION, answer],
+                        "tools": tools,
+                        "add_generation_prompt": False,
+                    },
+                ]
+            )
+            if not asked or not answered or not answered.startswith(asked):
+                return ""
+            return answered[len(asked) :]
+
+        found: str = self._kept("written call", find)
+        return found
 
     def writes_tools(self) -> bool:
         """Whether tools are in the prompt, as far as is known."""

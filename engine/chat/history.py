@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from linnet.engine.chat.formats import CHANNELS
 from linnet.engine.chat.formats.harmony import CHANNEL, START
 from linnet.engine.chat.formats.parts import Format, read
+from linnet.engine.chat.formats.table import CHANNELS
 
 THINKING_BLOCK: Final = re.compile(r"""== ?['"]thinking['"]""")
 REASONING_KEYS: Final = ("reasoning_content", "thinking", "reasoning", "thought")

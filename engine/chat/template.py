@@ -11,11 +11,14 @@ from __future__ import annotations
 import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
-from linnet.engine.chat.abilities import Abilities
+from linnet.engine.chat.abilities import CALLED, Abilities
 from linnet.engine.chat.abilities import Message as Message
-from linnet.engine.chat.formats import format_of
+from linnet.engine.chat.formats import format_of, with_calls_as
+from linnet.engine.chat.formats.parts import Format
+from linnet.engine.chat.formats.tagged import Tagged
 from linnet.engine.chat.history import History
 from linnet.engine.chat.messages import expected_messages, expected_tools
 from linnet.engine.chat.sandbox import SandboxedTemplate, TemplateError
@@ -54,8 +57,8 @@ class ChatTemplate:
         self._special_tokens = tokenizer.vocabulary.boundaries
         texts = [text for text in (named or {}).values() if isinstance(text, str)]
         self.source = source
-        self.format = format_of(source, *texts)  # of answers, whichever template asked for them
-        self._history = History(source, self.format)
+        self._marked = format_of(source, *texts)  # whichever template asked for the answer
+        self._history = History(source, self._marked)
         self._template = SandboxedTemplate(source, name=name, seconds=SECONDS)
         self._abilities = {
             beside_tools: Abilities(self._attempts, beside_tools=beside_tools)
@@ -75,6 +78,14 @@ class ChatTemplate:
             wanted = "to chat, give a template in Jinja as chat_template (--chat-template-file)"
             raise TemplateError(f"{KEY} is missing: {wanted}")
         return cls(source, tokenizer, named=named)
+
+    @cached_property
+    def format(self) -> Format:
+        """Of answers: by the markers that the template spells or, where it spells none of calls,
+        by a call that it writes."""
+        if not isinstance(self._marked, Tagged) or self._marked.calls or "tool" not in self.source:
+            return self._marked
+        return with_calls_as(self._marked, self._abilities[True].written_call(), CALLED)
 
     def render(
         self,

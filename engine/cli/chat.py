@@ -27,6 +27,7 @@ from linnet.engine.cli.options import (
     open_model,
     sampling_fields,
 )
+from linnet.engine.cli.painter import Painter
 from linnet.engine.cli.prompt_file import add_prompt_cache, load_prompt, save_prompt
 from linnet.engine.cli.reading import add_escape
 from linnet.engine.cli.terminal import one_line, write
@@ -160,18 +161,20 @@ class Chat:
 
     def _answer(self, text: str) -> None:
         before = self.conversation.messages
-        last, end = Chunk(""), "\n"
+        last, end, painter = Chunk(""), "\n", Painter()
         try:
             with (
                 self._progress() as progress,
                 closing(self.conversation.ask(text, progress=progress)) as chunks,
             ):
                 for last in chunks:
-                    write(last.text)
+                    painter.write(last)
                     if last.text:
                         end = "" if last.text.endswith("\n") else "\n"
+            painter.end()
             write(end)
         except KeyboardInterrupt:
+            painter.end()
             forgotten = self.conversation.messages is before
             note("\n(stopped before the answer: the message is forgotten)" if forgotten else "")
             raise

@@ -20,12 +20,13 @@ class Conversation:
 
     def __init__(
         self, llm: LLM, params: SamplingParams, *, system: str | None = None,
-        variables: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any] | None = None, reasoning_budget: int | None = None,
     ) -> None:  # fmt: skip
-        """`variables`: what the chat template takes beside messages. Raises TemplateError where
-        there is no template, or none that takes a system prompt if there is one."""
+        """`variables`: what the chat template takes beside messages. `reasoning_budget`: tokens.
+        Raises TemplateError where there is no template, or none that takes a system prompt if
+        there is one."""
         self.llm, self.params = llm, params
-        self._variables = variables or {}
+        self._variables, self._budget = variables or {}, reasoning_budget
         self.messages: list[dict[str, Any]] = []
         self.begin(system)
 
@@ -60,8 +61,9 @@ class Conversation:
         asked, chunks = self.asked(text), list[Chunk]()
         try:
             for chunk in self.llm.stream_chat(
-                asked, self.params, progress=progress, chat_template_kwargs=self._variables
-            ):
+                asked, self.params, progress=progress, reasoning_budget=self._budget,
+                chat_template_kwargs=self._variables,
+            ):  # fmt: skip
                 chunks.append(chunk)
                 yield chunk
         finally:

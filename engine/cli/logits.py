@@ -17,7 +17,7 @@ from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import add_running, open_model
 from linnet.engine.cli.reading import add_escape, read_prompt
 from linnet.engine.measure.perplexity import log_sum_exp
-from linnet.engine.running.generation import finite
+from linnet.engine.running.finite import finite
 from linnet.engine.running.runner import Floats
 from linnet.engine.text.tokenizer import Tokenizer, TokenizerError
 from linnet.models.parts.config import MAX_CONTEXT

@@ -18,10 +18,13 @@ from linnet.engine.open_model import SPEC_TYPES
 from linnet.engine.running.drafts import MOST_DRAFTS
 from linnet.engine.running.generation import Stats
 from linnet.engine.running.runner import MOST_PROMPT_TOKENS, PROMPT_TOKENS
+from linnet.engine.sampling.constraint import grammar_of
+from linnet.engine.sampling.parameter import MAX_INT
 from linnet.engine.sampling.params import PARAMETERS, SamplingParams
 from linnet.models.parts.config import MAX_CONTEXT
 
 DEFAULTS = SamplingParams()
+FILES = {"json_schema": ("-jf", "--json-schema-file"), "grammar": ("--grammar-file",)}
 OURS = RESERVED | {"add_generation_prompt"}
 
 
@@ -32,20 +35,35 @@ def add_sampling(parser: argparse.ArgumentParser, *, without: Collection[str] = 
         if parameter.flags and name not in without:
             argument = {"dest": name, "default": argparse.SUPPRESS, **parameter.argument}
             parser.add_argument(*parameter.flags, **argument)
+    for name, flags in FILES.items():
+        what = f"a file with what {PARAMETERS[name].flags[-1]} takes"
+        parser.add_argument(*flags, dest=_file(name), metavar="FILE", help=what)
 
 
 def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """The fields of SamplingParams that flags set, for `LLM.sampling_params`; checked already.
 
-    -1 stands for None where that is the default. Raises ValueError.
+    -1 stands for None where that is the default. Raises ValueError, also for a shape that cannot be
+    enforced; OSError for a file; ModuleNotFoundError without what enforces shapes.
     """
     given = {
         name: value
         for name, value in vars(arguments).items()
         if name in PARAMETERS and not (value == -1 and getattr(DEFAULTS, name) is None)
     }
-    SamplingParams(**given)
+    for name, flags in FILES.items():
+        path = getattr(arguments, _file(name))
+        if path is not None and name in given:
+            raise ValueError(f"{PARAMETERS[name].flags[-1]} and {flags[-1]} are given; one will do")
+        if path is not None:
+            given[name] = read_text(path)
+    grammar_of(SamplingParams(**given))
     return given
+
+
+def _file(name: str) -> str:
+    """Where arguments have the file of a field of SamplingParams."""
+    return f"{name}_file"
 
 
 def add_running(
@@ -127,11 +145,15 @@ def add_chatting(parser: argparse.ArgumentParser) -> None:
 
 
 def add_template(parser: argparse._ActionsContainer) -> None:
-    """The flags that `set_template` and `chat_variables` read."""
+    """The flags that `set_template`, `chat_variables` and `reasoning_budget` read."""
     add = parser.add_argument
     add(
         "-rea", "--reasoning", choices=("on", "off"),
         help="whether to think before the answer, for templates that ask (enable_thinking)",
+    )  # fmt: skip
+    add(
+        "--reasoning-budget", type=count(-1, MAX_INT), metavar="N",
+        help="tokens to think, at most, before the answer; 0: none; default -1: no limit",
     )  # fmt: skip
     add(
         "--chat-template-kwargs", type=_variables, metavar="JSON",
@@ -142,7 +164,7 @@ def add_template(parser: argparse._ActionsContainer) -> None:
 
 def is_chat(arguments: argparse.Namespace) -> bool:
     """Whether any flag of `add_chatting` is given."""
-    names = "system", "reasoning", "chat_template_kwargs", "chat_template_file"
+    names = "system", "reasoning", "reasoning_budget", "chat_template_kwargs", "chat_template_file"
     return any(getattr(arguments, name) is not None for name in names)
 
 
@@ -151,7 +173,10 @@ def open_conversation(
 ) -> Conversation:
     """Raises TemplateError where there is no template, or it refuses what the flags give it."""
     set_template(llm, arguments)
-    return Conversation(llm, params, system=arguments.system, variables=chat_variables(arguments))
+    return Conversation(
+        llm, params, system=arguments.system, variables=chat_variables(arguments),
+        reasoning_budget=reasoning_budget(arguments),
+    )  # fmt: skip
 
 
 def set_template(llm: LLM, arguments: argparse.Namespace) -> None:
@@ -167,6 +192,12 @@ def chat_variables(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.reasoning is not None:
         variables["enable_thinking"] = arguments.reasoning == "on"
     return variables
+
+
+def reasoning_budget(arguments: argparse.Namespace) -> int | None:
+    """Tokens; None for no limit."""
+    budget: int | None = arguments.reasoning_budget
+    return None if budget == -1 else budget
 
 
 def _variables(text: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from linnet.engine.cli.options import (
     chat_variables,
     draft_options,
     open_model,
+    reasoning_budget,
     sampling_fields,
     set_template,
 )
@@ -101,7 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
         max_body=arguments.max_body * MIB, max_queue=arguments.max_queue,
         timeout=arguments.timeout, shutdown_timeout=arguments.shutdown_timeout,
         sampling=sampling, variables=chat_variables(arguments),
-        reasoning=arguments.reasoning_format != "none", pooling=arguments.pooling,
+        reasoning=arguments.reasoning_format != "none",
+        reasoning_budget=reasoning_budget(arguments), pooling=arguments.pooling,
         has_metrics=arguments.metrics, metrics_compat=arguments.metrics_compat,
         has_slots=arguments.slots, has_page=arguments.ui,
     )  # fmt: skip

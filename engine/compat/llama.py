@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from linnet.engine.chat_request import ChatRequest, TextRequest
 from linnet.engine.compat.arguments import (
     POOLINGS,
     RANDOM_SEED,
@@ -23,7 +24,7 @@ from linnet.engine.compat.results import (
     text_chunks,
     text_completion,
 )
-from linnet.engine.llm import LLM, read
+from linnet.engine.llm import LLM
 from linnet.engine.openai.text import TextChoice
 from linnet.engine.running.generation import Chunk, Generation
 from linnet.engine.running.results import chunks
@@ -161,11 +162,14 @@ class Llama:
         params = self._params(options | {"temperature": temperature, "tool_choice": tool_choice})
         tools = None if tool_choice == "none" else tools
         ids = self.llm.chat_template.encode(messages, tools=tools)
-        answer = self._chunks(self.llm.generation(ids, params))
+        request: TextRequest = TextRequest(llm=self.llm, ids=ids, params=params)
         if tools:
-            reader = self.llm.answer_reader(ids, params, tells_reasoning=False)
-            answer = read(answer, reader)
+            request = ChatRequest(
+                llm=self.llm, ids=ids, params=params, tools=tools, tells_reasoning=False
+            )
         give = chat_chunks if stream else chat_completion
+        generation = request.generation()
+        answer = request.read(generation, self._chunks(generation))
         return give(answer, model or self.model_path, self.llm.tokenizer)
 
     # -- tokens ---------------------------------------------------------------------------------

@@ -42,7 +42,8 @@ def chat_completion(chunks: Iterator[Chunk], model: str, tokenizer: Tokenizer) -
     every = [*chunks]
     output, part = Output.of(every), joined_parts(map(_part, every))
     logprobs = [each for chunk in every for each in _logprobs(chunk, tokenizer) or ()]
-    choice = chat_choice(0, part, output.finish_reason, logprobs=logprobs or None)
+    reason = finish_reason(output.finish_reason, bool(part.tool_calls))
+    choice = chat_choice(0, part, reason, logprobs=logprobs or None)
     head = _head("chatcmpl", "chat.completion", model)
     return head | {"choices": [choice], "usage": _usage(output)}
 

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from linnet.engine.machine import available_memory
+
 MADV_POPULATE_READ: Final = 22  # of Linux 5.14
 PART_BYTES: Final = 1 << 24  # mapped between two looks at whether to stop
 
@@ -23,12 +25,14 @@ PART_BYTES: Final = 1 << 24  # mapped between two looks at whether to stop
 class Populating:
     """A thread that maps the pages of arrays, until it is done, or stopped.
 
-    It is nobody's to wait for, and what goes wrong is left to whoever touches those pages.
+    Not where they take more than the available memory. It is nobody's to wait for, and what goes
+    wrong is left to whoever touches those pages.
     """
 
     def __init__(self, arrays: Sequence[NDArray[Any]]) -> None:
         self._stopped = threading.Event()
-        if sys.platform == "linux":
+        fits = sum(array.nbytes for array in arrays) <= (available_memory() or 0)
+        if fits and sys.platform == "linux":
             threading.Thread(target=self._run, args=(arrays,), daemon=True).start()
 
     def stop(self) -> None:

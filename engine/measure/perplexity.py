@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.engine.checks import whole
-from linnet.engine.running.generation import finite
+from linnet.engine.running.finite import finite
 from linnet.engine.running.runner import Floats
 from linnet.engine.running.session import Session
 from linnet.models.parts.config import MAX_CONTEXT

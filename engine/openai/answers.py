@@ -11,10 +11,9 @@ from linnet.engine.chat.formats.parts import Part, ToolCall
 
 
 def chat_choice(
-    index: int, said: Part, reason: str | None, *, logprobs: Sequence[Any] | None = None
+    index: int, said: Part, reason: str, *, logprobs: Sequence[Any] | None = None
 ) -> dict[str, Any]:
-    """A whole answer, and why its generation ended. `logprobs`: those of `logprobs.entry`."""
-    reason = finish_reason(reason, bool(said.tool_calls))
+    """A whole answer; `reason`: its finish_reason. `logprobs`: those of `logprobs.entry`."""
     told = _content(logprobs)
     return {"index": index, "message": message(said), "logprobs": told, "finish_reason": reason}
 

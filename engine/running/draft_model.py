@@ -125,3 +125,14 @@ class DraftModel:
     def _clock(self) -> float:
         """Seconds, without those of compiling, which is done once."""
         return time.perf_counter() - self._session.runner.library.compile_seconds
+
+
+def check_vocabulary(ours: Sequence[str], theirs: Sequence[str], name: str) -> None:
+    """Raise ValueError where a draft model's tokens are not those of the model of that name."""
+    if len(ours) != len(theirs):
+        found = f"the vocabulary has {len(ours)} tokens, and {name!r} {len(theirs)}"
+        raise ValueError(f"{found}; a draft model must have the same")
+    for token_id, pair in enumerate(zip(ours, theirs, strict=True)):
+        if pair[0] != pair[1]:
+            found = f"token {token_id} is {pair[0]!r}, and in {name!r} {pair[1]!r}"
+            raise ValueError(f"{found}; a draft model must have the same vocabulary")

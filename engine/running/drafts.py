@@ -112,25 +112,36 @@ class Lengths:
 
 
 class Drafts:
-    """What passes try of a drafter's guesses, at most so many tokens of a sequence in each."""
+    """What passes try of drafters' guesses, at most so many tokens of a sequence in each: those of
+    the drafter that is most likely right, or of the first of several."""
 
-    def __init__(self, drafter: Drafter, most: int = MOST_DRAFTS) -> None:
-        self._drafter, self._most, self._lengths = drafter, most, Lengths()
+    def __init__(self, drafters: Sequence[Drafter], most: int = MOST_DRAFTS) -> None:
+        self._drafters, self._most, self._lengths = drafters, most, Lengths()
 
     def of(self, generations: Sequence[Generation], n_rows: int) -> dict[Generation, list[int]]:
         """Drafts for a pass that has a next token of each of these, `n_rows` tokens in all."""
         if n_rows >= MOST_FEW_ROWS:
             return {}
-        rates = self._drafter.rates(generations)
+        told = [drafter.rates(generations) for drafter in self._drafters]
+        by_generation = [*zip(*told, strict=True)]
+        rates = [max(each) for each in by_generation]
+        best = [self._drafters[each.index(max(each))] for each in by_generation]
         most = [min(self._most, generation.n_left - 1) for generation in generations]
-        lengths = self._lengths.of(rates, most, n_rows=n_rows, draft_seconds=self._drafter.seconds)
-        wanted = {each: n for each, n in zip(generations, lengths, strict=True) if n}
-        return self._drafter.draft(wanted) if wanted else {}
+        seconds = max(drafter.seconds for drafter in best)
+        lengths = self._lengths.of(rates, most, n_rows=n_rows, draft_seconds=seconds)
+        drafts: dict[Generation, list[int]] = {}
+        for drafter in self._drafters:
+            turns = zip(generations, lengths, best, strict=True)
+            wanted = {each: n for each, n, whose in turns if n and whose is drafter}
+            if wanted:
+                drafts |= drafter.draft(wanted)
+        return drafts
 
     def ran(self, n_rows: int, seconds: float) -> None:
         """A pass over so many tokens, drafts included, has taken so long."""
         self._lengths.ran(n_rows, seconds)
 
     def close(self) -> None:
-        """Let go of what the drafter holds."""
-        self._drafter.close()
+        """Let go of what the drafters hold."""
+        for drafter in self._drafters:
+            drafter.close()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from linnet.engine.running.generation import finite
+from linnet.engine.running.finite import finite
 from linnet.engine.running.runner import Floats
 from linnet.engine.running.session import Session
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from linnet.engine.chat.formats.parts import Part, ToolCall, joined
+from linnet.engine.running.finite import checked
 from linnet.engine.running.sequence import CachedSequence
-from linnet.engine.sampling.candidates import NonFiniteLogits
 from linnet.engine.sampling.chain import Sampler
+from linnet.engine.sampling.constraint import Rule
 from linnet.engine.sampling.logits import Logits
 from linnet.engine.sampling.logprobs import TokenLogprob
 from linnet.engine.sampling.params import SamplingParams
 from linnet.engine.text.stopping import StoppingDetokenizer
 from linnet.engine.text.tokenizer import Tokenizer
 from linnet.kernels.runtime.team import Interrupted
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -164,9 +159,10 @@ class Generation:
 
     def __init__(
         self, ids: Sequence[int], params: SamplingParams, tokenizer: Tokenizer, *, n_ctx: int,
-        n_vocab: int,
+        n_vocab: int, constraint: Rule | None = None,
     ) -> None:  # fmt: skip
-        """`ids`: checked ones, at most `n_ctx`. Raises ValueError."""
+        """`ids`: checked ones, at most `n_ctx`. `constraint`: what tokens may come; the text ends
+        where it is over. Raises ValueError."""
         self.ids, self.stats = list(ids), Stats(n_prompt=len(ids))
         self.sequence: CachedSequence | None = None
         self.events: deque[Event] = deque()
@@ -180,8 +176,10 @@ class Generation:
         self.params = params
         self._prompt_logprobs: list[TokenLogprob | None] = [None]
         self._sampler = Sampler(
-            params, n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer
-        )
+            params, n_vocab, prompt=ids, eog_ids=tokenizer.eog_ids, tokenizer=tokenizer,
+            constraint=constraint,
+        )  # fmt: skip
+        self._constraint = constraint
         self._text = StoppingDetokenizer(tokenizer, params.stop, skip_special=params.skip_special)
         self._arrived = time.perf_counter()
         self._begun = self._started = 0.0  # its prompt; its first token
@@ -200,6 +198,10 @@ class Generation:
     def n_left(self) -> int:
         """How many more tokens it may come to have."""
         return self._limit - self.stats.n_generated
+
+    def forced(self) -> list[int]:
+        """Tokens that likely come next: see `Rule.forced`."""
+        return [] if self._constraint is None else self._constraint.forced()
 
     def begin(self, sequence: CachedSequence) -> None:
         """Take a slot, which holds a beginning of `ids`; again, perhaps, after losing one."""
@@ -296,12 +298,14 @@ class Generation:
             logprobs = TokenLogprob.of(logits, token_id, n_top)
         if token_id in self._end_ids:
             return self._end("stop", logprobs)
-        self._sampler.accept(token_id)
+        self._sampler.choose(token_id)
         self.ids.append(token_id)
         stats.n_generated += 1
         stats.generate_seconds = time.perf_counter() - self._started
         self.events.append(Chunk(self._text.push(token_id), token_id, logprobs=logprobs))
-        if stats.n_generated == self._limit or self._text.matched:
+        if self._constraint is not None and self._constraint.is_over:
+            self._end("stop")
+        elif stats.n_generated == self._limit or self._text.matched:
             self._end("length")
         return None
 
@@ -332,18 +336,3 @@ def _forget(sequence: CachedSequence, n: int) -> None:
     """All that a slot holds beyond `n` tokens, or all where it cannot go on there."""
     if len(sequence.ids) > n:
         sequence.truncate(n if sequence.can_go_on_at(n) else 0)
-
-
-def checked(logits: Logits) -> Logits:
-    """The same logits. Raises NonFiniteLogits where one is NaN or infinite."""
-    if math.isnan(logits.blocks.total):
-        finite(logits.values)
-    return logits
-
-
-def finite(logits: Floats) -> Floats:
-    """The same logits. Raises NonFiniteLogits where one is NaN or infinite."""
-    for extreme in (logits.min(), logits.max()):  # of NaN and numbers, both are NaN
-        if not math.isfinite(extreme):
-            raise NonFiniteLogits(f"the model's logits are not all finite: {extreme} is among them")
-    return logits

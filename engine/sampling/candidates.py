@@ -34,7 +34,10 @@ class Candidates:
 
     @classmethod
     def all(cls, logits: Logits) -> Candidates:
-        """Every token; all logits are finite."""
+        """Every token, by logits that are finite or -inf. Raises `NonFiniteLogits` if all are
+        -inf."""
+        if logits.blocks.highest == -math.inf:
+            checked(logits.values)
         return cls(all_ids(logits.values.size), logits.values, blocks=logits.blocks)
 
     def keep(self, which: NDArray[np.bool_] | slice) -> Candidates:
@@ -70,7 +73,17 @@ class Candidates:
 
     def top(self, k: int) -> Candidates:
         """The k highest, in order; of equal ones, the lower ids."""
-        return self.at_least(self._lower_bound(k)).ordered().keep(slice(k))
+        lowest = float(np.finfo(self.logits.dtype).min)
+        top = self.at_least(max(self._lower_bound(k), lowest)).ordered().keep(slice(k))
+        n, lacking = len(top.ids), min(k, len(self.ids)) - len(top.ids)
+        if not lacking:
+            return top
+        index = np.flatnonzero(self.logits[: n + lacking] == -math.inf)[:lacking]
+        ids, logits = (
+            np.concatenate([few, all[index]])
+            for few, all in ((top.ids, self.ids), (top.logits, self.logits))
+        )
+        return Candidates(ids, logits, in_order=True)
 
     def _lower_bound(self, k: int) -> float:
         """A number that at least k logits reach, and few more, at the price of little more than
@@ -146,7 +159,7 @@ def checked(logits: NDArray[np.floating]) -> NDArray[np.floating]:
     """The same logits; raises `NonFiniteLogits` unless the highest is finite and none is NaN."""
     if not math.isfinite(logits.max()):  # of anything and NaN, the maximum is NaN
         wrong = np.flatnonzero(~(logits < np.inf))
-        found = "all are -inf"
+        found = "all are -inf, by logit_bias, min_tokens, logits_processors or the answer's shape"
         if len(wrong):
             found = f"token {wrong[0]} has {logits[wrong[0]]} ({len(wrong)} are NaN or +Inf)"
         raise NonFiniteLogits(f"no token can be chosen by these logits: {found}")

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linnet.engine.sampling.candidates import Candidates, checked, draw
+from linnet.engine.sampling.constraint import Rule
 from linnet.engine.sampling.dry import breaker_tails, dry
 from linnet.engine.sampling.history import History
 from linnet.engine.sampling.logits import Logits, all_ids
+from linnet.engine.sampling.mask import Mask
 from linnet.engine.sampling.params import SamplingParams
 from linnet.engine.sampling.samplers import (
     logit_bias,
@@ -47,10 +49,12 @@ class Sampler:
         prompt: Iterable[int] = (),
         eog_ids: Collection[int] = (),
         tokenizer: Tokenizer | None = None,
+        constraint: Rule | None = None,
     ) -> None:
         """`prompt` are tokens that penalties look back on; `eog_ids` those that end a generation,
         which `params.ignore_eos` and `min_tokens` rule out; `tokenizer` is needed for
-        `dry_sequence_breakers`.
+        `dry_sequence_breakers`. `constraint`: what tokens may come; others have logits of -inf
+        after the processors and before any sampler.
 
         Raises `ValueError` for an id out of the vocabulary, and for a tokenizer that is missing;
         `TokenizerError` for a sequence breaker that the vocabulary has no way to write.
@@ -64,6 +68,7 @@ class Sampler:
         self._params = params
         self._n_vocab, self._ends = n_vocab, np.array(sorted({*eog_ids, *params.stop_token_ids}))
         self._chain = make_chain(params)
+        self._constraint = constraint
         breakers = params.dry_sequence_breakers if dry in self._chain else ()
         self.history = History.of(params, breaker_tails(breakers, tokenizer))
         for token_id in params.logit_bias:
@@ -89,10 +94,10 @@ class Sampler:
         return int(candidates.ids[draw(candidates, self.history.random)])
 
     def _candidates(self, logits: NDArray[np.float32] | Logits) -> Candidates:
-        """All tokens, by the logits that the processors leave."""
-        processors = self._params.logits_processors
+        """All tokens, by the logits that the processors and the constraint leave."""
+        processors, mask = self._params.logits_processors, self._filled_mask()
         if isinstance(logits, Logits) and not processors:
-            return Candidates.all(logits)
+            return Candidates.all(logits if mask is None else mask.apply(logits))
         values = np.asarray(logits.values if isinstance(logits, Logits) else logits, np.float32)
         if values.shape != (self._n_vocab,):
             raise ValueError(f"logits have shape {values.shape}; it must be {(self._n_vocab,)}")
@@ -104,12 +109,27 @@ class Sampler:
                 limits = f"an array of float32 {values.shape}"
                 raise ValueError(f"logits_processors[{i}] returned {found}; it must be {limits}")
             values = given
+        if mask is not None:
+            values = mask.of(values)
         return Candidates(all_ids(self._n_vocab), checked(values))
+
+    def _filled_mask(self) -> Mask | None:
+        """Of the tokens that may come next; None where any may."""
+        if self._constraint is None or self._constraint.is_free:
+            return None
+        self._constraint.fill()
+        return self._constraint.mask
 
     def accept(self, token_id: int) -> None:
         """Count `token_id` as part of the text; raises `ValueError` if it is out of range."""
         self._check_id("token id", token_id)
         self.history.append(token_id)
+
+    def choose(self, token_id: int) -> None:
+        """The same of one that `sample` gave."""
+        if self._constraint is not None:
+            self._constraint.accept(token_id)
+        self.accept(token_id)
 
     def _check_id(self, name: str, token_id: int) -> None:
         if not 0 <= token_id < self._n_vocab:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import reprlib
 import warnings
@@ -112,3 +113,27 @@ def callables(name: str, value: object) -> tuple[Callable[..., Any], ...]:
         if not callable(each):
             raise error(f"{name}[{i}]", each, "callable")
     return tuple(value)
+
+
+def text(name: str, value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise error(name, value, "a text of at least 1 character, or None")
+
+
+def schema(name: str, value: Any) -> dict[str, Any] | bool | None:
+    """A JSON schema, given as such, as JSON text, or as a pydantic model."""
+    if hasattr(value, "model_json_schema"):
+        value = value.model_json_schema()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as wrong:
+            raise ValueError(f"{name} is no JSON: {wrong}") from wrong
+        if isinstance(value, bool):
+            return value
+    if not isinstance(value, Mapping):
+        raise error(name, value, "a JSON schema: an object, or a boolean")
+    return {"type": "object"} if not value else dict(value)

@@ -20,7 +20,9 @@ from linnet.engine.sampling.parameter import (
     error,
     number,
     ranged,
+    schema,
     strings,
+    text,
     token_ids,
 )
 
@@ -34,6 +36,7 @@ DEFAULT_ORDER: Final = (
 )  # fmt: skip
 
 MOST_LOGPROBS: Final = 20  # likeliest tokens; as in OpenAI's API
+SHAPES: Final = ("json_schema", "regex", "choice", "grammar")  # of answers
 LogitsProcessor: TypeAlias = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
 
 _MAX_BIAS: Final = 1000
@@ -130,6 +133,10 @@ class SamplingParams:
         None for none at all. See `TokenLogprob`.
     `prompt_logprobs`: the same of the prompt's tokens, whose passes then are of 32 tokens and reuse
         nothing that is cached.
+    `json_schema`: answer in JSON that this schema allows, a dict, JSON text, a boolean or a
+        pydantic model; {} allows any object. `regex`: with what the expression matches. `choice`:
+        with one of these texts. `grammar`: by one in GBNF or Lark. At most one of them; an answer
+        that `max_tokens` ends is cut. Needs linnet[structured].
     `logits_processors`: functions of all token ids so far, the prompt's first, and of a copy of the
         logits, f32 (n_vocab,), to other such logits; called one after another before anything else.
 
@@ -226,13 +233,39 @@ class SamplingParams:
     logits_processors: Sequence[LogitsProcessor] = field(
         default=(), hash=False, metadata={"check": callables}
     )
+    json_schema: Mapping[str, Any] | bool | None = field(default=None, hash=False, metadata={
+        "check": schema, "flags": ["-j", "--json-schema"],
+        "argument": {"metavar": "SCHEMA", "help": "answer in JSON that a schema "
+                     "allows; {}: any object"},
+    })  # fmt: skip
+    regex: str | None = field(default=None, metadata={"check": text, "flags": ["--regex"],
+        "argument": {"metavar": "EXPRESSION", "help": "answer with what the expression matches"},
+    })  # fmt: skip
+    choice: Sequence[str] = field(default=(), metadata={"check": strings, "flags": ["--choice"],
+        "argument": {"action": "append", "metavar": "TEXT", "help": "answer with one of these; to "
+                     "be repeated"},
+    })  # fmt: skip
+    grammar: str | None = field(default=None, metadata={"check": text, "flags": ["--grammar"],
+        "argument": {"metavar": "GRAMMAR", "help": "answer by a grammar in GBNF or Lark"},
+    })  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, parameter in PARAMETERS.items():
             object.__setattr__(self, name, parameter.check(name, getattr(self, name)))
+        if len(shapes := self._shapes) > 1:
+            raise ValueError(f"{' and '.join(shapes)} are given; an answer has one shape")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             limit = f"at most max_tokens, which is {self.max_tokens}"
             raise error("min_tokens", self.min_tokens, limit)
+
+    @property
+    def shape(self) -> str | None:
+        """The name of the field that gives the answer's, if one does."""
+        return next(iter(self._shapes), None)
+
+    @property
+    def _shapes(self) -> list[str]:
+        return [name for name in SHAPES if getattr(self, name) not in (None, ())]
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object], **given: Any) -> SamplingParams:

@@ -8,9 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from linnet.engine.async_llm import AsyncLLM
-from linnet.engine.chat.formats.parts import Part
+from linnet.engine.chat_request import TextRequest
 from linnet.engine.running.generation import Chunk, Generation, PromptProgress, Stats
-from linnet.engine.sampling.params import SamplingParams
 from linnet.engine.server.errors import APIError, failed
 from linnet.engine.server.metrics import Metrics, Watch
 from linnet.kernels.runtime.team import Interrupted
@@ -18,29 +17,25 @@ from linnet.kernels.runtime.team import Interrupted
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What a request asks for, whatever its wire format.
+    """What a body asks for, whatever its wire format.
 
-    `ids`: the prompt's. `n`: answers to it; those after the first have the next seeds. `is_chat`:
-    answers are read for reasoning, content and tool calls, as the `part` of each chunk; without
-    `tells_reasoning` that stays in the content, and without `parallel_calls` an answer ends with
-    its first call. `param`: the field that the prompt came in, for errors.
+    `n`: answers to the request; those after the first have the next seeds. For errors, `param`: the
+    field that the prompt came in; `shaped_by`: that which asks for a shape, if one does.
     """
 
-    ids: Sequence[int]
-    params: SamplingParams
+    request: TextRequest
     n: int = 1
-    is_chat: bool = False
-    tells_reasoning: bool = True
-    parallel_calls: bool = True
     param: str = "messages"
+    shaped_by: str | None = None
 
     @property
-    def each(self) -> list[SamplingParams]:
+    def each(self) -> list[TextRequest]:
         """Of each answer."""
-        seed = self.params.seed
+        request, seed = self.request, self.request.params.seed
         if seed is None:
-            return [self.params] * self.n
-        return [replace(self.params, seed=(seed + i) % 2**64) for i in range(self.n)]
+            return [request] * self.n
+        seeds = [(seed + i) % 2**64 for i in range(self.n)]
+        return [replace(request, params=replace(request.params, seed=each)) for each in seeds]
 
 
 class Answers:
@@ -56,7 +51,7 @@ class Answers:
         timeout: float, metrics: Metrics, on_close: Callable[[int], None],
     ) -> None:  # fmt: skip
         """`generations`: of each answer. `on_close` is told how many they were."""
-        self.calls = [call for call in calls for _ in range(call.n)]  # of each answer
+        self.requests = [request for call in calls for request in call.each]  # of each answer
         self.generations = generations
         self._last: dict[int, Chunk] = {}
         self._llm, self._metrics, self._on_close = llm, metrics, on_close
@@ -119,12 +114,7 @@ class Answers:
     async def _one(
         self, index: int, generation: Generation
     ) -> AsyncGenerator[tuple[int, Chunk | PromptProgress]]:
-        call = self.calls[index]
-        reader = None
-        if call.is_chat:
-            reader = self._llm.llm.answer_reader(
-                call.ids, call.params, tells_reasoning=call.tells_reasoning
-            )
+        reader = self.requests[index].reader(generation)
         async with aclosing(self._llm.events(generation)) as events:
             async for event in events:
                 if isinstance(event, Exception):
@@ -132,19 +122,11 @@ class Answers:
                 if isinstance(event, PromptProgress):
                     yield index, event
                     continue
-                ends = False
-                if reader:
-                    part = reader.push(event.token_id, event.text)
-                    if part.tool_calls and not call.parallel_calls:
-                        part, ends = part._replace(tool_calls=part.tool_calls[:1]), True
-                    event = replace(event, part=part)
-                if ends and event.finish_reason is None:
-                    yield index, event
-                    event = Chunk("", finish_reason="stop", stats=generation.stats, part=Part())
-                if event.finish_reason is not None:
-                    self._last[index] = event
-                yield index, event
-                if ends:
+                for chunk in reader.read(event):
+                    if chunk.finish_reason is not None:
+                        self._last[index] = chunk
+                    yield index, chunk
+                if reader.is_over:
                     return
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from linnet.engine.chat.sandbox import TemplateError
 from linnet.engine.running.sequence import ContextOverflow
+from linnet.engine.sampling.constraint import ConstraintError
 from linnet.engine.server.log import log_failure
 from linnet.kernels.runtime.team import Interrupted
 
@@ -95,6 +96,8 @@ def refused(error: Exception, *, param: str | None = None) -> APIError:
         )  # fmt: skip
     if isinstance(error, ValueError | TemplateError):
         return APIError(400, _one_line(error), param=param)
+    if isinstance(error, ModuleNotFoundError):
+        return APIError(501, _one_line(error), param=param)
     if isinstance(error, RecursionError):
         return APIError(400, "the body is nested too deeply", param=param)
     return failed(error)
@@ -104,12 +107,19 @@ def failed(error: Exception) -> APIError:
     """What to answer where a request was begun, and failed. What nobody foresaw is logged."""
     if isinstance(error, APIError):
         return error
+    if isinstance(error, ConstraintError):  # one that is too much for its limits
+        return APIError(400, _one_line(error))
     if isinstance(error, Interrupted):
         return unavailable("the server is shutting down")
     if isinstance(error, TimeoutError):
         return APIError(503, "the request took longer than --timeout", code="timeout")
     log_failure(error)
     return APIError(500, _one_line(error) or type(error).__name__)
+
+
+def unsupported(name: str, remedy: str, *, param: str | None = None) -> APIError:
+    """For a field that is known, and that nothing here can do; `param`: the one that it is in."""
+    return APIError(400, f"{name} is not supported; {remedy}", param=param or name)
 
 
 def unavailable(message: str) -> APIError:

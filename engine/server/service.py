@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from linnet import __version__
 from linnet.engine.async_llm import AsyncLLM
 from linnet.engine.chat.template import RESERVED, template_variables
-from linnet.engine.sampling.params import PARAMETERS, SamplingParams
+from linnet.engine.sampling.constraint import ConstraintError
+from linnet.engine.sampling.params import PARAMETERS, SHAPES, SamplingParams
 from linnet.engine.server.answers import Answers, Call
 from linnet.engine.server.errors import APIError, refused, unavailable
 from linnet.engine.server.metrics import Metrics
@@ -18,6 +19,7 @@ from linnet.engine.server.settings import Settings
 from linnet.engine.text.tokenizer import Tokenizer
 
 NOT_VARIABLES = RESERVED | {"tools", "begun"}  # arguments of their own
+OF_CHAT = {"tools", "tool_choice", "reasoning_budget"}  # fields of ChatRequest
 _T = TypeVar("_T")
 
 
@@ -80,13 +82,23 @@ class Service:
 
     def params(self, given: Mapping[str, Any]) -> SamplingParams:
         """What a request gives, else what the server was started with, else the file's."""
-        llm, fields = self.llm.llm, {**self.settings.sampling, **given}
+        is_shaped = not given.keys().isdisjoint(SHAPES)  # in place of what the server has for all
+        ours = self.settings.sampling.items()
+        fields = {name: value for name, value in ours if not (is_shaped and name in SHAPES)}
+        llm, fields = self.llm.llm, {**fields, **given}
         if "logit_bias" in fields:
             fields["logit_bias"] = _by_id(fields["logit_bias"], llm.tokenizer)
         try:
             return llm.sampling_params(**fields)
         except ValueError as error:
             raise APIError(400, str(error), param=_field(error)) from error
+
+    def reasoning_budget(self, given: int | None) -> int | None:
+        """Tokens, or None without a limit: what a request gives, where -1 is none, or what the
+        server was started with."""
+        if given is None:
+            return self.settings.reasoning_budget
+        return None if given == -1 else given
 
     def check_model(self, name: str | None) -> None:
         """Raises APIError, with --strict-model, for one that is not served here."""
@@ -111,7 +123,7 @@ class Service:
 
         def encoded() -> list[int]:
             template, values = self.llm.llm.chat_template, template_variables(given)
-            return template.encode(earlier, tools=tools, begun=begun, **values)
+            return template.encode(earlier, tools=tools or None, begun=begun, **values)
 
         return await self._templated(encoded, param)
 
@@ -126,7 +138,7 @@ class Service:
 
         def rendered() -> str:
             template, values = self.llm.llm.chat_template, template_variables(given)
-            return template.render(earlier, tools=tools, **values) + begun
+            return template.render(earlier, tools=tools or None, **values) + begun
 
         return await self._templated(rendered)
 
@@ -164,17 +176,28 @@ class Service:
         self.enter(n, calls[0].param)
         try:
             generations = await llm.aside(
-                lambda: [llm.llm.generation(call.ids, each) for call in calls for each in call.each]
+                lambda: [request.generation() for call in calls for request in call.each]
             )
         except BaseException as error:
             self.leave(n)
             if isinstance(error, Exception):
-                raise refused(error, param=_field(error) or calls[0].param) from error
+                raise refused(error, param=_blamed(error, calls[0])) from error
             raise
         return Answers(
             llm, calls, generations, timeout=self.settings.timeout, metrics=self.metrics,
             on_close=self.leave,
         )  # fmt: skip
+
+
+def _blamed(error: Exception, call: Call) -> str:
+    """The field of a call that an error is about."""
+    first = str(error).partition(" ")[0].removesuffix(":")
+    if first in OF_CHAT:
+        return first
+    name = _field(error)
+    if name in SHAPES or isinstance(error, ConstraintError | ModuleNotFoundError):
+        return call.shaped_by or name or "tools"
+    return name or call.param
 
 
 def _field(error: Exception) -> str | None:

@@ -17,8 +17,9 @@ class Settings:
     `timeout`, `shutdown_timeout`: seconds that a request, and those under way at the end, may take.
     `keepalive`: seconds without an event after which a stream has a comment.
     `sampling`: fields of SamplingParams for requests that do not say; `variables`: the same for
-    templates. `reasoning`: whether content comes without it, in a field of its own. `pooling`: of
-    embeddings, None for the file's own. `has_metrics`, `has_slots`, `has_page`: endpoints to have.
+    templates; `reasoning_budget`: the same in tokens, None for no limit. `reasoning`: whether
+    content comes without it, in a field of its own. `pooling`: of embeddings, None for the file's
+    own. `has_metrics`, `has_slots`, `has_page`: endpoints to have.
     `metrics_compat`: llama-server's names in /metrics, too.
     """
 
@@ -35,6 +36,7 @@ class Settings:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Any] = field(default_factory=dict)
     reasoning: bool = True
+    reasoning_budget: int | None = None
     pooling: str | None = None
     has_metrics: bool = True
     metrics_compat: bool = False

@@ -157,6 +157,11 @@ class Tokenizer:
                 ids += self._algorithm.encode(space + revealed(part))
         return ids
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """The ids of a text that goes on from another: nothing is put in front of it, no control
+        token is parsed."""
+        return self._algorithm.encode(_well_formed(text))
+
     def decode(
         self, ids: Iterable[int], *, skip_special: bool = True, continues: bool = False
     ) -> str:

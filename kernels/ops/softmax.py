@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from linnet.kernels.ir import f32
+from linnet.kernels.ir import Pointer, f32, u32
 from linnet.kernels.ir.functions import exp_or_zero
 from linnet.kernels.isa import ISA
 from linnet.kernels.ops.base import Array, Float32s, Int, Op, OpKernel
 
 BLOCK: Final = 256  # columns
+LOWEST: Final = -3.4028234663852886e38  # of finite f32 numbers
 
 
 @dataclass(frozen=True)
@@ -65,3 +66,66 @@ class SoftmaxBlocks(Op):
             highest = np.repeat(maxima.reshape(len(rows), -1), BLOCK, axis=1)[:, :width]
             powers = np.exp(rows - highest) + (rows - rows)
             sums[...] = np.add.reduceat(powers, firsts, axis=1).reshape(sums.shape)
+
+
+@dataclass(frozen=True)
+class MaskBlocks(Op):
+    """A row with -inf where a bit is not set, and the blocks of what is left: see `SoftmaxBlocks`.
+
+    x, out: f32 (n_rows, width), x finite; mask: u32 (n_rows, width / 32 rounded up), bit i % 32 of
+    word i / 32 for column i; maxima, sums: f32 (n_rows, n_blocks); an item is a block.
+
+        for row, block in items:
+            out[row][block] = x where its bit is set, else -inf
+            maxima[row][block] = max(out[row][block])
+            sums[row][block] = sum of exp(out[row][block] - maxima[row][block]), or 0 if none is set
+    """
+
+    writes = frozenset({"out", "maxima", "sums"})
+
+    def items(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return -(-sizes["width"] // BLOCK), 1
+
+    def chunk(self, isa: ISA, **sizes: Any) -> tuple[int, int]:
+        return 16, 16
+
+    def emit(
+        self, k: OpKernel, x: Float32s, mask: Pointer, out: Float32s, maxima: Float32s,
+        sums: Float32s, width: Int,
+    ) -> None:  # fmt: skip
+        sizes = k.isa.lanes, 1
+        n_blocks, n_words = (width + (BLOCK - 1)) // BLOCK, (width + 31) // 32
+        for item in k.items("block"):
+            row, first = item // n_blocks, item % n_blocks * BLOCK
+            source, target = (rows.at(row * width + first) for rows in (x, out))
+            words = mask.at((row * n_words + first // 32) * 4)
+            n = k.minimum(width - first, BLOCK)
+            highest = {size: k.cell(k.constant(f32[size], -np.inf), "highest") for size in sizes}
+            totals = {size: k.cell(f32[size], "total") for size in sizes}
+            for size, i in k.strips(n, sizes):
+                bits = words.load(u32, i // 32 * 4) >> (i % 32).to(u32)
+                if size > 1:
+                    bits = bits.splat(size) >> k.constant(u32[size], range(size))
+                strip = (bits & 1).equals(1).select(source.load(i, size), -np.inf)
+                target.store(strip, i)
+                highest[size].set(k.maximum(highest[size].get(), strip))
+            maximum = k.maximum(*(cell.get().max() for cell in highest.values()))
+            base = k.maximum(maximum, LOWEST)
+            for size, i in k.strips(n, sizes):
+                total = totals[size]
+                total.set(total.get() + exp_or_zero(k, target.load(i, size) - base))
+            maxima.store(maximum, item)
+            wide, single = (cell.get().sum() for cell in totals.values())
+            sums.store(wide + single, item)
+
+    def reference(
+        self, x: Array, mask: Array, out: Array, maxima: Array, sums: Array, width: int
+    ) -> None:
+        bits = np.unpackbits(mask.view(np.uint8), axis=-1, bitorder="little")
+        is_set = bits.reshape(len(mask), -1)[:, :width].astype(bool)
+        out[...] = np.where(is_set, x, -np.inf)
+        firsts = np.arange(0, width, BLOCK)
+        maxima[...] = np.maximum.reduceat(out, firsts, axis=1).reshape(maxima.shape)
+        highest = np.repeat(np.maximum(maxima, LOWEST).reshape(len(x), -1), BLOCK, axis=1)
+        powers = np.exp(out.astype(np.float64) - highest[:, :width])
+        sums[...] = np.add.reduceat(powers, firsts, axis=1).reshape(sums.shape)

@@ -22,7 +22,8 @@ from linnet.kernels.ops.accumulators import Accumulators
 from linnet.kernels.products.activations import Span
 from linnet.kernels.products.interleave import GROUP, GROUPS, RUN, RUNS
 from linnet.kernels.quants import QuantType
-from linnet.kernels.quants.base import Blocks, Factors, Unpacked
+from linnet.kernels.quants.base import Factors, Unpacked
+from linnet.kernels.quants.blocks import Blocks
 
 LANES = 2 * GROUPS
 QUADS = range(0, LANES, 4)  # lanes of two groups

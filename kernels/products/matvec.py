@@ -15,7 +15,7 @@ from linnet.kernels.products.base import MatrixProduct
 from linnet.kernels.products.folds import Sums, add_spans
 from linnet.kernels.products.interleave import GROUP, SPAN
 from linnet.kernels.quants import QuantType, WeightType
-from linnet.kernels.quants.base import Blocks
+from linnet.kernels.quants.blocks import Blocks
 from linnet.kernels.quants.packed_rows import chunks, prefetch_ahead, row_stride
 
 MOST_FOLDS = 8  # whose sums stay in registers, beside weights of two rows

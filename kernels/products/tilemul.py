@@ -124,8 +124,6 @@ class TileMatMul(MatrixProduct):
         self, k: OpKernel, weights: Pointer, x: Pointer, out: Float32s, n_columns: Int, n_out: Int,
         n_rows: Int64s,
     ) -> None:  # fmt: skip
-        if k.isa.tiles is None:
-            raise TypeError(f"{k.isa.name} has no tiles")
         panels = Panels(k, x, out, n_columns, n_out, n_rows.load())
         panels.tiles.configure_whole(panels.configuration)
         for start in k.range(k.last, k.first, TOGETHER, name="panels"):
@@ -149,7 +147,8 @@ class Panels:
         self, k: OpKernel, x: Pointer, out: Float32s, n_columns: Value, n_out: Value,
         n_tokens: Value,
     ) -> None:  # fmt: skip
-        assert k.isa.tiles is not None
+        if k.isa.tiles is None:
+            raise TypeError(f"{k.isa.name} has no tiles")
         self.k, self.tiles = k, k.isa.tiles(k)
         self._x, self._out, self._n_out, self._n_tokens = x, out, n_out, n_tokens
         self._n_columns = n_columns

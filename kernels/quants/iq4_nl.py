@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from linnet.kernels.ir import Value
-from linnet.kernels.quants.base import (
-    Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-    nibble_runs_of_blocks,
-    nibbles,
-    nibbles_of,
-)
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
+from linnet.kernels.quants.blocks import Blocks, nibble_runs_of_blocks, nibbles
 
 LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # ggml's
 ZERO = 127  # the lane of level 0, were there one

@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, i16, i32, u16
-from linnet.kernels.quants.base import (
-    Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-    nibble_runs,
-    nibbles,
-    nibbles_of,
-)
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
+from linnet.kernels.quants.blocks import Blocks, nibble_runs, nibbles
 from linnet.kernels.quants.iq4_nl import LANES, LEVELS, ZERO
 
 

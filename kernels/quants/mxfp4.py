@@ -8,17 +8,15 @@ import numpy as np
 
 from linnet.kernels.ir import Value, f32, i32, u32
 from linnet.kernels.quants.base import (
-    Blocks,
     Bytes,
     Factors,
     Floats,
     QuantType,
     Records,
     Unpacked,
-    nibble_runs_of_blocks,
-    nibbles,
     nibbles_of,
 )
+from linnet.kernels.quants.blocks import Blocks, nibble_runs_of_blocks, nibbles
 
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the e2m1 numbers
 LANES = tuple(level + 12 for level in LEVELS)

@@ -7,16 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, u8, u16, u32
-from linnet.kernels.quants.base import (
-    Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-    nibbles_of,
-    shifted,
-)
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
+from linnet.kernels.quants.blocks import Blocks, shifted
 from linnet.kernels.quants.mxfp4 import LANES, LEVELS
 
 BYTES_TWICE = [8 * (lane // 16) + lane % 8 for lane in range(64)]  # every eight, and again

@@ -7,17 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, i16, u8
-from linnet.kernels.quants.base import (
-    Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-    eights,
-    shifted,
-    shifted_eights,
-)
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.blocks import Blocks, eights, shifted, shifted_eights
 
 PAIRS_OF_BITS = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
 

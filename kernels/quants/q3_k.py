@@ -7,16 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, i8, i16
-from linnet.kernels.quants.base import (
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
+from linnet.kernels.quants.blocks import (
     Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
     eights,
     nibbles,
-    nibbles_of,
     rotated_eights,
     shifted,
     shifted_eights,

@@ -7,18 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, u8, u32
-from linnet.kernels.quants.base import (
-    Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-    nibble_runs_of_blocks,
-    nibbles,
-    nibbles_of,
-    split_nibbles,
-)
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
+from linnet.kernels.quants.blocks import Blocks, nibble_runs_of_blocks, nibbles, split_nibbles
 from linnet.kernels.quants.search import nibble_pairs, with_line, with_scale
 
 

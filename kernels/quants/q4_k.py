@@ -8,17 +8,8 @@ from itertools import product
 import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, u8, u16, u32
-from linnet.kernels.quants.base import (
-    Blocks,
-    Bytes,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-    eights,
-    shifted_eights,
-)
+from linnet.kernels.quants.base import Bytes, Factors, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.blocks import Blocks, eights, shifted_eights
 from linnet.kernels.quants.search import (
     best_line,
     blocks_of,

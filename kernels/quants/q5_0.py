@@ -8,16 +8,18 @@ import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, u1, u8, u32, u64
 from linnet.kernels.quants.base import (
-    Blocks,
     Bytes,
     Factors,
     Floats,
     QuantType,
     Records,
     Unpacked,
+    nibbles_of,
+)
+from linnet.kernels.quants.blocks import (
+    Blocks,
     nibble_runs_of_blocks,
     nibbles,
-    nibbles_of,
     split_nibbles,
     with_bit,
 )

@@ -7,18 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from linnet.kernels.ir import Value
-from linnet.kernels.quants.base import (
-    Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-    eights,
-    rotated_eights,
-    shifted_eights,
-    with_bit,
-)
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.blocks import Blocks, eights, rotated_eights, shifted_eights, with_bit
 from linnet.kernels.quants.q4_k import (
     NIBBLE_SHIFTS,
     PAIRS_APART,

@@ -7,18 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, i8
-from linnet.kernels.quants.base import (
-    Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-    eights,
-    rotated_eights,
-    shifted,
-    shifted_eights,
-)
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.blocks import Blocks, eights, rotated_eights, shifted, shifted_eights
 from linnet.kernels.quants.search import (
     best_scale,
     blocks_of,

@@ -6,14 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from linnet.kernels.quants.base import (
-    Blocks,
-    Factors,
-    Floats,
-    QuantType,
-    Records,
-    Unpacked,
-)
+from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked
+from linnet.kernels.quants.blocks import Blocks
 from linnet.kernels.quants.search import with_scale
 
 

@@ -9,13 +9,19 @@ import pytest
 from support.byte_pairs import CONTROL, NORMAL, USER_DEFINED, build
 
 from linnet.engine.chat.answers import AnswerReader
-from linnet.engine.chat.formats import CALLS, CHANNELS, REASONING, format_of
+from linnet.engine.chat.formats import format_of
 from linnet.engine.chat.formats.parts import Part, joined, read
+from linnet.engine.chat.formats.table import CHANNELS, FORMATS, REASONING
+from linnet.engine.chat.formats.tagged import Tagged
 from linnet.engine.chat.template import ChatTemplate
 from linnet.engine.text.stopping import StoppingDetokenizer
 from linnet.engine.text.tokenizer import Tokenizer
 
-MARKERS = (*(tag for pair in (*REASONING, *CALLS) for tag in pair), *CHANNELS.markers)
+MARKERS = (
+    *(tag for pair in REASONING for tag in pair),
+    *FORMATS["hermes"].format.markers,
+    *CHANNELS.markers,
+)
 TYPES = {"control": CONTROL, "user-defined": USER_DEFINED, "normal": NORMAL}
 TOKENIZERS = {name: build(specials=dict.fromkeys(MARKERS, type)) for name, type in TYPES.items()}
 TOKENIZERS["text"] = build()
@@ -53,7 +59,7 @@ ANSWERS = [
     (THINK, "<think>\n", "why\n\nand how\n</think>\nyes", Part("why\n\nand how", "yes")),
     (THINK, "<think>\n\n</think>\n\n", "yes", Part("", "yes")),
     (THINK, "<think>", "cut sh", Part("cut sh", "")),
-    (THINK, "", "a <think>b</think> c", Part("b", "ac")),
+    (THINK, "", "a <think>b</think> c", Part("b", "a  c")),
     (THINK, "", "yes</think>no", Part("", "yes</think>no")),
     (THINK, "<think>", "a <think> b </think>c", Part("a <think> b", "c")),
     ("[/THINK]", "", "[THINK]why[/THINK]yes", Part("why", "yes")),
@@ -64,7 +70,7 @@ ANSWERS = [
      '\n<tool_call>{"name": "g", "parameters": {"a": null}}</tool_call>\n',
      Part("why", "I see.", (call("f", {}), call("g", {"a": None})))),
     (THINK, "", '<tool_call>[{"name": "f"}, {"name": "g", "arguments": "{}"}]</tool_call>',
-     Part("", "", (call("f", {}), call("g", "{}")))),
+     Part("", "", (call("f", {}), call("g", {})))),
     (THINK, "", '<tool_call>{"name": "f", "arguments": {"a": "<think>"}}',
      Part("", "", (call("f", {"a": "<think>"}),))),
     (THINK, "", "a \n<tool_call>\n<function=f></function>\n</tool_call> b",
@@ -82,12 +88,15 @@ ANSWERS = [
      "Wait.<|end|><|start|>assistant<|channel|>commentary to=functions.get_it <|constrain|>json"
      '<|message|>{"a": 1}<|call|>', Part("one\n\ntwo", "Wait.", (call("get_it", {"a": 1}),))),
     (CHANNELED, "<|start|>assistant", " to=functions.f<|channel|>commentary json<|message|>{'a'",
-     Part("", "", (call("f", "{'a'"),))),
+     Part("", "{'a'")),
     (CHANNELED, "<|start|>assistant<|channel|>final<|message|>", "yes", Part("", "yes")),
     (CHANNELED, "<|start|>assistant<|channel|>analysis<|message|>", "wh", Part("wh", "")),
     (CHANNELED, "<|start|>assistant", "just text", Part("", "just text")),
     (CHANNELED, "", "just text", Part("", "just text")),
     (CHANNELED, "<|start|>assistant", "<|channel|>anal", Part()),
+    ("<function=</tool_call><tool_call></think>", "<think>\n", "why\n<tool_call>\n<function=f>\n"
+     "<parameter=x>\n1\n</parameter>\n</function>\n</tool_call>",
+     Part("why", "", (call("f", {"x": 1}),))),
 ]  # fmt: skip
 
 
@@ -241,7 +250,7 @@ def test_what_users_write_cuts_nothing_off() -> None:
 
 
 def test_every_pair_of_tags_is_told_from_the_others() -> None:
-    for one, other in pairwise((*REASONING, *CALLS)):
+    for one, other in pairwise(REASONING):
         assert not {*one} & {*other}
 
 
@@ -251,3 +260,24 @@ def test_answers_are_read_as_the_template_for_tools_has_them() -> None:
     template = ChatTemplate("{{ messages }}", CONTROLS, named={"tool_use": tools})
     answer = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
     assert read(template.format, answer).tool_calls == (call("f", {}),)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("""{"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}""", "llama3"),
+        ("""{{ '<tool' ~ '_call>' }}{{ {"name": call.name, "arguments": call.arguments} | tojson }}
+         {{- '</tool' ~ '_call>' }}""", "hermes"),
+        ("""call {{ call.name }} with {{ call.arguments | tojson }}""", None),
+    ],
+)  # fmt: skip
+def test_how_calls_are_written_is_seen_where_no_marker_tells(written: str, name: str) -> None:
+    source = """{% for m in messages %}{{ m.role }}: {{ m.content }}{% for tool_call in m.tool_calls
+        %}{% set call = tool_call.function %}CALL{% endfor %}<|endoftext|>{% endfor -%}
+        {% if add_generation_prompt %}assistant: {% endif %}{{ tools }}"""
+    source = source.replace("CALL", written)
+    source = source.replace("{{ tools }}", "").replace("{% for m", "{{ tools }}{% for m", 1)
+    format = ChatTemplate(source, CONTROLS).format
+    expected = None if name is None else FORMATS[name].format.calls
+    assert isinstance(format, Tagged)
+    assert format.calls == expected

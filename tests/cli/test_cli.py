@@ -309,6 +309,7 @@ def test_flags_reach_model_and_sampler(
     options = {
         "n_threads": 2, "n_ctx": 64, "n_batch": 7, "isa": "generic", "activations": "f32",
         "mmap": False, "ignore_unknown": True, "spec_type": "ngram", "draft_model": None,
+        "cache_type_k": None, "cache_type_v": None,
         "draft_max": 5,
     }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": params}
@@ -318,6 +319,7 @@ def test_flags_reach_model_and_sampler(
     options = {
         "n_threads": None, "n_ctx": None, "n_batch": PROMPT_TOKENS, "isa": None,
         "activations": "int8", "mmap": True, "ignore_unknown": False, "spec_type": None,
+        "cache_type_k": None, "cache_type_v": None,
         "draft_model": None, "draft_max": 7,
     }  # fmt: skip
     assert given == {"path": (path,), **options, "prompt": PROMPT, "params": SamplingParams()}

@@ -26,7 +26,7 @@ WINGS = {  # of each room, from the ground up: folders, and files that lie besid
     "models": ("parts", "architectures"),
     "engine": (
         "machine", "checks", "gguf", "text", "chat", "sampling", "running", "quantize", "measure",
-        "open_model", "llm", "async_llm", "openai", "compat", "server", "cli",
+        "open_model", "chat_request", "llm", "async_llm", "openai", "compat", "server", "cli",
     ),
 }  # fmt: skip
 MOST_LINES = 350

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support import ROOT
 from support.guarded_memory import Stretch
+from support.isas import isas_to_test
 from support.kernel_harness import LocalOp
 from support.random_calls import Caller, alike, make_case
 from support.random_cases import Case, close, exact, tolerance
@@ -24,6 +25,7 @@ from linnet.kernels.isa import ISA, ISAS
 from linnet.kernels.ops.base import Op, OpKernel
 from linnet.kernels.ops.peak import Peak, PeakDot, PeakFMA, PeakTiles
 from linnet.kernels.ops.rope import Rope
+from linnet.kernels.ops.split_attention import JoinSplits, SplitAttend
 from linnet.kernels.products.matmul import MatMul
 from linnet.kernels.products.matvec import FloatMatVec, MatVec
 from linnet.kernels.products.tilemul import TileMatMul
@@ -77,9 +79,10 @@ def test_every_kernel_is_called() -> None:
     """Whoever adds an op adds a random case of it."""
     types = list(WEIGHT_TYPES)
     cases = [make_case(1, number, types) for number in range(2000)]
-    # Clocks; rooflines, which read nothing; and matrix registers, which this CPU may lack.
-    others = {Probe, PeakDot, PeakFMA, PeakTiles, Peak, TileMatMul}
-    names = "Elementwise", "Unary", "WithNumber", "Gemv", "Pack"  # Pack is always lowered
+    # Clocks; rooflines, which read nothing; matrix registers, which this CPU may lack; attention in
+    # splits, whose parts are held against the whole where that is tested.
+    others = {Probe, PeakDot, PeakFMA, PeakTiles, Peak, TileMatMul, SplitAttend, JoinSplits}
+    names = "Elementwise", "Unary", "WithNumber", "Gemv", "Gemm", "Pack"  # Pack is always lowered
     abstract = {op for op in ops_of(Op) if op.__name__ in names}
     assert {type(case.op) for case in cases} == ops_of(Op) - others - abstract
     weights = {case.op.type.name for case in cases if isinstance(case.op, MatVec | FloatMatVec)}
@@ -157,7 +160,7 @@ def test_bits_that_depend_on_pieces_are_a_find() -> None:
 def test_bits_that_depend_on_the_instruction_set_are_a_find(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    isas = [isa.name for isa in available_isas() if isa.tiles is None]
+    isas = [isa.name for isa in isas_to_test() if isa.tiles is None]
     if len(isas) < 2:
         pytest.skip("this CPU has one instruction set")
     monkeypatch.setattr("support.random_calls.UNFUSED", (Copy,))

@@ -45,6 +45,7 @@ def test_an_unknown_isa_is_an_error_that_says_what_there_is(
 
 def test_an_isa_this_cpu_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     generic = ISAS[-1]
+    monkeypatch.delenv("LINNET_ISA", raising=False)
     monkeypatch.setattr(host, "available_isas", lambda: (generic,))
     with pytest.raises(ISAError, match="'avx2': this CPU lacks it; available here: generic"):
         choose_isa("avx2")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.isas import isas_to_test
 from support.kernel_harness import (
     IN_TURN,
     QUANT_TYPES,
@@ -34,7 +35,6 @@ from support.kernel_harness import (
 from support.random_cases import numbers
 from support.random_products import OFF, squared_error
 
-from linnet.kernels.compiler.host import available_isas
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir.functions import exp, log, softplus, tanh
 from linnet.kernels.isa import ISA, ISAS
@@ -60,7 +60,7 @@ from linnet.kernels.ops.norm import LayerNorm, RmsNorm
 from linnet.kernels.ops.rope import Rope, rope_table
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
 from linnet.kernels.ops.softmax import BLOCK as SOFTMAX_BLOCK
-from linnet.kernels.ops.softmax import SoftmaxBlocks
+from linnet.kernels.ops.softmax import MaskBlocks, SoftmaxBlocks
 from linnet.kernels.ops.work import Work
 from linnet.kernels.products.activations import STEPS, Quantize, packed_bytes
 from linnet.kernels.products.linear import FloatLinear, Linear, Pack
@@ -162,7 +162,7 @@ def shapes(type: WeightType, token_counts: tuple[int, ...]) -> list[tuple[int, i
 
 def some_rows(type: WeightType, isa: ISA) -> int:
     """A number of rows that a kernel is compiled for, in turn."""
-    turn = TYPES.index(type) + available_isas().index(isa)
+    turn = TYPES.index(type) + isas_to_test().index(isa)
     return (2, 3, 7, 8)[turn % 4]
 
 
@@ -235,7 +235,7 @@ def test_integers_are_summed_exactly_so_instruction_sets_give_the_same_bits(
     type = WEIGHT_TYPES[name]
     p = product(type, 3, 512 + (type.block if type.block < 256 else 0), 33)
     few, many = defaultdict[bool, set[bytes]](set), defaultdict[bool, set[bytes]](set)
-    for isa in available_isas():
+    for isa in isas_to_test():
         fused = "fma" in isa.needs
         few[fused].add(p.few_rows(library_for(isa), MatVec).tobytes())
         many[fused].add(p.many_rows(library_for(isa), MatMul).tobytes())
@@ -477,7 +477,7 @@ def test_all_instruction_sets_quantise_to_the_bits_of_the_reference(
 ) -> None:
     x = np.concatenate([activations(), numbers(np.random.default_rng(10), 5, 32 * 20, kind=kind)])
     expected = [part.tobytes() for part in groups_of(quantized(x))]
-    for isa in available_isas():
+    for isa in isas_to_test():
         packed = quantize(library_for(isa), x)
         assert [part.tobytes() for part in groups_of(packed)] == expected
 
@@ -573,6 +573,31 @@ def test_a_block_with_what_is_not_finite_has_no_sum(
     x[:] = -np.inf
     run(library, SoftmaxBlocks(), x=x, maxima=maxima, sums=sums, width=300)
     assert np.isnan(sums).all()
+
+
+@pytest.mark.parametrize("width", [1, 13, 256, 257, 4099])
+def test_masked_softmax_by_blocks(library: Library, width: int) -> None:
+    """Of no column, of one, of some, of all; bits beyond the row do not count."""
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((4, width)).astype(np.float32) * np.float32(30)
+    words = rng.integers(0, 1 << 32, (4, -(-width // 32)), np.uint32)
+    words[0], words[1], words[3] = 0, 0, 0xFFFFFFFF
+    words[1, (width - 1) // 32] = 1 << (width - 1) % 32
+    words[:, -1] |= np.uint32(0xFFFFFFFE << (width - 1) % 32 & 0xFFFFFFFF)
+    out, (maxima, sums) = unwritten(4, width), unwritten(2, 4, -(-width // SOFTMAX_BLOCK))
+    made: dict[str, Any] = {"out": out, "maxima": maxima, "sums": sums}
+    expected = {name: np.zeros(array.shape) for name, array in made.items()}
+    run(library, MaskBlocks(), 4, x=x, mask=words, width=width, **made)
+    MaskBlocks().reference(x=x, mask=words, width=width, **expected)
+    assert np.array_equal(out, expected["out"])
+    assert np.array_equal(maxima, expected["maxima"])
+    assert np.allclose(sums, expected["sums"], rtol=1e-6, atol=0)
+    assert (np.isinf(out[0]).all(), np.isinf(out[1]).sum(), sums[0].sum()) == (True, width - 1, 0)
+    blocks = unwritten(2, 1, maxima.shape[1])
+    run(library, SoftmaxBlocks(), x=x[3:], maxima=blocks[0], sums=blocks[1], width=width)
+    assert np.array_equal(out[3], x[3])
+    assert np.array_equal(blocks[0][0], maxima[3])
+    assert np.allclose(blocks[1][0], sums[3], rtol=1e-6, atol=0)
 
 
 # ---- norm and rope -------------------------------------------------------------------------------

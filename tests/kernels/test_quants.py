@@ -19,7 +19,7 @@ from support.made_types import MADE_TYPES
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, Pointer
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
-from linnet.kernels.quants.base import Blocks
+from linnet.kernels.quants.blocks import Blocks
 
 # Halves that a scale may be: zeros, subnormals at both ends, 1, the largest, infinity, NaN.
 ODD_HALVES = np.uint16(

@@ -482,5 +482,5 @@ def test_flags_reach_the_model(
     assert run(*command.split(), "-m", "tiny.gguf", *flags.split())[0] == 0
     assert given == {
         "n_threads": 2, "n_ctx": N_CTX, "n_batch": 7, "isa": "generic", "activations": "f32",
-        "mmap": False, "ignore_unknown": False,
+        "mmap": False, "ignore_unknown": False, "cache_type_k": None, "cache_type_v": None,
     }  # fmt: skip

@@ -96,7 +96,7 @@ def test_weights_are_small_and_around_zero(type: Any) -> None:
     ("name", "message"),
     [
         ("llama-9b:Q4_K_M", "model shape 'llama-9b' is unknown; it must be one of llama-3.2-1b, "),
-        ("llama-160m:Q3_K", "type 'Q3_K' is unknown; it must be one of "),
+        ("llama-160m:Q3_Z", "type 'Q3_Z' is unknown; it must be one of "),
         (":", "model shape '' is unknown"),
     ],
 )

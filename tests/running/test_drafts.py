@@ -80,7 +80,7 @@ def test_requests_get_what_they_get_without_drafts(
 
 def test_a_pass_that_is_full_has_no_drafts(watched_of: Callable[..., Watched]) -> None:
     drafter = Known([], N_VOCAB)
-    watched = watched_of(n_slots=8, drafts=Drafts(drafter))
+    watched = watched_of(n_slots=8, drafts=Drafts([drafter]))
     generations = [watched.request(ids_of(4, i), 6) for i in range(8)]
     watched.tokens(*generations)
     assert not any(generation.stats.n_drafts for generation in generations)
@@ -220,7 +220,7 @@ def test_outputs_are_those_without_drafts(
     with pytest.MonkeyPatch.context() as monkeypatch:
         at_fixed_costs(monkeypatch)
         for drafter in drafters:
-            drafting.scheduler.drafts = Drafts(drafter, most)
+            drafting.scheduler.drafts = Drafts([drafter], most)
             found = drafting.generate(prompts, params)
             assert [_told(each) for each in found] == [_told(each) for each in expected]
 
@@ -281,7 +281,7 @@ def test_a_draft_model_must_have_the_same_vocabulary(tmp_path: Path) -> None:
     [
         ({"draft_max": 8}, "draft_max is 8; it must be a whole number from 1 to 7"),
         ({"draft_max": 0}, "draft_max is 0; it must be a whole number from 1 to 7"),
-        ({"spec_type": "medusa"}, "spec_type is 'medusa'; it must be one of none, ngram, draft"),
+        ({"spec_type": "medusa"}, "spec_type is 'medusa'; it must be one of .*'ngram'"),
         ({"spec_type": "draft"}, "spec_type is 'draft', and draft_model None"),
         ({"spec_type": "ngram", "draft_model": "a.gguf"}, "'ngram', and draft_model 'a.gguf'"),
     ],

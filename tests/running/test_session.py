@@ -579,6 +579,8 @@ def test_prompts_and_single_tokens_give_the_same_logits(
     session.reset()
     one_by_one = np.array([session.extend(token_id).copy() for token_id in ids])
     rounding = 1e-8 if type in ("F32", "F16") else 3e-4  # of the cache to f16, or of all to int8
+    if in_tiles and rounding == 3e-4:  # of some to int8, of others to bf16
+        rounding = 6e-4
     assert nmse(one_by_one, together) <= (1e-10 if numerics == F32 else rounding)
 
 

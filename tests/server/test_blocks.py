@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnet.engine.chat.formats import CHANNELS
 from linnet.engine.chat.formats.parts import Format, Part, Splitter
-from linnet.engine.chat.formats.tags import Tags
+from linnet.engine.chat.formats.table import CHANNELS, FORMATS
 from linnet.engine.running.generation import Chunk
 from linnet.engine.server.wire.blocks import BEGUN, ENDED, MORE, Blocks, Step
 
-TAGS = Tags(reasoning=("<think>", "</think>"), calls=("<tool_call>", "</tool_call>"))
+TAGS: Format = FORMATS["hermes"].format
 ANSWERS: list[tuple[Format, str]] = [
     (TAGS, '<think>\na b\n</think>\n\n c <tool_call>{"name": "f"}</tool_call>\n\n d\n'),
     (CHANNELS, "<|channel|>analysis<|message|>a b<|end|><|start|>assistant<|channel|>final"
@@ -30,7 +29,7 @@ def chunks(format: Format, answer: str, cuts: list[int]) -> list[Chunk]:
         pieces = splitter.push(answer[begin:end])
         parts = [reader.marker(text) if marks else reader.text(text) for text, marks in pieces]
         told += [Chunk("", token_id=1, part=part) for part in parts]
-    rest = [reader.text(splitter.finish()), reader.finish()]
+    rest = [reader.text(splitter.finish()), reader.finish(is_cut=False)]
     return [*told, *(Chunk("", part=part) for part in rest), Chunk("", None, "stop", part=Part())]
 
 

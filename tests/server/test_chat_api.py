@@ -258,19 +258,17 @@ def test_history_comes_as_clients_send_it(server: Running) -> None:
 
 # ---- what is refused -----------------------------------------------------------------------------
 
-SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}
-
 
 @pytest.mark.parametrize(
     "field",
     [
-        {"response_format": {"type": "json_object"}}, {"response_format": SCHEMA},
-        {"grammar": "root ::= \"a\""}, {"json_schema": {"type": "object"}},
-        {"tool_choice": "required"},
+        {"tool_choice": "required"}, {"tool_choice": "f"}, {"tool_choice": {"type": "custom"}},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [
+            {"type": "function", "function": {"name": "f"}}]}}},
+        {"reasoning_budget": -2}, {"thinking_budget_tokens": "all"},
         {"tool_choice": {"type": "function", "function": {"name": "f"}}},
         {"functions": [{"name": "f"}]}, {"function_call": "auto"}, {"audio": {"voice": "x"}},
         {"modalities": ["text", "audio"]}, {"web_search_options": {"a": 1}},
-        {"guided_json": {"type": "object"}}, {"structured_outputs": {"json": {}}},
         {"reasoning_format": "x"}, {"temperature": "hot"}, {"temperature": -1}, {"top_p": 2},
         {"n": 0}, {"n": 9}, {"max_tokens": 1.5}, {"messages": []}, {"messages": "hello"},
         {"messages": ["hello"]}, {"stop": [1]}, {"logit_bias": {"1": "x"}}, {"logit_bias": [[1]]},

@@ -136,9 +136,6 @@ def test_progress_is_told(server: Running) -> None:
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
         ({"prompt": "a", "echo": "yes"}, "echo"),
         ({"prompt": "a", "temperature": -1}, "temperature"),
-        ({"prompt": "a", "grammar": "root ::= 'a'"}, "grammar"),
-        ({"prompt": "a", "json_schema": {"type": "object"}}, "json_schema"),
-        ({"prompt": "a", "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
 def test_what_is_wrong_is_named(server: Running, body: dict[str, Any], param: str) -> None:

@@ -20,13 +20,13 @@ TOOL = {"name": "f", "description": "adds", "input_schema": {"type": "object", "
 ANSWER = (
     "<think>\nwhy\n</think>\n\nyes.\n"
     '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>\n'
-    '<tool_call>{"name": "g", "arguments": "x"}</tool_call>'
+    '<tool_call>{"name": "g", "arguments": {"b": 2}}</tool_call>'
 )
 CONTENT = [
     {"type": "thinking", "thinking": "why", "signature": ""},
     {"type": "text", "text": "yes."},
     {"type": "tool_use", "name": "f", "input": {"a": 1}},
-    {"type": "tool_use", "name": "g", "input": {"arguments": "x"}},
+    {"type": "tool_use", "name": "g", "input": {"b": 2}},
 ]
 HISTORY = [
     {"role": "user", "content": [{"type": "text", "text": "a", "citations": None},
@@ -236,13 +236,17 @@ IMAGE = {"type": "image", "source": {"type": "url", "url": "u"}}
          "messages[0].content[0].content[0] has the type 'image'"),
         (asked([{"type": "audio"}]), "messages[0].content[0].type: Invalid value 'audio'"),
         ({"messages": HISTORY[:2]}, "must have text alone"),
-        ({"tools": [TOOL], "tool_choice": {"type": "any"}}, "tool_choice is 'any'"),
-        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "f"}}, "tool_choice is 'tool'"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice asks for a call"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "g"}}, "has the name 'g'"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name is missing"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
          "tools[0] is 'web_search_20250305'"),
         ({"tools": [{"name": "f"}]}, "tools[0] has no input_schema"),
         ({"thinking": {"type": "deep"}}, "thinking.type"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "thinking.budget_tokens"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
+        ({"output_config": {"format": {"type": "json_schema", "schema": {"type": "x"}}}},
+         "json_schema cannot be enforced"),
         ({"temperature": -1}, "temperature is -1"),
         ({"stop_sequences": "x"}, "stop_sequences: Expected `array"),
         ({"stop_sequences": ["x"] * 17}, "stop_sequences: Expected `array` of length <= 16"),

@@ -78,6 +78,8 @@ def test_what_it_refers_to_is_there(document: Any) -> None:
     ("path", "fields", "required"),
     [
         ("/v1/chat/completions", {"temperature", "tools", "dry_base"}, {"messages"}),
+        ("/v1/completions", {"response_format", "structured_outputs", "guided_json"}, {"prompt"}),
+        ("/v1/responses", {"text", "tool_choice", "grammar"}, {"input"}),
         ("/v1/messages", {"stop_sequences", "system"}, {"messages", "max_tokens"}),
         ("/detokenize", {"tokens"}, {"tokens"}),
     ],

@@ -25,14 +25,14 @@ CHAT_TOOL = {"type": "function", "function": {
 ANSWER = (
     "<think>\nwhy\n</think>\n\nyes.\n"
     '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>\n'
-    '<tool_call>{"name": "g", "arguments": "x"}</tool_call>'
+    '<tool_call>{"name": "g", "arguments": {"b": 2}}</tool_call>'
 )
 OUTPUT = [
     {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "why"}]},
     {"type": "message", "role": "assistant", "content": [
         {"type": "output_text", "text": "yes.", "annotations": [], "logprobs": []}]},
     {"type": "function_call", "name": "f", "arguments": '{"a": 1}'},
-    {"type": "function_call", "name": "g", "arguments": "x"},
+    {"type": "function_call", "name": "g", "arguments": '{"b": 2}'},
 ]  # fmt: skip
 EVENTS = {
     "reasoning": ("output_item.added", "content_part.added", "reasoning_text.delta",
@@ -132,7 +132,8 @@ def test_the_client_reads_a_stream_as_the_whole(
     for response in (whole, final):
         assert [item.type for item in response.output] == [item["type"] for item in OUTPUT]
         calls = [item for item in response.output if item.type == "function_call"]
-        assert [(call.name, call.arguments) for call in calls] == [("f", '{"a": 1}'), ("g", "x")]
+        given = [(call.name, call.arguments) for call in calls]
+        assert given == [("f", '{"a": 1}'), ("g", '{"b": 2}')]
 
 
 def test_parallel_calls_can_be_had_one_at_a_time(server: Running, say: Say) -> None:
@@ -190,7 +191,7 @@ def test_a_prompt_is_that_of_chat_completions(
 def test_what_the_client_gives_back_goes_on(
     server: Running, client: openai.OpenAI, prompts: list[list[int]], say: Say
 ) -> None:
-    say(server.llm.tokenizer, ANSWER.replace('"x"', '{"b": 2}'))
+    say(server.llm.tokenizer, ANSWER)
     question: Any = {"role": "user", "content": "add"}
     tools: Any = [TOOL]
     first = client.responses.create(model="m", input=[question], tools=tools)
@@ -238,11 +239,14 @@ def test_tools_that_others_run_are_skipped_and_the_log_says_so(
         ({"prompt": {"id": "p"}}, "prompt", "no response is kept"),
         ({"background": True}, "background", "no response is kept"),
         ({"truncation": "auto"}, "truncation", "never cut"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format", "text.format"),
+        ({"text": {"format": {"type": "x"}}}, "text", "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "x"}}}},
+         "text.format", "json_schema cannot be enforced"),
         ({"top_logprobs": 2}, "top_logprobs", "not supported"),
         ({"include": ["message.output_text.logprobs"]}, "include", "message.output_text.logprobs"),
-        ({"tool_choice": "required"}, "tool_choice", "cannot be forced"),
-        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "cannot be forced"),
+        ({"tool_choice": "required"}, "tool_choice", "asks for a call"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "has the name 'f'"),
+        ({"tool_choice": {"type": "file_search"}}, "tool_choice", "tool_choice.type"),
         ({"tools": [{"type": "function"}]}, "tools", "has no name"),
         ({"max_output_tokens": 0}, "max_output_tokens", ">= 1"),
         ({"max_output_tokens": 10**10}, "max_output_tokens", "<= 2147483647"),

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.compiler.host import available_isas
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, Pointer, Type, Value, f32, pointer, u8
 from linnet.kernels.isa import ISA
@@ -26,6 +25,7 @@ from linnet.kernels.products.matvec import FloatMatVec, MatVec
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 from support import ROOT
 from support.guarded_memory import Array
+from support.isas import isas_to_test
 
 TYPES = list(WEIGHT_TYPES.values())
 QUANT_TYPES = [type for type in TYPES if isinstance(type, QuantType)]
@@ -42,7 +42,7 @@ DTYPES = {type: dtype for dtype, type in NUMBER_TYPES.items()}
 # how each type unpacks is seen on every instruction set where rows are picked.
 IN_TURN = [
     (isa, type)
-    for i, isa in enumerate(available_isas())
+    for i, isa in enumerate(isas_to_test())
     for j, type in enumerate(TYPES)
     if i == 0 or (i + j) % 3 == 0
 ]

@@ -44,4 +44,4 @@ def at_fixed_costs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def known_drafts(texts: Sequence[Sequence[int]], n_vocab: int, share: float = 0.8) -> Drafts:
-    return Drafts(Known(texts, n_vocab, share=share))
+    return Drafts([Known(texts, n_vocab, share=share)])

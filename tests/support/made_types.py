@@ -11,7 +11,8 @@ import numpy as np
 
 from linnet.kernels.ir import f16, f32
 from linnet.kernels.quants import QuantType
-from linnet.kernels.quants.base import BLOCKS, GROUPS, Blocks, Floats, Records, Unpacked
+from linnet.kernels.quants.base import BLOCKS, GROUPS, Floats, Records, Unpacked
+from linnet.kernels.quants.blocks import Blocks
 
 
 @cache

@@ -22,7 +22,7 @@ from linnet.kernels.ops.routing import (
 )
 from linnet.kernels.ops.rows import JoinColumns, PickColumns
 from linnet.kernels.ops.softmax import BLOCK as SOFTMAX_BLOCK
-from linnet.kernels.ops.softmax import SoftmaxBlocks
+from linnet.kernels.ops.softmax import MaskBlocks, SoftmaxBlocks
 from support.guarded_memory import Array
 from support.random_cases import (
     LARGEST,
@@ -132,6 +132,23 @@ def softmax(rng: Random) -> Case:
     arguments = {"x": x, "maxima": blank(*shape), "sums": blank(*shape), "width": width}
     blanks = frozenset({"maxima", "sums"})
     return Case(SoftmaxBlocks(), n, arguments, within, blanks)
+
+
+def masked_softmax(rng: Random) -> Case:
+    n, width = int(rng.integers(1, 4)), int(rng.integers(1, 3 * SOFTMAX_BLOCK))
+    x, shape = np.nan_to_num(numbers(rng, n, width)), (n, -(-width // SOFTMAX_BLOCK))
+    mask = rng.integers(0, 1 << 32, (n, -(-width // 32)), np.uint32)
+    mask[rng.random(mask.shape) < 0.3] = 0
+    out, (maxima, sums) = np.zeros((n, width)), np.zeros((2, *shape))
+    MaskBlocks().reference(x=x, mask=mask, out=out, maxima=maxima, sums=sums, width=width)
+    within = all_of(
+        close(out, np.zeros_like(out), "out"),
+        close(maxima, np.zeros_like(maxima), "maxima"),
+        close(sums, tolerance(np.abs(sums), 100), "sums"),
+    )
+    blanks = {"out": blank(n, width), "maxima": blank(*shape), "sums": blank(*shape)}
+    arguments = {"x": x, "mask": mask, **blanks, "width": width}
+    return Case(MaskBlocks(), n, arguments, within, frozenset(blanks))
 
 
 def reading(rng: Random) -> Case:
@@ -352,6 +369,6 @@ def delta_net(rng: Random) -> Case:
 
 BLOCKS: dict[str, Callable[[Random], Case]] = {
     made.__name__: made
-    for made in (norm, rope, columns, softmax, reading, elementwise, choosing, grouping,
-                 of_experts, convolution, decay, delta_net)
+    for made in (norm, rope, columns, softmax, masked_softmax, reading, elementwise, choosing,
+                 grouping, of_experts, convolution, decay, delta_net)
 }  # fmt: skip

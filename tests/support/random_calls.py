@@ -23,7 +23,7 @@ from linnet.kernels.ops.recurrent import DeltaNet
 from linnet.kernels.ops.rope import Rope
 from linnet.kernels.ops.routing import GroupByExpert, PerExpert, TopExperts
 from linnet.kernels.ops.rows import JoinColumns, PickColumns, PickRows
-from linnet.kernels.ops.softmax import SoftmaxBlocks
+from linnet.kernels.ops.softmax import MaskBlocks, SoftmaxBlocks
 from linnet.kernels.products.activations import Quantize
 from linnet.kernels.products.experts import ExpertLinear, FloatExpertLinear
 from linnet.kernels.products.matvec import FloatMatVec, MatVec
@@ -47,7 +47,8 @@ UNFUSED: tuple[type[Op], ...] = (
 )  # fmt: skip
 # Ops with sums across the lanes of a vector, whose order depends on how many there are.
 ACROSS: tuple[type[Op], ...] = (
-    FloatMatVec, FloatExpertLinear, RmsNorm, LayerNorm, SoftmaxBlocks, TopExperts, DeltaNet,
+    FloatMatVec, FloatExpertLinear, RmsNorm, LayerNorm, SoftmaxBlocks, MaskBlocks, TopExperts,
+    DeltaNet,
 )  # fmt: skip
 # Ops whose weights may stay where they are in their bytes.
 IN_PLACE: tuple[type[Op], ...] = (MatVec, ExpertLinear)

@@ -1,38 +1,46 @@
-"""How models write what they think, say and call: a table of formats, and which a template has."""
+"""How models write what they think, say and call: reasoning, content and tool calls."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
-from linnet.engine.chat.formats.harmony import Harmony
 from linnet.engine.chat.formats.parts import Format
-from linnet.engine.chat.formats.tags import Pair, Tags
-
-CHANNELS: Final = Harmony()
-REASONING: Final[tuple[Pair, ...]] = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<seed:think>", "</seed:think>"),
-    ("<mm:think>", "</mm:think>"),
-    ("<thinking>", "</thinking>"),
-)
-CALLS: Final[tuple[Pair, ...]] = (("<tool_call>", "</tool_call>"),)
+from linnet.engine.chat.formats.table import FORMATS, REASONING
+from linnet.engine.chat.formats.tagged import Tagged
 
 
 def format_of(*templates: str) -> Format:
     """The format of answers, by the markers that a model's templates spell: whichever they write,
     or cut off. Without any, an answer is content."""
     template = "\n".join(templates)
-    if all(marker in template for marker in ("<|channel|>", "<|message|>")):
-        return CHANNELS
     reasoning = next((tags for tags in REASONING if tags[1] in template), None)
-    calls = next((tags for tags in CALLS if tags[1] in template), None)
-    return Tags(reasoning, calls)
+    for entry in FORMATS.values():
+        if all(sign in template for sign in entry.signs):
+            format = entry.format
+            if isinstance(format, Tagged) and format.reasoning in REASONING:
+                return replace(format, reasoning=reasoning)
+            return format
+    return Tagged(reasoning=reasoning)
+
+
+def with_calls_as(format: Format, written: str, name: str) -> Format:
+    """The same, but that calls are read as in an answer of a template's which calls that name;
+    where some entry of the table reads it."""
+    answer = written.strip()
+    for entry in FORMATS.values():
+        calls = entry.format.calls if isinstance(entry.format, Tagged) else None
+        if calls is None or not isinstance(format, Tagged):
+            continue
+        starts = [answer.find(opener) for opener in calls.openers]
+        starts += [0] if answer[:1] and answer[:1] in calls.bare else []
+        for start in (start for start in starts if start >= 0):
+            found = calls.read(answer[start:], [{"name": name}], is_whole=False)
+            if found and [call["function"]["name"] for call in found.calls] == [name]:
+                return replace(format, calls=calls)
+    return format
 
 
 def without_reasoning(format: Format) -> Format:
     """The same, but that reasoning and its tags are content. Channels are told apart all the same:
     nothing of theirs is text."""
-    return replace(format, reasoning=None) if isinstance(format, Tags) else format
+    return replace(format, reasoning=None) if isinstance(format, Tagged) else format

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from linnet.engine.chat.formats.grammar import Lark, Tool
+
 ToolCall = dict[str, Any]  # {"type": "function", "function": {"name": ..., "arguments": ...}}
+ToolSchemas = Sequence[Mapping[str, Any]]  # {"type": "function", "function": {...}} each
 
 
 class Part(NamedTuple):
@@ -35,7 +38,20 @@ class Reader(Protocol):
 
     def marker(self, marker: str) -> Part: ...
 
-    def finish(self) -> Part: ...
+    def finish(self, *, is_cut: bool) -> Part:
+        """What is left. `is_cut`: the answer was ended by a limit, so a call that is not closed is
+        none: its arguments may have gone on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What an answer is to be. `shape`: the name of a grammar of its content. `tools`: those that
+    may be called, `must_call`: and one of them must be, `several`: and several may be."""
+
+    shape: str | None = None
+    tools: Sequence[Tool] = ()
+    must_call: bool = False
+    several: bool = True
 
 
 class Format(Protocol):
@@ -45,8 +61,22 @@ class Format(Protocol):
     def markers(self) -> Sequence[str]:
         """What divides an answer: control tokens, or text where the vocabulary has no such."""
 
-    def reader(self, prompt: str) -> Reader:
-        """For the answer to a prompt, the end of which is enough."""
+    @property
+    def reasoning(self) -> tuple[str, str] | None:
+        """The tags around it, if there are such."""
+
+    def grammar(self, lark: Lark, wanted: Wanted, prompt: str) -> str | None:
+        """That of an answer in which a shape or a call is wanted, but for reasoning between tags;
+        None where nothing is. `prompt`: its end. Raises GrammarError."""
+
+    def call_grammars(self, new: Callable[[], Lark], tools: ToolSchemas) -> Mapping[int, str]:
+        """For text that is free until a call begins: by the token that does, the grammar of what
+        follows, with that token; none where calls begin otherwise. `new`: makes a grammar. Raises
+        GrammarError."""
+
+    def reader(self, prompt: str, tools: ToolSchemas = ()) -> Reader:
+        """For the answer to a prompt, the end of which is enough. `tools`: those offered; of
+        formats that do not tell text from numbers, their schemas do."""
 
 
 class Splitter:
@@ -81,22 +111,35 @@ def joined(parts: Iterable[Part]) -> Part:
     return Part("".join(reasoning), "".join(content), sum(tool_calls, ()))
 
 
-def read(format: Format, answer: str, *, prompt: str = "") -> Part:
-    """A whole answer that is text, markers and all; `prompt`: see `Format.reader`."""
-    reader, splitter = format.reader(prompt), Splitter(format.markers)
-    pieces = [*splitter.push(answer), (splitter.finish(), False)]
-    parts = [reader.marker(text) if marks else reader.text(text) for text, marks in pieces]
-    return joined([*parts, reader.finish()])
+class TextReader:
+    """Reads an answer that is text, markers and all, piece by piece."""
+
+    def __init__(self, format: Format, *, prompt: str = "", tools: ToolSchemas = ()) -> None:
+        """`prompt`, `tools`: see `Format.reader`."""
+        self._reader, self._splitter = format.reader(prompt, tools), Splitter(format.markers)
+
+    def push(self, text: str) -> Part:
+        """What has become certain with this piece."""
+        pieces = self._splitter.push(text)
+        return joined([self._marked(*piece) for piece in pieces])
+
+    def finish(self, *, is_cut: bool = False) -> Part:
+        """What is left; `is_cut`: see `Reader.finish`."""
+        rest = self._reader.text(self._splitter.finish())
+        return joined([rest, self._reader.finish(is_cut=is_cut)])
+
+    def _marked(self, text: str, marks: bool) -> Part:
+        return self._reader.marker(text) if marks else self._reader.text(text)
+
+
+def read(
+    format: Format, answer: str, *, prompt: str = "", tools: ToolSchemas = (), is_cut: bool = False
+) -> Part:
+    """A whole answer that is text; see `TextReader`."""
+    reader = TextReader(format, prompt=prompt, tools=tools)
+    return joined([reader.push(answer), reader.finish(is_cut=is_cut)])
 
 
 def tool_call(name: str, arguments: object) -> ToolCall:
     """As messages have it; `arguments`: a dict, or the text that the model wrote for one."""
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def parsed(text: str) -> Any:
-    """A value in JSON, or None."""
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return None

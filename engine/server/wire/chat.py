@@ -10,30 +10,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from linnet.engine.chat.formats.parts import Part, joined
+from linnet.engine.chat_request import ChatRequest
 from linnet.engine.openai.answers import chat_choice, delta_choice, deltas, finish_reason
 from linnet.engine.openai.logprobs import entry
 from linnet.engine.running.generation import Chunk, PromptProgress, Stats
 from linnet.engine.server.answers import Answers, Call
-from linnet.engine.server.errors import APIError
+from linnet.engine.server.errors import APIError, unsupported
 from linnet.engine.server.http import answer, stream_of
 from linnet.engine.server.service import Service
 from linnet.engine.server.sse import DONE, frame
 from linnet.engine.server.wire.blocks import is_reasoning
 from linnet.engine.server.wire.endpoint import Endpoint, post
-from linnet.engine.server.wire.types import Conversation, unsupported
+from linnet.engine.server.wire.tools import NamedFunction, Offer, ToolChoice
+from linnet.engine.server.wire.types import Conversation
 from linnet.engine.server.wire.usage import progress, timings, usage
 
 FORMATS = ("auto", "deepseek", "none")  # llama-server's names for where reasoning goes
-UNSUPPORTED = (
-    "functions", "function_call", "audio", "web_search_options", "guided_json", "guided_regex",
-    "guided_choice", "guided_grammar", "structured_outputs",
-)  # fmt: skip
+UNSUPPORTED = "functions", "function_call", "audio", "web_search_options"
 
 
 class ChatCompletion(Conversation, kw_only=True):
     """The body."""
 
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -43,11 +42,6 @@ class ChatCompletion(Conversation, kw_only=True):
     function_call: Any = None
     audio: Any = None
     web_search_options: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
-    structured_outputs: Any = None
 
     def fields(self) -> dict[str, Any]:
         """See `Completion.fields`; with those of log-probabilities."""
@@ -74,16 +68,19 @@ async def _call(service: Service, body: ChatCompletion) -> Call:
     _check(body)
     service.check_model(body.model)
     params = service.params(body.fields())
+    offer = Offer.of(body.tools, body.tool_choice)
     ids = await service.conversation(
-        body.messages, tools=_tools(body), variables=body.variables,
+        body.messages, tools=offer.tools, variables=body.variables,
         goes_on=bool(body.continue_final_message),
     )  # fmt: skip
     format = body.reasoning_format
-    return Call(
-        ids=ids, params=params, n=body.n or 1, is_chat=True,
+    request = ChatRequest(
+        llm=service.llm.llm, ids=ids, params=params, tools=offer.tools, tool_choice=offer.choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
         tells_reasoning=service.settings.reasoning if format is None else format != "none",
-        parallel_calls=body.parallel_tool_calls is not False,
+        reasoning_budget=service.reasoning_budget(body.budget),
     )  # fmt: skip
+    return Call(request=request, n=body.n or 1, shaped_by=body.shaped_by)
 
 
 def _check(body: ChatCompletion) -> None:
@@ -98,17 +95,6 @@ def _check(body: ChatCompletion) -> None:
     if body.reasoning_format not in (None, *FORMATS):
         message = f"reasoning_format must be one of {', '.join(FORMATS)}"
         raise APIError(400, message, param="reasoning_format")
-
-
-def _tools(body: ChatCompletion) -> list[dict[str, Any]] | None:
-    """Those the model may call. Raises APIError for a choice that has to be enforced."""
-    choice = body.tool_choice
-    if choice == "none":
-        return None
-    if choice not in (None, "auto"):
-        message = "tool_choice must be 'auto' or 'none': a call cannot be forced"
-        raise APIError(400, message, param="tool_choice")
-    return body.tools or None
 
 
 class _Writer:
@@ -129,13 +115,12 @@ class _Writer:
                 parts[index].append(event.part or Part())
                 logprobs[index] += self._logprobs(event)
                 n_reasoning += is_reasoning(event)
-        choices = [
-            chat_choice(
-                index, joined(parts[index]), last.finish_reason,
-                logprobs=logprobs[index] if self._body.logprobs else None,
-            )
-            for index, last in enumerate(answers.last)
-        ]  # fmt: skip
+        choices = []
+        for index, last in enumerate(answers.last):
+            said = joined(parts[index])
+            reason = self._reason(last, has_calls=bool(said.tool_calls))
+            told = logprobs[index] if self._body.logprobs else None
+            choices.append(chat_choice(index, said, reason, logprobs=told))
         return {
             **self._head, "choices": choices,
             "usage": usage(answers.stats, n_reasoning=n_reasoning),
@@ -167,7 +152,7 @@ class _Writer:
                 yield self._chunk(index, delta, stats, logprobs=logprobs)
                 logprobs = []
             if event.finish_reason is not None:
-                reason = finish_reason(event.finish_reason, n_calls[index] > 0)
+                reason = self._reason(event, has_calls=n_calls[index] > 0)
                 yield self._chunk(index, {}, stats, reason)
         if self._body.wants_usage:
             yield frame({
@@ -176,6 +161,11 @@ class _Writer:
                 "timings": timings(answers.stats[0]),
             })  # fmt: skip
         yield DONE
+
+    def _reason(self, last: Chunk, *, has_calls: bool) -> str:
+        """OpenAI has it that an answer which was to be one function's call has stopped."""
+        is_call = has_calls and not isinstance(self._body.tool_choice, NamedFunction)
+        return finish_reason(last.finish_reason, is_call)
 
     def _logprobs(self, chunk: Chunk) -> list[dict[str, Any]]:
         """Of its token, where they were asked for; not of one that ends the answer."""

@@ -9,9 +9,11 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from linnet.engine.chat_request import TextRequest
 from linnet.engine.openai.text import TextChoice, joined
 from linnet.engine.running.generation import Chunk, PromptProgress
 from linnet.engine.server.answers import Answers, Call
+from linnet.engine.server.errors import unsupported
 from linnet.engine.server.http import answer, stream_of
 from linnet.engine.server.service import Service
 from linnet.engine.server.sse import DONE, frame
@@ -19,7 +21,7 @@ from linnet.engine.server.wire import native
 from linnet.engine.server.wire.endpoint import Endpoint, post
 from linnet.engine.server.wire.native import NativeCompletion
 from linnet.engine.server.wire.prompts import Prompt, ids_of, prompts_of
-from linnet.engine.server.wire.types import Completion, unsupported
+from linnet.engine.server.wire.types import Completion
 from linnet.engine.server.wire.usage import progress, timings, usage
 
 
@@ -62,9 +64,14 @@ async def _create(service: Service, request: Request, body: TextCompletion) -> R
         raise unsupported("best_of", "ask for as many answers by n")
     service.check_model(body.model)
     params = service.params(body.fields())
-    prompts = prompts_of(body.prompt, "prompt")
+    prompts, llm = prompts_of(body.prompt, "prompt"), service.llm.llm
     calls = [
-        Call(ids=ids, params=params, n=body.n or 1, param="prompt")
+        Call(
+            request=TextRequest(llm=llm, ids=ids, params=params),
+            n=body.n or 1,
+            param="prompt",
+            shaped_by=body.shaped_by,
+        )
         for ids in await ids_of(service, prompts, "prompt")
     ]
     answers = await service.begin(*calls)

@@ -13,13 +13,12 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from linnet.engine.server.errors import APIError, refused, unavailable
+from linnet.engine.server.errors import APIError, refused, unavailable, unsupported
 from linnet.engine.server.http import Gone, json_response
 from linnet.engine.server.service import Service
 from linnet.engine.server.sse import unless_gone
 from linnet.engine.server.wire.endpoint import Endpoint, post
 from linnet.engine.server.wire.prompts import ids_of, prompts_of
-from linnet.engine.server.wire.types import unsupported
 
 Vectors = list[npt.NDArray[np.float32]]  # (n_embd,) each
 

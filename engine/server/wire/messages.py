@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from linnet.engine.chat.formats.parts import parsed
+from linnet.engine.chat_request import ChatRequest
 from linnet.engine.running.generation import Chunk, Stats
 from linnet.engine.server.answers import Answers, Call
 from linnet.engine.server.errors import APIError
@@ -19,7 +19,12 @@ from linnet.engine.server.service import Service
 from linnet.engine.server.sse import frame
 from linnet.engine.server.wire.blocks import BEGUN, MORE, Block, Blocks, Step
 from linnet.engine.server.wire.endpoint import Endpoint, post
-from linnet.engine.server.wire.messages_body import Conversation, CreateMessage, prompt_of
+from linnet.engine.server.wire.messages_body import (
+    Conversation,
+    CreateMessage,
+    offer_of,
+    prompt_of,
+)
 
 
 def routes(service: Service) -> list[Endpoint]:
@@ -34,7 +39,8 @@ def routes(service: Service) -> list[Endpoint]:
 
     async def count_tokens(_: Request, body: Conversation) -> Response:
         """How many tokens a conversation has."""
-        return json_response({"input_tokens": len(await prompt_of(service, body))})
+        n_tokens = len(await prompt_of(service, body, offer_of(body).tools))
+        return json_response({"input_tokens": n_tokens})
 
     counting = "/v1/messages/count_tokens", "/messages/count_tokens"
     return [
@@ -45,19 +51,22 @@ def routes(service: Service) -> list[Endpoint]:
 
 async def _call(service: Service, body: CreateMessage) -> Call:
     """What a body asks for. Raises APIError."""
-    params = service.params(body.fields())
+    params, offer = service.params(body.fields()), offer_of(body)
     has_one_call = body.tool_choice is not None and body.tool_choice.disable_parallel_tool_use
-    return Call(
-        ids=await prompt_of(service, body), params=params, is_chat=True,
-        tells_reasoning=service.settings.reasoning, parallel_calls=not has_one_call,
+    request = ChatRequest(
+        llm=service.llm.llm, ids=await prompt_of(service, body, offer.tools), params=params,
+        tools=offer.tools, tool_choice=offer.choice,
+        reasoning_budget=service.reasoning_budget(body.budget),
+        tells_reasoning=service.settings.reasoning, parallel_tool_calls=not has_one_call,
     )  # fmt: skip
+    return Call(request=request, shaped_by=body.shaped_by)
 
 
 class _Writer:
     """An answer, in one body or as a stream of events."""
 
     def __init__(self, service: Service, call: Call) -> None:
-        self._most = call.params.max_tokens
+        self._most = call.request.params.max_tokens
         self._blocks = Blocks()
         self._head = {
             "id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant",
@@ -145,7 +154,7 @@ def _block(block: Block, text: str) -> dict[str, Any]:
         return {"type": "thinking", "thinking": text, "signature": ""}
     if block.kind == "text":
         return {"type": "text", "text": text}
-    arguments = _input(text) if text else {}
+    arguments = json.loads(text) if text else {}
     return {"type": "tool_use", "id": f"toolu_{block.id}", "name": block.name, "input": arguments}
 
 
@@ -154,14 +163,7 @@ def _delta(block: Block, text: str) -> dict[str, Any]:
         return {"type": "thinking_delta", "thinking": text}
     if block.kind == "text":
         return {"type": "text_delta", "text": text}
-    given = json.dumps(_input(text), ensure_ascii=False)
-    return {"type": "input_json_delta", "partial_json": given}
-
-
-def _input(text: str) -> dict[str, Any]:
-    """A call's arguments, which must be an object: anything else the model wrote is put in one."""
-    found = parsed(text)
-    return found if isinstance(found, dict) else {"arguments": text}
+    return {"type": "input_json_delta", "partial_json": text}
 
 
 def _frame(event: dict[str, Any]) -> bytes:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
 from linnet.engine.server.errors import APIError
 from linnet.engine.server.service import Service
+from linnet.engine.server.wire.shape import FlatFormat, Shape, shape_of
+from linnet.engine.server.wire.tools import AnthropicChoice, Offer, Tool
 from linnet.engine.server.wire.types import (
     MOST_MESSAGES,
     MOST_STOPS,
     MOST_TOOLS,
     Limit,
     Sampling,
-    unsupported,
 )
 
 # Claude Code's, whose hash of the conversation changes with each request: no prefix would be
@@ -66,27 +68,23 @@ class Message(Struct):
     content: str | list[Content | SearchResult]
 
 
-class Tool(Struct):
+class GivenTool(Struct):
     name: str
     type: str | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
 
 
-class ToolChoice(Struct):
-    type: Literal["auto", "none", "any", "tool"]
-    disable_parallel_tool_use: bool | None = None
-
-
 class ThinkingConfig(Struct):
-    """A budget of tokens is not kept to."""
+    """`budget_tokens`: of the type "enabled"."""
 
     type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: Limit | None = None
 
 
 class OutputConfig(Struct):
     effort: str | None = None
-    format: dict[str, Any] | None = None
+    format: FlatFormat | None = None
 
 
 class Conversation(Sampling, kw_only=True):
@@ -95,11 +93,26 @@ class Conversation(Sampling, kw_only=True):
     model: str | None = None
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MOST_MESSAGES)]
     system: str | list[Text] | None = None
-    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
-    tool_choice: ToolChoice | None = None
+    tools: Annotated[list[GivenTool], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: AnthropicChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
+    output_format: FlatFormat | None = None  # where betas of the API had it
     chat_template_kwargs: dict[str, Any] | None = None
+
+    def shapes(self) -> Iterator[Shape]:
+        """See `Shaped.shapes`."""
+        yield from super().shapes()
+        if self.output_format:
+            yield shape_of(self.output_format, "output_format")
+        if self.output_config and self.output_config.format:
+            yield shape_of(self.output_config.format, "output_config.format")
+
+    @property
+    def budget(self) -> int | None:
+        """Of reasoning, in tokens."""
+        is_on = self.thinking is not None and self.thinking.type == "enabled"
+        return self.thinking.budget_tokens if self.thinking and is_on else None
 
 
 class CreateMessage(Conversation, kw_only=True):
@@ -110,8 +123,9 @@ class CreateMessage(Conversation, kw_only=True):
     stream: bool | None = None
 
 
-async def prompt_of(service: Service, body: Conversation) -> list[int]:
-    """The ids; an answer that the last message begins goes on. Raises APIError."""
+async def prompt_of(service: Service, body: Conversation, tools: Sequence[Tool]) -> list[int]:
+    """The ids; an answer that the last message begins goes on. `tools`: those that the model is
+    told of. Raises APIError."""
     service.check_model(body.model)
     messages = _system(body)
     for i, message in enumerate(body.messages):
@@ -122,7 +136,7 @@ async def prompt_of(service: Service, body: Conversation) -> list[int]:
         refusal = "the last message, which the answer continues, must have text alone"
         raise APIError(400, f"{refusal}; give the results of its tool calls", param="messages")
     return await service.conversation(
-        messages, tools=_tools(body), variables=_variables(body), goes_on=goes_on
+        messages, tools=tools, variables=_variables(body), goes_on=goes_on
     )
 
 
@@ -183,33 +197,25 @@ def _unreadable(block: Struct, name: str) -> APIError:
     return APIError(400, message, param="messages")
 
 
-def _tools(body: Conversation) -> list[dict[str, Any]] | None:
-    """Those the model may call. Raises APIError for tools that Anthropic runs, and for a choice
-    that has to be enforced."""
-    choice = body.tool_choice.type if body.tool_choice else "auto"
-    if choice not in ("auto", "none"):
-        message = f"tool_choice is {choice!r}; it must be 'auto' or 'none': a call cannot be forced"
-        raise APIError(400, message, param="tool_choice")
+def offer_of(body: Conversation) -> Offer:
+    """Raises APIError, also for tools that Anthropic runs."""
     for i, tool in enumerate(body.tools or ()):
         if tool.input_schema is None:
             kind = "has no input_schema" if tool.type is None else f"is {tool.type!r}"
             message = f"tools[{i}] {kind}; tools must be functions of yours, with an input_schema"
             raise APIError(400, message, param="tools")
-    if choice == "none" or not body.tools:
-        return None
-    return [{"type": "function", "function": _function(tool)} for tool in body.tools]
+    tools = [{"type": "function", "function": _function(tool)} for tool in body.tools or ()]
+    return Offer.of(tools, body.tool_choice)
 
 
-def _function(tool: Tool) -> dict[str, Any]:
+def _function(tool: GivenTool) -> dict[str, Any]:
     described = {} if tool.description is None else {"description": tool.description}
     return {"name": tool.name, **described, "parameters": tool.input_schema}
 
 
 def _variables(body: Conversation) -> dict[str, Any]:
-    """For the template. Raises APIError for an output that would have to be structured."""
+    """For the template."""
     variables: dict[str, Any] = {}
-    if body.output_config and body.output_config.format:
-        raise unsupported("output_config.format", "leave it out")
     if body.output_config and body.output_config.effort:
         variables["reasoning_effort"] = body.output_config.effort
     if body.thinking:

@@ -12,23 +12,25 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from linnet.engine.chat_request import TextRequest
 from linnet.engine.openai.logprobs import entry
 from linnet.engine.running.generation import Chunk, Generation, PromptProgress
 from linnet.engine.server.answers import Answers, Call
+from linnet.engine.server.errors import unsupported
 from linnet.engine.server.http import answer, stream_of
 from linnet.engine.server.service import Service
 from linnet.engine.server.sse import frame
 from linnet.engine.server.wire.endpoint import Endpoint, post
 from linnet.engine.server.wire.prompts import ids_of, is_several, prompts_of
 from linnet.engine.server.wire.types import Answers as Count
-from linnet.engine.server.wire.types import Completion, settings, unsupported
+from linnet.engine.server.wire.types import Completion, settings
 from linnet.engine.server.wire.usage import progress, timings
 
 # What nothing here can do, with the values that do not ask for it. Fields of llama-server that
 # change no answer here are ignored: cache_prompt, id_slot, n_keep, n_cache_reuse, ...
 OFF: dict[str, tuple[Any, ...]] = {
     "n_indent": (0,), "min_keep": (0,), "t_max_predict_ms": (0, -1), "lora": ([],),
-    "image_data": ([],), "post_sampling_probs": (False,),
+    "image_data": ([],), "post_sampling_probs": (False,), "grammar_lazy": (False,),
 }  # fmt: skip
 NO_SLOT = -1  # prefixes are found in all slots: a request need not come back to its own
 
@@ -48,6 +50,7 @@ class NativeCompletion(Completion, kw_only=True):
     lora: list[Any] | None = None
     image_data: list[Any] | None = None
     post_sampling_probs: bool | None = None
+    grammar_lazy: bool | None = None
 
     def fields(self) -> dict[str, Any]:
         """See `Completion.fields`; with those of log-probabilities."""
@@ -69,8 +72,14 @@ async def create(service: Service, request: Request, body: NativeCompletion) -> 
             raise unsupported(name, "leave it out")
     service.check_model(body.model)
     params, n = service.params(body.fields()), body.n_cmpl or body.n or 1
+    llm = service.llm.llm
     calls = [
-        Call(ids=ids, params=params, n=n, param="prompt")
+        Call(
+            request=TextRequest(llm=llm, ids=ids, params=params),
+            n=n,
+            param="prompt",
+            shaped_by=body.shaped_by,
+        )
         for ids in await ids_of(service, prompts_of(body.prompt, "prompt"), "prompt")
     ]
     answers = await service.begin(*calls)
@@ -85,7 +94,7 @@ class _Writer:
 
     def __init__(self, service: Service, body: NativeCompletion, answers: Answers) -> None:
         self._service, self._body, self._answers = service, body, answers
-        self._texts = [""] * len(answers.calls)
+        self._texts = [""] * len(answers.requests)
 
     async def whole(self, *, is_list: bool) -> Any:
         """One object, or a list of one for each answer."""
@@ -145,8 +154,8 @@ class _Writer:
         self, index: int, last: Chunk, content: str, tokens: Sequence[int]
     ) -> dict[str, Any]:
         answers, llm = self._answers, self._service.llm.llm
-        call, generation = answers.calls[index], answers.generations[index]
-        params, stats = call.params, answers.stats[index]
+        request, generation = answers.requests[index], answers.generations[index]
+        params, stats = request.params, answers.stats[index]
         stop_type = _stop_type(last, generation)
         return {
             **self._head(index, content, tokens),
@@ -154,7 +163,7 @@ class _Writer:
             "model": self._service.model_id,
             "generation_settings": settings(params, n_ctx=llm.n_ctx)
             | {"stream": bool(self._body.stream), "n_probs": self._body.n_probs or 0},
-            "prompt": llm.tokenizer.decode(call.ids, skip_special=False),
+            "prompt": llm.tokenizer.decode(request.ids, skip_special=False),
             "has_new_line": "\n" in self._texts[index],
             "truncated": stop_type == "limit" and stats.n_generated != params.max_tokens,
             "stop_type": stop_type,

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from linnet.engine.chat_request import ChatRequest
 from linnet.engine.running.generation import Chunk, Stats
 from linnet.engine.server.answers import Answers, Call
 from linnet.engine.server.errors import APIError
@@ -18,7 +19,12 @@ from linnet.engine.server.service import Service
 from linnet.engine.server.sse import frame
 from linnet.engine.server.wire.blocks import BEGUN, MORE, Block, Blocks, Step
 from linnet.engine.server.wire.endpoint import Endpoint, post
-from linnet.engine.server.wire.responses_body import CreateResponse, ReasoningConfig, prompt_of
+from linnet.engine.server.wire.responses_body import (
+    CreateResponse,
+    ReasoningConfig,
+    offer_of,
+    prompt_of,
+)
 
 PREFIXES = {"reasoning": "rs", "text": "msg", "call": "fc"}  # of ids
 PARTS = {"reasoning": "reasoning_text", "text": "output_text"}
@@ -36,7 +42,7 @@ def routes(service: Service) -> list[Endpoint]:
 
     async def input_tokens(_: Request, body: CreateResponse) -> Response:
         """How many tokens an input has."""
-        n_tokens = len(await prompt_of(service, body))
+        n_tokens = len(await prompt_of(service, body, offer_of(body).tools))
         return json_response({"object": "response.input_tokens", "input_tokens": n_tokens})
 
     counting = "/v1/responses/input_tokens", "/responses/input_tokens"
@@ -48,12 +54,14 @@ def routes(service: Service) -> list[Endpoint]:
 
 async def _call(service: Service, body: CreateResponse) -> Call:
     """What a body asks for. Raises APIError."""
-    params = service.params(body.fields())
-    return Call(
-        ids=await prompt_of(service, body), params=params, is_chat=True, param="input",
-        tells_reasoning=service.settings.reasoning,
-        parallel_calls=body.parallel_tool_calls is not False,
+    params, offer = service.params(body.fields()), offer_of(body)
+    request = ChatRequest(
+        llm=service.llm.llm, ids=await prompt_of(service, body, offer.tools), params=params,
+        tools=offer.tools, tool_choice=offer.choice, tells_reasoning=service.settings.reasoning,
+        reasoning_budget=service.reasoning_budget(None),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
     )  # fmt: skip
+    return Call(request=request, param="input", shaped_by=body.shaped_by)
 
 
 class _Writer:
@@ -75,11 +83,11 @@ class _Writer:
             "previous_response_id": None,
             "reasoning": body.reasoning or ReasoningConfig(),
             "store": False,
-            "temperature": call.params.temperature,
-            "text": {"format": {"type": "text"}},
+            "temperature": call.request.params.temperature,
+            "text": {"format": (body.text and body.text.format) or {"type": "text"}},
             "tool_choice": body.tool_choice or "auto",
             "tools": body.functions,
-            "top_p": call.params.top_p,
+            "top_p": call.request.params.top_p,
             "truncation": "disabled",
         }
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from linnet.engine.server.errors import APIError
+from linnet.engine.server.errors import APIError, unsupported
 from linnet.engine.server.log import tell
 from linnet.engine.server.service import Service
+from linnet.engine.server.wire.shape import FlatFormat, Shape, shape_of
+from linnet.engine.server.wire.tools import FlatToolChoice, Offer, Tool
 from linnet.engine.server.wire.types import (
     MOST_MESSAGES,
     MOST_TOOLS,
@@ -17,7 +20,6 @@ from linnet.engine.server.wire.types import (
     Sampling,
     converted,
     template_variables,
-    unsupported,
 )
 
 LOGPROBS = "message.output_text.logprobs"  # that are asked for with `include`
@@ -78,7 +80,7 @@ class Reasoning(Struct, tag="reasoning"):
 Item = Message | FunctionCall | FunctionCallOutput | Reasoning
 
 
-class Tool(Struct):
+class GivenTool(Struct):
     """What else than a function is skipped: OpenAI would run it."""
 
     type: str
@@ -89,7 +91,7 @@ class Tool(Struct):
 
 
 class TextConfig(Struct):
-    format: dict[str, Any] | None = None
+    format: FlatFormat | None = None
 
 
 class ReasoningConfig(Struct):
@@ -103,8 +105,8 @@ class CreateResponse(Sampling, kw_only=True):
     model: str | None = None
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MOST_MESSAGES)]
     instructions: str | None = None
-    tools: Annotated[list[Tool], Meta(max_length=MOST_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[GivenTool], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: FlatToolChoice | None = None
     parallel_tool_calls: bool | None = None
     max_tokens: Limit | None = field(name="max_output_tokens", default=None)
     text: TextConfig | None = None
@@ -135,25 +137,27 @@ class CreateResponse(Sampling, kw_only=True):
             raise unsupported("top_logprobs", "leave it out")
         if LOGPROBS in (self.include or ()):
             raise unsupported("include", f"leave out {LOGPROBS!r}")
-        if self.text and (self.text.format or {}).get("type", "text") != "text":
-            raise unsupported("text.format", "its type must be 'text'")
-        if self.tool_choice not in (None, "auto", "none"):
-            raise unsupported("tool_choice", "a call cannot be forced; it must be 'auto' or 'none'")
+
+    def shapes(self) -> Iterator[Shape]:
+        """See `Shaped.shapes`."""
+        yield from super().shapes()
+        if self.text and self.text.format:
+            yield shape_of(self.text.format, "text.format")
 
     @property
-    def functions(self) -> list[Tool]:
+    def functions(self) -> list[GivenTool]:
         """Those of the tools that are."""
         return [tool for tool in self.tools or () if tool.type == "function"]
 
 
-async def prompt_of(service: Service, body: CreateResponse) -> list[int]:
-    """The ids. Raises APIError."""
+async def prompt_of(service: Service, body: CreateResponse, tools: Sequence[Tool]) -> list[int]:
+    """The ids; `tools`: those that the model is told of. Raises APIError."""
     service.check_model(body.model)
     body.check()
     effort = body.reasoning.effort if body.reasoning else None
     variables = template_variables(effort, body.chat_template_kwargs)
     return await service.conversation(
-        _messages(body), tools=_tools(body), variables=variables, param="input"
+        _messages(body), tools=tools, variables=variables, param="input"
     )
 
 
@@ -207,18 +211,16 @@ def _text(content: str | list[Content], name: str) -> str:
     return "".join(texts)
 
 
-def _tools(body: CreateResponse) -> list[dict[str, Any]] | None:
-    """Those the model may call. Raises APIError."""
+def offer_of(body: CreateResponse) -> Offer:
+    """Raises APIError."""
     skipped = {tool.type for tool in body.tools or ()} - {"function"}
     if skipped:
         names = {kind if NAME.fullmatch(kind) else "?" for kind in skipped}
         tell("skipped", tools=",".join(sorted(names)))
     functions = []
     for tool in body.functions:
-        if tool.name is None:
-            raise APIError(400, "tools: a function has no name", param="tools")
         described = {} if tool.description is None else {"description": tool.description}
         parameters = tool.parameters or {"type": "object", "properties": {}}
         function = {"name": tool.name, **described, "parameters": parameters}
         functions.append({"type": "function", "function": function})
-    return None if body.tool_choice == "none" else functions or None
+    return Offer.of(functions, body.tool_choice)

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from linnet.engine.sampling.params import SamplingParams
 from linnet.engine.server.errors import APIError
+from linnet.engine.server.wire.shape import Shaped
 
 LONGEST_BIASED = 256  # characters
 MOST_STOPS = 16
@@ -35,11 +36,12 @@ Answers = Annotated[int, Meta(ge=1, le=8)]
 BiasByToken = Annotated[dict[str, float | bool], Meta(max_length=MOST_BIASES)]
 BiasPairs = Annotated[list[list[Any]], Meta(max_length=MOST_BIASES)]
 Limit = Annotated[int, Meta(ge=1, le=2**31 - 1)]  # of tokens
+Budget = Annotated[int, Meta(ge=-1, le=2**31 - 1)]  # of tokens; -1: no limit
 MISSING = "Object missing required field `"  # what msgspec says, before the name
 Body = TypeVar("Body", bound=Struct)
 
 
-class Sampling(Struct, kw_only=True):
+class Sampling(Shaped, kw_only=True):
     """What every request for text may say; llama-server's names beside OpenAI's."""
 
     max_tokens: int | None = None
@@ -80,7 +82,7 @@ class Sampling(Struct, kw_only=True):
         given = {
             name: value
             for name in Sampling.__struct_fields__
-            if (value := getattr(self, name)) is not None
+            if name not in Shaped.__struct_fields__ and (value := getattr(self, name)) is not None
         }
         limits = [
             given.pop(name, None) for name in ("n_predict", "max_tokens", "max_completion_tokens")
@@ -96,6 +98,8 @@ class Sampling(Struct, kw_only=True):
             given["stop"] = _stops(given["stop"])
         if "logit_bias" in given:
             given["logit_bias"] = _bias(given["logit_bias"])
+        if (shape := self.shape) is not None:
+            given[shape.field] = shape.value
         return given
 
 
@@ -146,9 +150,6 @@ class Completion(Sampling, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Answers | None = None
-    response_format: dict[str, Any] | None = None
-    grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
     timings_per_token: bool | None = None
     return_progress: bool | None = None
 
@@ -156,15 +157,6 @@ class Completion(Sampling, kw_only=True):
     def wants_usage(self) -> bool:
         """In a stream."""
         return bool(self.stream_options and self.stream_options.include_usage)
-
-    def fields(self) -> dict[str, Any]:
-        """See `Sampling.fields`. Raises APIError for an output that would have to be structured."""
-        if (self.response_format or {}).get("type", "text") != "text":
-            raise unsupported("response_format", "its type must be 'text'")
-        for name in ("grammar", "json_schema"):
-            if getattr(self, name):
-                raise unsupported(name, "leave it out")
-        return super().fields()
 
 
 class Conversation(Completion, kw_only=True):
@@ -174,7 +166,16 @@ class Conversation(Completion, kw_only=True):
     tools: Annotated[list[dict[str, Any]], Meta(max_length=MOST_TOOLS)] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_budget: Budget | None = None
+    reasoning_budget_tokens: Budget | None = None
+    thinking_budget_tokens: Budget | None = None
     continue_final_message: bool | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """Of reasoning, in llama-server's words of all times."""
+        given = self.reasoning_budget, self.reasoning_budget_tokens, self.thinking_budget_tokens
+        return next((budget for budget in given if budget is not None), None)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -202,11 +203,6 @@ def settings(params: SamplingParams, *, n_ctx: int) -> dict[str, Any]:
             for token_id, bias in params.logit_bias.items()
         ],
     }  # fmt: skip
-
-
-def unsupported(name: str, remedy: str) -> APIError:
-    """For a field that is known, and that nothing here can do."""
-    return APIError(400, f"{name} is not supported; {remedy}", param=name)
 
 
 def chosen(data: bytes, kinds: Sequence[type[Body]]) -> Body:
