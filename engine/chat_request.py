@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from linnet.engine.chat.answers import AnswerReader, end_of, marker_tokens
 from linnet.engine.chat.formats import without_reasoning
 from linnet.engine.chat.formats.calls import names
-from linnet.engine.chat.formats.grammar import GrammarError, Lark, Tool
+from linnet.engine.chat.formats.grammar import GrammarError, Lark, Tool, function_of
 from linnet.engine.chat.formats.harmony import Harmony
 from linnet.engine.chat.formats.parts import Format, Part, ToolSchemas, Wanted
 from linnet.engine.checks import whole
@@ -132,7 +132,7 @@ class ChatRequest(TextRequest):
         if self.tool_choice in ("auto", "required", "none"):
             found = () if self.tool_choice == "none" else self.tools
         else:
-            found = [t for t in self.tools if t.get("function", t).get("name") == self.tool_choice]
+            found = [t for t in self.tools if function_of(t).get("name") == self.tool_choice]
         if not found and self.tool_choice not in ("auto", "none"):
             known = ", ".join(sorted(map(str, names(self.tools)))) or "none are given"
             choices = "'auto', 'none', 'required' or the name of one of the tools"
@@ -157,7 +157,7 @@ def _for_tools(make: Callable[[ToolSchemas], _T], tools: ToolSchemas) -> _T:
             _for_tools(make, [tool])
         if not tools:
             raise
-        name = tools[0].get("function", tools[0]).get("name")
+        name = function_of(tools[0]).get("name")
         raise ConstraintError(f"tools: calls of {name!r} cannot be held to it: {error}") from error
 
 

@@ -14,16 +14,15 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import numpy as np
 import numpy.typing as npt
 from compare_exactness import Exactness
-from comparing import table
+from comparing import add_text, given_text, table
 
 from linnet import LLM
 from linnet.engine.measure.perplexity import Mean, losses, rows_a_pass
-from linnet.engine.running.generation import finite
+from linnet.engine.running.finite import finite
 from linnet.engine.running.runner import Floats
 
 TRUTH = "f32", "f32", "f32"
@@ -45,13 +44,13 @@ def main() -> None:
     )
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE")
-    add("-f", "--file", type=Path, metavar="TEXT", help="pydoc's topics without it")
+    add_text(parser)
     add("-c", "--ctx-size", type=int, default=8192)
     add("--rows", type=int, default=1024, help="scored of each window (1024)")
     add("--chunks", type=int, default=1, help="windows (1)")
     add("-t", "--threads", type=int, default=2)
     a = parser.parse_args()
-    text = a.file.read_text(encoding="utf-8") if a.file else "\n".join(topics.values())
+    text = given_text(a)
     heads = ["activations", "keys", "values", "NMSE", "same top", "KL, nats", "perplexity"]
     for path in a.files:
         n_ctx, n_rows = a.ctx_size, min(a.rows, a.ctx_size - 1)

@@ -24,12 +24,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import numpy as np
 import numpy.typing as npt
 from compare_perplexity import cut_text, unpacked
-from comparing import require_llamacpp, table
+from comparing import add_text, given_text, require_llamacpp, table
 
 from linnet import LLM
 from linnet.engine.measure.perplexity import Window, rows_a_pass, scored
@@ -89,7 +88,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE")
-    add("-f", "--file", type=Path, metavar="TEXT", help="pydoc's topics without it")
+    add_text(parser)
     add("-c", "--ctx-size", type=int, default=400)
     add("--chunks", type=int, default=8, help="the first so many windows alone (8)")
     add("-t", "--threads", type=int, default=2)
@@ -97,7 +96,7 @@ def main() -> None:
     a = parser.parse_args()
 
     require_llamacpp()
-    text = a.file.read_text(encoding="utf-8") if a.file else "\n".join(topics.values())
+    text = given_text(a)
     passed = True
     for path in a.files:
         cut = cut_text(path, text, a.ctx_size, a.chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
+from pydoc_data.topics import topics
 from types import ModuleType
 
 Figures = dict[str, list[float]]
@@ -26,6 +29,18 @@ def require_llamacpp() -> ModuleType:
             raise
         print("needs `pip install llama-cpp-python`, which compiles", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """The flag for the text that a comparison reads."""
+    note = "pydoc's topics without it"
+    parser.add_argument("-f", "--file", type=Path, metavar="TEXT", help=note)
+
+
+def given_text(arguments: argparse.Namespace) -> str:
+    """That text, or pydoc's help on Python's own language."""
+    file: Path | None = arguments.file
+    return file.read_text(encoding="utf-8") if file else "\n".join(topics.values())
 
 
 def take_turns(measures: Mapping[str, Callable[[], float]], rounds: int) -> Figures:

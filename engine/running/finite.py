@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
 from linnet.engine.sampling.candidates import NonFiniteLogits
-from linnet.engine.sampling.logits import Logits
-
-Floats = npt.NDArray[np.float32]
+from linnet.engine.sampling.logits import Floats, Logits
 
 
 def checked(logits: Logits) -> Logits:

@@ -16,54 +16,11 @@ columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from linnet.kernels.ir import Value
 
 GROUP = 32  # numbers under one scale of activations
 GROUPS, RUNS, RUN = 8, 4, 8  # in a span; in a group; numbers in a run
 SPAN = GROUPS * GROUP
-
-
-@dataclass(frozen=True, slots=True)
-class Register:
-    """A vector of lanes, and the (run, group) of every eight of them."""
-
-    lanes: Value
-    runs: tuple[tuple[int, int], ...]
-
-
-def interleave(parts: Sequence[Value], order: Sequence[int], n_bytes: int) -> list[Register]:
-    """The lanes of a span as they are unpacked -> registers of `n_bytes` in the order of products.
-
-    `parts`: u8 vectors of one length, end to end the groups of 32 that `order` names, which are the
-    eight of a span of 256 or the one of a span of 32; `n_bytes`: 16, 32 or 64.
-
-    Two rounds sort pairs of registers by a bit of their runs' numbers: eight shuffles for 256 lanes
-    in registers of 64 bytes.
-    """
-    runs = [(run, group) for group in order for run in range(RUNS)]
-    n = min(n_bytes // RUN, len(runs))
-    registers = [
-        Register(lanes, tuple(runs[n * i : n * (i + 1)]))
-        for i, lanes in enumerate(parts[0].k.regroup(parts, n * RUN))
-    ]
-    for bit in (2, 1) if len(order) > 1 else ():
-        registers.sort(key=lambda register: sorted(register.runs))
-        if len({run & bit for run, _ in registers[0].runs}) == 2:
-            pairs = zip(registers[::2], registers[1::2], strict=True)
-            registers = [_select(a, b, bit, value) for a, b in pairs for value in (0, bit)]
-    return sorted(registers, key=lambda register: register.runs)
-
-
-def _select(a: Register, b: Register, bit: int, value: int) -> Register:
-    """Of two registers the runs whose number has this value of the bit, in order."""
-    both = [*a.runs, *b.runs]
-    places = [i for i, (run, _) in enumerate(both) if run & bit == value]
-    places.sort(key=both.__getitem__)
-    lanes = [RUN * place + i for place in places for i in range(RUN)]
-    return Register(a.lanes.shuffle(lanes, b.lanes), tuple(both[place] for place in places))
 
 
 def place(run: int, group: int | Value, n_groups: int | Value) -> int | Value:

@@ -26,7 +26,7 @@ from linnet.kernels.isa.base import DotSum
 from linnet.kernels.ops.base import ALL_ROWS, Float32s, Int, Int64s, OpKernel
 from linnet.kernels.products.activations import Quantize, Span, packed_bytes, span_bytes
 from linnet.kernels.products.base import MatrixProduct
-from linnet.kernels.products.interleave import GROUPS, RUN, SPAN, Register, interleave
+from linnet.kernels.products.interleave import GROUPS, RUN, RUNS, SPAN
 from linnet.kernels.products.panel import CHUNK, Panel, Tokens
 from linnet.kernels.products.register_tile import (
     Dots,
@@ -179,11 +179,11 @@ class MatMul(Gemm):
         for i, source in panel.each_row(packed, SPAN):
             chunk = self.type.unpack_chunk(k, source, SPAN)
             self._store_factors(panel, i, chunk)
-            registers = interleave(chunk.lanes, self.type.order, k.isa.bits // 8)
+            runs = self.type.in_runs(k, chunk)
             for token in k.range(tokens.n, name="token"):
                 span = Span.of(tokens.x_of(token), 0, panel.n_columns, column, SPAN)
                 target = panel.rows.at((token * panel.width + i) * row_bytes)
-                for at, total in self._sums(k, registers, span).items():
+                for at, total in self._sums(k, runs, span).items():
                     target.store(total, at)
         factors = self._transpose_factors(panel, chunk, SPAN)
         for token in k.range(tokens.n, name="token"):
@@ -192,19 +192,19 @@ class MatMul(Gemm):
             span = Span.of(tokens.x_of(token), 0, panel.n_columns, column, SPAN)
             RegisterTile(products, [token]).add([span], SPAN, factors)
 
-    def _sums(self, k: OpKernel, registers: Sequence[Register], span: Span) -> dict[int, Value]:
+    def _sums(self, k: OpKernel, runs: Sequence[Value], span: Span) -> dict[int, Value]:
         """A row's integer products with 256 columns, two sums for every group.
 
         By place in bytes, in i32 [first or second half of 32, where groups have 16][32s][2].
         """
-        sums: dict[int, Value] = {}
-        for register in registers:
-            (run, group), n = register.runs[0], register.lanes.type.lanes
-            at = 4 * 2 * (GROUPS * (RUN * run // self.type.group) + group)
-            x = span.lanes(run, group).load(i8[n])
-            total = sums.get(at, k.constant(i32[n // 4], 0))
-            sums[at] = k.isa.dot(total, register.lanes, x, self.type.largest)
-        return sums
+        xs = [span.lanes(run, 0).load(i8[GROUPS * RUN]) for run in range(RUNS)]
+        n = self.type.group // RUN  # runs of a group
+        return {
+            4 * 2 * GROUPS * part: k.isa.dots(
+                runs[n * part : n * (part + 1)], xs[n * part : n * (part + 1)], self.type.largest
+            )
+            for part in range(RUNS // n)
+        }
 
     def _store_factors(self, panel: Panel, row: Value, chunk: Unpacked) -> None:
         """A row's scales, or multipliers and unit, and offsets, as far as there are."""

@@ -189,8 +189,12 @@ class QuantType(WeightType):
     def runs(self, b: Blocks) -> list[Value]:
         """256 weights in the order of products (`linnet.kernels.products.interleave`): u8[64] for
         each of four runs, the run's eight lanes of group 0, then those of group 1, and so on."""
-        groups = self.in_column_order(b.k, self.unpack(b))
-        pairs = [b.k.concat([groups[i], groups[i + 2]]) for i in (0, 1, 4, 5)]
+        return self.in_runs(b.k, self.unpack(b))
+
+    def in_runs(self, k: Kernel, chunk: Unpacked) -> list[Value]:
+        """The lanes of 256 weights, as `runs` has them."""
+        groups = self.in_column_order(k, chunk)
+        pairs = [k.concat([groups[i], groups[i + 2]]) for i in (0, 1, 4, 5)]
         # Each run of two groups side by side, then of all eight.
         twos = [[side_by_side(run, *pairs[i : i + 2]) for i in (0, 2)] for run in range(2)]
         halves = [[4 * i + j for i in range(4) for j in (half, half + 1)] for half in (0, 2)]

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -28,6 +29,8 @@ from linnet.engine.open_model import DEMO_MODEL
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.kernels.runtime.packed import PackedMatrix
+
+FOLDER = Path(comparing.__file__).parent
 
 
 def test_contenders_take_turns_and_the_first_round_does_not_count() -> None:
@@ -137,6 +140,17 @@ def test_a_context_is_as_long_as_the_tests_need() -> None:
     few = argparse.Namespace(tests=["decode"], **numbers)
     assert compare_llamacpp.context_for(few) == 544
     assert compare_llamacpp.context_for(argparse.Namespace(tests=["depth"], **numbers)) == 8224
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+def test_a_script_finds_what_it_imports(name: str) -> None:
+    """But for packages that are not linnet's, which may be absent."""
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "linnet":
+            raise
+        pytest.skip(f"{error.name} is not installed")
 
 
 SCRIPTS: dict[ModuleType, list[str]] = {

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.gguf_builder import BOOL, STRING
 from support.scripted import Say, scripted
-from support.tiny_llama import BOS, EOS, N_VOCAB, TinyLlama
+from support.tiny_llama import BOS, EOS, N_VOCAB, chat_model
 
 from linnet import LLM, SamplingParams
 from linnet.engine.cli.conversation import Conversation
@@ -30,9 +29,7 @@ CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    add_space = "tokenizer.ggml.add_space_prefix", BOOL, False
-    keys = add_space, ("tokenizer.chat_template", STRING, TEMPLATE)
-    model = TinyLlama(metadata=keys, n_ctx=512, n_layers=1, n_embd=32, n_ff=32, n_heads=2)
+    model = chat_model(TEMPLATE, n_ctx=512)
     return str(model.write(tmp_path_factory.mktemp("model") / "tiny.gguf"))
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.gguf_builder import BOOL, STRING
-from support.tiny_llama import TinyLlama
+from support.tiny_llama import chat_model
 
 from linnet import LLM, AsyncLLM
 from linnet.engine.sampling.constraint import ConstraintError
@@ -35,9 +34,7 @@ TOOLS = [tool("f", n=AGE), tool("g", b={"type": "boolean"})]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    add_space = "tokenizer.ggml.add_space_prefix", BOOL, False
-    keys = add_space, ("tokenizer.chat_template", STRING, TEMPLATE)
-    model = TinyLlama(metadata=keys, n_ctx=1024, n_layers=1, n_embd=32, n_ff=32, n_heads=2)
+    model = chat_model(TEMPLATE, n_ctx=1024)
     return str(model.write(tmp_path_factory.mktemp("model") / "tiny.gguf"))
 
 

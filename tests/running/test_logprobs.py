@@ -11,10 +11,9 @@ import pytest
 from support.watched_scheduler import Watched, ids_of, interrupting, watching
 
 from linnet import LLM, SamplingParams, TokenLogprob
-from linnet.engine.running.finite import Floats
 from linnet.engine.running.generation import Chunk, Generation
 from linnet.engine.sampling.candidates import NonFiniteLogits
-from linnet.engine.sampling.logits import Logits
+from linnet.engine.sampling.logits import Floats, Logits
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.base import MOST_FEW_ROWS
 

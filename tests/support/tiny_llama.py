@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.kernels.quants import WEIGHT_TYPES
-from support.gguf_builder import FLOAT32, INT32, STRING, UINT32, GGUFBuilder, padding
+from support.gguf_builder import BOOL, FLOAT32, INT32, STRING, UINT32, GGUFBuilder, padding
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 BOS, EOS = 1, 2
@@ -141,3 +141,10 @@ class TinyLlama:
             .array("tokenizer.ggml.token_type", INT32, types)
             .kv("tokenizer.ggml.eos_token_id", UINT32, self.eos_id)
         )
+
+
+def chat_model(template: str, *, n_ctx: int) -> TinyLlama:
+    """The smallest that answers by a chat template."""
+    add_space = "tokenizer.ggml.add_space_prefix", BOOL, False
+    keys = add_space, ("tokenizer.chat_template", STRING, template)
+    return TinyLlama(metadata=keys, n_ctx=n_ctx, n_layers=1, n_embd=32, n_ff=32, n_heads=2)

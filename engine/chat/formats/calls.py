@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
-from linnet.engine.chat.formats.grammar import LINE, SPACE, GrammarError, Lark, Tool
+from linnet.engine.chat.formats.grammar import LINE, SPACE, GrammarError, Lark, Tool, function_of
 from linnet.engine.chat.formats.parts import ToolCall, ToolSchemas
 
 Pair = tuple[str, str]  # what opens, and what closes
@@ -17,7 +17,7 @@ BETWEEN: Final = f'"," {SPACE}'  # calls in a list
 PYTHON: Final = {"True": True, "False": False, "None": None}
 
 _PLACES: Final = re.compile(r"(\{(?:name|arguments|call|calls|n|_)\})")
-_JSON: Final = r'"(?:[^"\\]|\\.)*(?P<quote>"?)|[{}\[\]]'
+_JSON: Final = r'"(?:[^"\\]|\\.)*"|(?P<open>")|[{}\[\]]'
 
 
 class Found(NamedTuple):
@@ -112,28 +112,35 @@ class Calls:
 def json_end(text: str, start: int, stop: re.Pattern[str] | None = None) -> int | None:
     """Where the JSON object or list that begins at `start` ends; -1 where `stop` matches outside of
     its strings before it does; None while it may go on."""
-    pattern = _JSON if stop is None else f"{_JSON}|(?P<stop>{stop.pattern})"
+    pattern = f"{_JSON}|(?P<stop>{stop.pattern if stop else '(?!)'})"
+    return balanced_end(re.compile(pattern, re.DOTALL).finditer(text, start))
+
+
+def balanced_end(tokens: Iterator[re.Match[str]]) -> int | None:
+    """Where the first bracket among the tokens closes; None where it does not, or a string, whose
+    quote is the group `open` then, does not end; -1 where there is a group `stop` before."""
     depth = 0
-    for token in re.compile(pattern, re.DOTALL).finditer(text, start):
-        first = token[0][0]
-        if stop is not None and token["stop"]:
-            return -1
-        if first == '"':
-            if not token["quote"]:
-                return None
-        elif first in "{[":
+    for token in tokens:
+        if token.lastgroup is not None:
+            return -1 if token.lastgroup == "stop" else None
+        if token[0] in ("(", "[", "{"):
             depth += 1
-        else:
+        elif token[0] in (")", "]", "}"):
             depth -= 1
             if depth <= 0:
                 return token.end()
     return None
 
 
+def closed(text: str, closer: re.Pattern[str] | None, start: int) -> Found | None:
+    """Up to where it closes from `start` on, and no call; None where it does not."""
+    found = closer.search(text, start) if closer else None
+    return Found(found.end()) if found else None
+
+
 def in_text(text: str) -> bool:
     """Whether a text in JSON ends within a string."""
-    quotes = [token["quote"] for token in re.finditer(_JSON, text, re.DOTALL) if token[0][0] == '"']
-    return bool(quotes) and not quotes[-1]
+    return any(token["open"] for token in re.finditer(_JSON, text, re.DOTALL))
 
 
 def parsed(text: str) -> Any:
@@ -159,7 +166,7 @@ def typed(text: str, schema: Any) -> Any:
 def parameter_schema(tools: ToolSchemas, name: str, key: str) -> Any:
     """The schema of a tool's parameter, or None."""
     for tool in tools:
-        function = tool.get("function", tool)
+        function = function_of(tool)
         if isinstance(function, Mapping) and function.get("name") == name:
             properties = (function.get("parameters") or {}).get("properties") or {}
             return properties.get(key)
@@ -168,7 +175,7 @@ def parameter_schema(tools: ToolSchemas, name: str, key: str) -> Any:
 
 def names(tools: ToolSchemas) -> set[Any]:
     """Of the tools that are offered."""
-    return {tool.get("function", tool).get("name") for tool in tools}
+    return {function_of(tool).get("name") for tool in tools}
 
 
 def _types(schema: Any) -> Sequence[str]:

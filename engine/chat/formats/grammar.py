@@ -21,6 +21,11 @@ class GrammarError(ValueError):
     """What a format cannot be held to, with the reason."""
 
 
+def function_of(tool: Mapping[str, Any]) -> Any:
+    """What a tool's schema says of its function; some clients leave the rest of it out."""
+    return tool.get("function", tool)
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A tool's name, and the JSON schema of its arguments, an object's.
@@ -34,7 +39,7 @@ class Tool:
     @classmethod
     def all(cls, tools: Sequence[Mapping[str, Any]]) -> list[Tool]:
         """Raises GrammarError for names that formats cannot write."""
-        functions = [t.get("function", t) if isinstance(t, Mapping) else t for t in tools]
+        functions = [function_of(t) if isinstance(t, Mapping) else t for t in tools]
         for function in functions:
             if not isinstance(function, Mapping):
                 raise GrammarError(f"a tool is {function!r}; it must be a dict")

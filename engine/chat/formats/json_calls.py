@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from linnet.engine.chat.formats.calls import BETWEEN, Calls, Found, json_end, names, parsed
+from linnet.engine.chat.formats.calls import BETWEEN, Calls, Found, closed, json_end, names, parsed
 from linnet.engine.chat.formats.grammar import SPACE, Lark, Tool
 from linnet.engine.chat.formats.parts import ToolCall, ToolSchemas, tool_call
 
@@ -33,14 +33,14 @@ class JsonCalls(Calls):
         header = re.compile(self.header).match(text)
         closer = re.compile(self.closer) if self.closer else None
         if header is None:
-            return _closed(text, closer, 1)
+            return closed(text, closer, 1)
         name, at, calls = header.groupdict().get("name"), header.end(), tuple[ToolCall, ...]()
         while True:
             end = json_end(text, at, closer)
             if end is None:
                 return None
             if end < 0:
-                return _closed(text, closer, at)
+                return closed(text, closer, at)
             some = self._calls(name, text[at:end], tools)
             calls = calls + some if some else ()
             if closer is None:
@@ -53,7 +53,7 @@ class JsonCalls(Calls):
                 break
         if at == len(text):
             return Found(at, calls) if is_whole else None
-        return _closed(text, closer, at)
+        return closed(text, closer, at)
 
     def call(self, lark: Lark, tool: Tool) -> str:
         """An object in JSON."""
@@ -77,12 +77,6 @@ class JsonCalls(Calls):
             if any(call["function"]["name"] not in offered for call in found):
                 return ()
         return found
-
-
-def _closed(text: str, closer: re.Pattern[str] | None, start: int) -> Found | None:
-    """Up to where it closes, and no call."""
-    found = closer.search(text, start) if closer else None
-    return Found(found.end()) if found else None
 
 
 def _call(value: Any) -> ToolCall | None:

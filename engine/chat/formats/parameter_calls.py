@@ -6,7 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from linnet.engine.chat.formats.calls import Calls, Found, Pair, parameter_schema, parsed, typed
+from linnet.engine.chat.formats.calls import (
+    Calls,
+    Found,
+    Pair,
+    closed,
+    parameter_schema,
+    parsed,
+    typed,
+)
 from linnet.engine.chat.formats.grammar import LINE, Lark, Tool, is_text
 from linnet.engine.chat.formats.parts import ToolSchemas, tool_call
 
@@ -50,7 +58,7 @@ class ParameterCalls(Calls):
         while True:
             tag = next_tag.match(text, at)
             if tag is None:
-                return self._malformed(text, at, end)
+                return closed(text, end, at)
             if tag["parameter"] is None:
                 return Found(tag.end(), (tool_call(name, arguments),))
             value_end = close.search(text, tag.end())
@@ -84,11 +92,6 @@ class ParameterCalls(Calls):
             found = parsed(value)
             return value if found is None and value.strip() != "null" else found
         return typed(value, schema)
-
-    def _malformed(self, text: str, at: int, end: re.Pattern[str]) -> Found | None:
-        """Up to its end, and no call."""
-        found = end.search(text, at)
-        return Found(found.end()) if found else None
 
 
 def _unnamed(pattern: str) -> str:

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from keyword import iskeyword
 from typing import Any, ClassVar, Final
 
-from linnet.engine.chat.formats.calls import BETWEEN, Calls, Found, names, parsed
+from linnet.engine.chat.formats.calls import (
+    BETWEEN,
+    Calls,
+    Found,
+    balanced_end,
+    closed,
+    names,
+    parsed,
+)
 from linnet.engine.chat.formats.grammar import GrammarError, Lark, Tool
 from linnet.engine.chat.formats.parts import ToolCall, ToolSchemas, tool_call
 
 TOKEN: Final = re.compile(
-    r""""(?:[^"\\]|\\.)*(?P<double>"?)|'(?:[^'\\]|\\.)*(?P<single>'?)|[()\[\]{}]""", re.DOTALL
+    r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?P<open>["'])|[()\[\]{}]""", re.DOTALL
 )
 CONSTANTS: Final = {"true": True, "false": False, "null": None}
 
@@ -22,28 +30,27 @@ CONSTANTS: Final = {"true": True, "false": False, "null": None}
 class PythonicCalls(Calls):
     """`header`: a pattern of what stands before the list; `closer`: of what stands behind it."""
 
-    header: str = ""
-    closer: str = ""
+    header: str
+    closer: str
 
     last: ClassVar[str] = "])>"
 
     def read(self, text: str, tools: ToolSchemas, *, is_whole: bool) -> Found | None:
-        header = re.compile(self.header + r"\s*(?=\[)").match(text)
+        header, closer = re.compile(self.header + r"\s*(?=\[)").match(text), re.compile(self.closer)
         if header is None:
-            found = re.compile(self.closer).search(text, 1) if self.closer else None
-            return Found(found.end()) if found else None
-        end = _end(text, header.end())
+            return closed(text, closer, 1)
+        end = balanced_end(TOKEN.finditer(text, header.end()))
         if end is None:
             return None
         calls = _calls(text[header.end() : end])
         if self.bare and tools and {call["function"]["name"] for call in calls} - names(tools):
             calls = ()
-        closer = re.compile(rf"\s*(?:{self.closer})").match(text, end)
-        if closer:
-            return Found(closer.end(), calls)
+        behind = re.compile(rf"\s*(?:{self.closer})").match(text, end)
+        if behind:
+            return Found(behind.end(), calls)
         if is_whole and not text[end:].strip():
             return Found(len(text), calls)
-        return self._later(text, end)
+        return closed(text, closer, end)
 
     def call(self, lark: Lark, tool: Tool) -> str:
         """With arguments by keyword; those that are no names in Python are left out."""
@@ -54,26 +61,6 @@ class PythonicCalls(Calls):
             elif is_required:
                 raise GrammarError(f"{key!r} is no name in Python, in which this model calls")
         return f'"{tool.name}(" {lark.in_order(items, BETWEEN)} ")"'
-
-    def _later(self, text: str, end: int) -> Found | None:
-        found = re.compile(self.closer).search(text, end)
-        return Found(found.end()) if found else None
-
-
-def _end(text: str, start: int) -> int | None:
-    depth = 0
-    for token in TOKEN.finditer(text, start):
-        first = token[0][0]
-        if first in "\"'":
-            if not (token["double"] or token["single"]):
-                return None
-        elif first in "([{":
-            depth += 1
-        else:
-            depth -= 1
-            if depth <= 0:
-                return token.end()
-    return None
 
 
 def _calls(text: str) -> tuple[ToolCall, ...]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
+from linnet.engine.chat.formats.grammar import function_of
 from linnet.engine.server.errors import APIError
 
 Tool = Mapping[str, Any]  # as chat completions have it
@@ -115,7 +116,7 @@ def _meaning(
 
 def _name(tool: Tool, i: int) -> str:
     """Raises APIError."""
-    function = tool.get("function", tool)
+    function = function_of(tool)
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not name:
         message = f"tools[{i}] has no name; it must be a function with a name that is a text"
