@@ -21,14 +21,14 @@ import test_gguf_hostile
 from support import ROOT
 from support.fuzz_seeds import LLAMA, byte_pairs, llama_tensors, model, sentencepiece
 from support.tiny_architectures import N_EMBD, N_VOCAB, TINY, NamedTensor, TinyArchitecture
-from test_gguf_hostile import MAX_MIB, MAX_SECONDS, Report
+from test_gguf_hostile import MAX_MIB, Report
 
 from linnet.engine.cli.main import main
 from linnet.engine.gguf.types import GGML_TYPES
 from linnet.kernels.quants import WEIGHT_TYPES
 from linnet.models import ARCHITECTURES
 
-MAX_TEXT_SECONDS = 2.0  # for a megabyte
+MAX_SECONDS = 5.0  # of the processor; those that speak compile their kernels, too
 
 
 class Child:
@@ -370,7 +370,7 @@ def test_46_a_megabyte_of_one_letter_is_encoded(child: Child, kind: str) -> None
     report = child.ask(with_vocabulary(kind, changes), "a" * 2**20)
     n_tokens = int(report.outcome.removesuffix(" tokens"))
     assert 2**20 // 256 <= n_tokens <= 2**20 // 256 + 2
-    assert report.seconds < MAX_TEXT_SECONDS
+    assert report.seconds < MAX_SECONDS
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -64,7 +64,7 @@ def test_a_stream_has_what_the_body_has(server: Running) -> None:
 
 
 def test_a_stream_comes_while_it_is_made(server: Running) -> None:
-    with server.stream(PATH, **asked(max_tokens=400, ignore_eos=True)) as chunks:
+    with server.stream(PATH, **asked(max_tokens=900, ignore_eos=True)) as chunks:
         next(chunks)
         assert server.n_open == 1  # or all of it would have been waited for
         assert next(chunks).data["choices"][0]["delta"]["content"]

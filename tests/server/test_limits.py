@@ -8,27 +8,38 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 from support.serving import SECONDS, Running, asked, serving, until
 
+from linnet import LLM
 from linnet.engine.server import limits, run, sse
 
 PATH = "/v1/chat/completions"
-LONG: dict[str, Any] = {"max_tokens": 400, "ignore_eos": True}
+LONG: dict[str, Any] = {"max_tokens": 400_000, "ignore_eos": True}  # longer than any test
 MESSAGE = {"role": "user", "content": "x"}
+
+
+def long_model(**options: Any) -> LLM:
+    return LLM(n_ctx=500_000, chat_template="{{ messages[0].content }}", **options)
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Running]:
     """A server that takes little, and two requests at a time: one that runs, one that waits."""
-    from linnet import LLM
-
     with serving(
-        lambda: LLM(n_parallel=1, chat_template="{{ messages[0].content }}"), max_body=10_000,
+        partial(long_model, n_parallel=1), max_body=10_000,
         max_queue=1, keepalive=0.01, strict_model=True, alias="mine",
     ) as found:  # fmt: skip
+        yield found
+
+
+@pytest.fixture(scope="module")
+def long() -> Iterator[Running]:
+    """A server whose answers may be LONG."""
+    with serving(long_model) as found:
         yield found
 
 
@@ -171,7 +182,7 @@ def test_a_body_that_was_refused_is_not_taken_for_ever(
 
 
 def test_a_request_may_not_take_longer_than_its_time() -> None:
-    with serving(timeout=0.05) as hasty:
+    with serving(long_model, timeout=0.05) as hasty:
         error = hasty.refusal(PATH, 503, **asked(n=8, **LONG))
         assert error["code"] == "timeout"
         last = hasty.streamed(PATH, **asked(n=8, **LONG))[-1]
@@ -232,23 +243,23 @@ def slots_in_use(running: Running) -> int:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_client_that_goes_amid_a_stream_frees_its_slot(server: Running, n: int) -> None:
-    with server.stream(PATH, **asked(n=n, **LONG)) as frames:
+def test_a_client_that_goes_amid_a_stream_frees_its_slot(long: Running, n: int) -> None:
+    with long.stream(PATH, **asked(n=n, **LONG)) as frames:
         for _ in range(n + 4):
             next(frames)
-        assert slots_in_use(server) > 0
-    server.rests()
-    until(lambda: slots_in_use(server) == 0)
+        assert slots_in_use(long) > 0
+    long.rests()
+    until(lambda: slots_in_use(long) == 0)
 
 
-def test_a_client_that_goes_while_it_waits_for_a_body_frees_its_slot(server: Running) -> None:
+def test_a_client_that_goes_while_it_waits_for_a_body_frees_its_slot(long: Running) -> None:
     body = json.dumps(asked(n=8, **LONG)).encode()
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with server.connection() as connection:
+    with long.connection() as connection:
         connection.sendall(head + body)
-        until(lambda: slots_in_use(server) > 0)
-    server.rests()
-    until(lambda: slots_in_use(server) == 0)
+        until(lambda: slots_in_use(long) > 0)
+    long.rests()
+    until(lambda: slots_in_use(long) == 0)
 
 
 def test_a_client_that_goes_while_it_waits_leaves_the_queue(small: Running) -> None:

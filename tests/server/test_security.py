@@ -174,8 +174,9 @@ def test_a_request_is_a_line(server: Running, lines: list[dict[str, Any]]) -> No
     server.chat(n=2, seed=1)
     text = server.chat()["choices"][0]["message"]["content"]
     server.chat_stream(stop=[text[-1]])
+    until(lambda: len(lines) == 3)  # which come once the answers are over
     server.get("/v1/nothing")
-    until(lambda: len(lines) == 4)  # which come once the answers are over
+    until(lambda: len(lines) == 4)
     whole, one, stream, other = lines
     assert (whole["event"], whole["method"], whole["path"], whole["status"]) == (
         "request", "POST", PATH, 200,

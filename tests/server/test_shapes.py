@@ -68,8 +68,13 @@ def text_of(server: Running, path: str, **fields: Any) -> tuple[str, str]:
     return body["choices"][0]["text"], body["choices"][0]["finish_reason"]
 
 
+def shown(value: Any) -> str:
+    """A case's name, the same in every process."""
+    return str(getattr(value, "__name__", value))[:50]
+
+
 @pytest.mark.parametrize("path", [CHAT, PLAIN, NATIVE])
-@pytest.mark.parametrize(("fields", "holds"), ASKED, ids=lambda case: str(case)[:50])
+@pytest.mark.parametrize(("fields", "holds"), ASKED, ids=shown)
 def test_an_answer_has_the_shape(
     server: Running, path: str, fields: dict[str, Any], holds: Any
 ) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 from support import ROOT
-from support.serving import SECONDS, Running, asked, frames, serving, until
+from support.serving import SECONDS, TEMPLATE, Running, asked, frames, serving, until
 
 from linnet import LLM
 from linnet.engine.async_llm import AsyncLLM
@@ -30,6 +30,8 @@ from linnet.engine.server.settings import Settings
 
 PATH = "/v1/chat/completions"
 BODY = {"stream": True, **asked(n=8, max_tokens=500, ignore_eos=True)}
+LONG = 500_000
+ENDLESS = BODY | {"max_tokens": 400_000}  # for a context of LONG
 
 
 def test_it_answers_while_the_model_is_loading() -> None:
@@ -81,7 +83,7 @@ def test_no_request_has_to_wait_for_a_compiler(server: Running) -> None:
 
 def test_those_under_way_may_end_and_no_more_begin() -> None:
     with serving() as running:
-        with running.stream(PATH, **asked(max_tokens=300, ignore_eos=True)) as chunks:
+        with running.stream(PATH, **asked(max_tokens=900, ignore_eos=True)) as chunks:
             next(chunks)
             running.server.end()
             for response in (running.get("/health"), running.post(PATH, **asked())):
@@ -96,8 +98,8 @@ def test_those_under_way_may_end_and_no_more_begin() -> None:
 
 
 def test_what_takes_too_long_ends_with_an_error() -> None:
-    with serving(shutdown_timeout=0.0) as running:
-        with running.stream(PATH, **BODY) as chunks:
+    with serving(lambda: LLM(chat_template=TEMPLATE, n_ctx=LONG), shutdown_timeout=0.0) as running:
+        with running.stream(PATH, **ENDLESS) as chunks:
             next(chunks)
             running.server.end()
             last = list(chunks)[-1]
@@ -158,10 +160,9 @@ def test_a_signal_while_it_is_loading_ends_it_at_once() -> None:
 
 
 def test_a_second_signal_ends_it_at_once(template: str) -> None:
-    flags = "--chat-template-file", template, "--shutdown-timeout", "600", "-c", "500000"
-    body = BODY | {"max_tokens": 400_000}
+    flags = "--chat-template-file", template, "--shutdown-timeout", "600", "-c", str(LONG)
     with command(*flags) as (process, url), httpx.Client(base_url=url, trust_env=False) as client:
-        with client.stream("POST", PATH, json=body, timeout=SECONDS) as response:
+        with client.stream("POST", PATH, json=ENDLESS, timeout=SECONDS) as response:
             chunks = frames(response.iter_lines())
             next(chunks)
             process.send_signal(signal.SIGINT)

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 
@@ -57,6 +58,9 @@ def probe(line: str) -> dict[str, object]:
         outcome = f"untyped: {error!r}"
     seconds, mib = time.process_time() - start, peak_mib() - before
     gc.collect()  # errors refer to frames, and these to errors
+    for thread in threading.enumerate():  # that maps pages, which keeps the file open
+        if thread is not threading.current_thread():
+            thread.join()
     return {
         "outcome": outcome,
         "seconds": seconds,

@@ -101,12 +101,12 @@ def test_words_by_case(pre: str) -> None:
 @pytest.mark.parametrize("pre", ["llama-bpe", "gpt-4o", "deepseek-llm", "gpt-2"])
 @pytest.mark.parametrize("unit", ["a", "A", " ", "\n", "1", "é", " x", "A\u0301"])
 def test_long_runs_are_encoded(pre: str, unit: str) -> None:
-    """In a moment: what looks at the rest of a run from each of its characters would take hours."""
+    """In a moment: what looks at the rest of a run from each of its characters would take long."""
     merges = [f"{'a' * 2**n} {'a' * 2**n}" for n in range(6)]
     tokenizer = build(merges, pre=pre)
-    text = unit * (300_000 // len(unit)) + "中"
+    text = unit * (100_000 // len(unit)) + "中"
     ids = tokenizer.encode(text, add_special=False)
-    assert len(ids) > 300_000 // 64
+    assert len(ids) > 100_000 // 64
     assert tokenizer.decode(ids) == text
 
 
