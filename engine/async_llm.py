@@ -13,7 +13,9 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from linnet.engine.chat.rounds import MOST_ROUNDS, Rounds
 from linnet.engine.chat.template import Message
+from linnet.engine.chat.tools import Tool
 from linnet.engine.llm import LLM
 from linnet.engine.open_model import Prompt
 from linnet.engine.running.driver import Driver
@@ -74,10 +76,21 @@ class AsyncLLM:
                     yield chunk
 
     async def chat(
-        self, messages: Sequence[Message], params: SamplingParams | None = None, **options: Any
-    ) -> Output:
-        """The model's answer to a conversation; see `LLM.chat`."""
-        return await _output(self.stream_chat(messages, params, **options))
+        self, messages: Sequence[Message], params: SamplingParams | None = None, *,
+        tools: Sequence[Tool] = (), run_tools: bool = False, max_rounds: int = MOST_ROUNDS,
+        **options: Any,
+    ) -> Output:  # fmt: skip
+        """The model's answer to a conversation; see `LLM.chat`. With `run_tools`, async functions
+        are awaited, others called in threads, all calls of an answer at the same time."""
+        rounds = Rounds(
+            messages, tools, options, run_tools=run_tools, max_rounds=max_rounds, awaits=True
+        )
+        while True:
+            output = await _output(self.stream_chat(rounds.messages, params, **rounds.options))
+            calls = rounds.calls(output.tool_calls)
+            if not calls:
+                return output
+            rounds.go_on(output.message, await rounds.tools.awaited_results(calls))
 
     async def stream_chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *,
@@ -85,9 +98,8 @@ class AsyncLLM:
     ) -> AsyncGenerator[Chunk]:  # fmt: skip
         """The same chunk by chunk, each with its `part`; see `LLM.stream_chat`."""
         request = await self.aside(partial(self.llm.chat_request, messages, params, **options))
-        generation = await self.aside(request.generation)
-        reader = request.reader(generation)
-        async with aclosing(self.events(generation)) as events:
+        reader = await self.aside(request.begin)
+        async with aclosing(self.events(reader.generation)) as events:
             async for event in events:
                 if chunk := chunk_of(event, progress):
                     for told in reader.read(chunk):

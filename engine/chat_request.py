@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from functools import cached_property
+from typing import Final, NamedTuple
 
 from linnet.engine.chat.answers import AnswerReader, end_of, marker_tokens
-from linnet.engine.chat.formats import without_reasoning
-from linnet.engine.chat.formats.calls import names
-from linnet.engine.chat.formats.grammar import GrammarError, Lark, Tool, function_of
-from linnet.engine.chat.formats.harmony import Harmony
-from linnet.engine.chat.formats.parts import Format, Part, ToolSchemas, Wanted
+from linnet.engine.chat.formats import without_bare_calls, without_reasoning
+from linnet.engine.chat.formats.grammar import Lark
+from linnet.engine.chat.formats.parts import Part, ToolSchemas, Wanted
+from linnet.engine.chat.formats.schemas import GrammarError, Tool
 from linnet.engine.checks import whole
 from linnet.engine.open_model import OpenModel
 from linnet.engine.running.generation import Chunk, Generation
 from linnet.engine.sampling.constraint import (
     JSON_OPTIONS,
-    Constraint,
     ConstraintError,
     Rule,
+    check_shape,
     containing,
     grammar_of,
     is_installed,
@@ -27,11 +28,20 @@ from linnet.engine.sampling.constraint import (
 )
 from linnet.engine.sampling.parameter import MAX_INT
 from linnet.engine.sampling.params import SamplingParams
-from linnet.engine.sampling.reasoning import Reasoned, ReasoningTags
+from linnet.engine.sampling.reasoning import Budgeted, Reasoned
 from linnet.engine.sampling.triggered import Triggered
 
 SHAPE: Final = "shape"
-_T = TypeVar("_T")
+
+
+class Answer(NamedTuple):
+    """What holds an answer, and what calls begin with that it holds."""
+
+    rule: Rule | None = None
+    held: Sequence[str] = ()
+
+
+FREE: Final = Answer()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +52,10 @@ class TextRequest:
     ids: Sequence[int]
     params: SamplingParams
 
-    def generation(self) -> Generation:
-        """To be submitted to the scheduler. Raises what `LLM.stream` raises before anything is
-        computed."""
-        return self.llm.generation(self.ids, self.params)
-
-    def reader(self, generation: Generation) -> ChunkReader:
-        """Reads the chunks of that generation."""
-        return ChunkReader(generation)
-
-    def read(self, generation: Generation, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        """The chunks of that generation, with what is read of them."""
-        reader = self.reader(generation)
-        for chunk in chunks:
-            yield from reader.read(chunk)
-            if reader.is_over:
-                return
+    def begin(self) -> ChunkReader:
+        """A generation to be submitted to the scheduler, and what reads its chunks. Raises what
+        `LLM.stream` raises before anything is computed."""
+        return ChunkReader(self.llm.generation(self.ids, self.params))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +63,9 @@ class ChatRequest(TextRequest):
     """The answer to a conversation.
 
     `tools`: those that the prompt offers. `tool_choice`: "auto"; "required" for calls and nothing
-    else; a tool's name for a call of that; "none". `parallel_tool_calls`: whether an answer may go
-    on after its first call. Without `tells_reasoning`, that is content. `reasoning_budget`: after
-    so many tokens the reasoning is closed.
+    else; a tool's name for one call of that; "none". `parallel_tool_calls`: whether other answers
+    may go on after their first call. Without `tells_reasoning`, that is content.
+    `reasoning_budget`: after so many tokens the reasoning is closed.
     """
 
     tools: ToolSchemas = ()
@@ -76,101 +74,174 @@ class ChatRequest(TextRequest):
     tells_reasoning: bool = True
     reasoning_budget: int | None = None
 
-    def generation(self) -> Generation:
-        """Raises ConstraintError, too: for tools whose schemas cannot be held to; and ValueError
-        for a choice or budget that cannot be."""
-        return self.llm.generation(self.ids, self.params, constraint=self._constraint())
+    def begin(self) -> ChunkReader:
+        """Raises ConstraintError, too: for a shape, and for strict tools, that cannot be held to;
+        and ValueError for a choice or budget that cannot be. What becomes of other tools whose
+        schemas cannot be held to is a UserWarning: their arguments may be any."""
+        answer, held = self._answer(reasons=True)
+        generation = self.llm.generation(self.ids, self.params, constraint=self._rule(answer))
+        reader = self._reader(held=held, tells_reasoning=self.tells_reasoning)
+        return ChunkReader(generation, reader, has_one_call=not self._is_several)
 
-    def _constraint(self) -> Rule | None:
-        """What the answer is held to: shape, calls and budget; from the reasoning's end on."""
-        constraints, tokenizer = self.llm.constraints, self.llm.tokenizer
-        format, prompt = self.llm.chat_template.format, end_of(self.ids, tokenizer)
-        answer = self._answer(format, prompt)
-        if self.reasoning_budget is not None:
-            whole("reasoning_budget", self.reasoning_budget, 0, MAX_INT)
-            if isinstance(format, Harmony):
-                wanted = "leave it out, and say how much by reasoning_effort"
-                raise ValueError(f"reasoning_budget: this model reasons in channels; {wanted}")
-        elif answer is None:
-            return None
-        if format.reasoning is None or prompt.rstrip().endswith(format.reasoning[1]):
+    @property
+    def _is_several(self) -> bool:
+        """Whether there may be several calls."""
+        return self.parallel_tool_calls and self.tool_choice in ("auto", "required", "none")
+
+    def _rule(self, answer: Rule | None) -> Rule | None:
+        """What an answer is held to, its reasoning included."""
+        format, budget = self.llm.chat_template.format, self.reasoning_budget
+        whole("reasoning_budget", budget, 0, MAX_INT)
+        if format.reasoning is None or (answer is None and budget is None):
             return answer
-        begun = prompt.rstrip().endswith(format.reasoning[0])
-        tags = ReasoningTags.of(*format.reasoning, tokenizer, begun=begun)
-        budget = self.reasoning_budget
-        return Reasoned(answer, constraints.mask, tags, tokenizer, budget=budget)
+        rule = answer if answer is None or format.has_channels else self._reasoned(answer)
+        if budget is None:
+            return rule
+        closes = self._tokens(format.reasoning[1])
+        rest = self._answer(reasons=False)[0] if format.has_channels else answer
+        mask = self.llm.constraints.mask
+        return Budgeted(rule, rest, mask, self._reader(), closes=closes, budget=budget)
 
-    def _answer(self, format: Format, prompt: str) -> Rule | None:
-        """Of what follows the reasoning."""
-        shape, offered = grammar_of(self.params), self._offered()
+    def _reasoned(self, answer: Rule) -> Reasoned:
+        """It, after the reasoning, which the prompt or the answer may open, if neither has closed
+        it."""
+        format, tokenizer = self.llm.chat_template.format, self.llm.tokenizer
+        opening, closing = format.reasoning or ("", "")
+        ids = marker_tokens(format, tokenizer)
+        opens = self._tokens(opening)
+        is_closed = end_of(self.ids, tokenizer).rstrip().endswith(closing)
+        begins = {ids[marker] for marker in format.ends_reasoning if marker in ids}
+        return Reasoned(
+            answer, self._reader(),
+            opens=opens[0] if len(opens) == 1 and not is_closed else None,
+            kept_out=tokenizer.eog_ids | (set() if self._offered else begins),
+            begins=begins if self._offered else (),
+        )  # fmt: skip
+
+    def _tokens(self, marker: str) -> list[int]:
+        return self.llm.tokenizer.encode(marker, add_special=False, parse_special=True)
+
+    def _answer(self, *, reasons: bool) -> Answer:
+        """Of what follows the reasoning; `reasons`: or, in channels, of that, too."""
+        format, constraints = self.llm.chat_template.format, self.llm.constraints
+        shape, prompt = grammar_of(self.params), end_of(self.ids, self.llm.tokenizer)
         is_asked = self.tool_choice not in ("auto", "none")
-        constraints = self.llm.constraints
 
         def new() -> Lark:
             return Lark(marker_tokens(format, self.llm.tokenizer), JSON_OPTIONS)
 
-        def whole_answer(tools: ToolSchemas) -> Constraint | None:
+        def whole_answer(tools: Sequence[Tool]) -> Answer:
             wanted = Wanted(
-                shape=None if shape is None else SHAPE, tools=Tool.all(tools), must_call=is_asked,
-                several=self.parallel_tool_calls,
+                shape=None if shape is None else SHAPE, tools=tools, must_call=is_asked,
+                several=self._is_several, reasons=reasons,
             )  # fmt: skip
             text = format.grammar(new(), wanted, prompt)
             held = None if is_asked else shape
-            return None if text is None else constraints.make(containing(text, SHAPE, held))
+            if text is None:
+                return FREE
+            return Answer(constraints.make(containing(text, SHAPE, held)), format.begins_calls)
 
-        def triggered(tools: ToolSchemas) -> Triggered | None:
+        def triggered(tools: Sequence[Tool]) -> Answer:
             grammars = format.call_grammars(new, tools)
             begun = {i: constraints.make(lark_grammar(text)) for i, text in grammars.items()}
-            return Triggered(begun, constraints.mask) if begun else None
+            if not begun:
+                if any(tool.strict for tool in tools):
+                    warnings.warn("strict tools: no token begins a call here", stacklevel=2)
+                return FREE
+            texts = self.llm.tokenizer.vocabulary.texts
+            return Answer(Triggered(begun, constraints.mask), [texts[i] for i in begun])
 
-        if shape is not None or is_asked:
-            return _for_tools(whole_answer, offered)
-        return _for_tools(triggered, offered) if offered and is_installed() else None
+        tools = self._offered
+        if is_asked:  # which leaves the shape out
+            check_shape(self.params)
+        if shape is not None or is_asked or not reasons:
+            return self._held(whole_answer, tools)
+        if not tools or not is_installed():
+            return FREE
+        try:
+            return self._held(whole_answer if format.has_channels else triggered, tools)
+        except ConstraintError as error:
+            if any(tool.strict for tool in tools):
+                raise
+            warnings.warn(f"calls are held to no form: {error}", stacklevel=2)
+            return FREE
 
-    def _offered(self) -> ToolSchemas:
-        """The tools that may be called. Raises ValueError where one must be that is not there."""
-        if self.tool_choice in ("auto", "required", "none"):
-            found = () if self.tool_choice == "none" else self.tools
-        else:
-            found = [t for t in self.tools if function_of(t).get("name") == self.tool_choice]
-        if not found and self.tool_choice not in ("auto", "none"):
-            known = ", ".join(sorted(map(str, names(self.tools)))) or "none are given"
+    def _held(self, make: Callable[[Sequence[Tool]], Answer], tools: Sequence[Tool]) -> Answer:
+        """What is made for the tools, or for their like with any arguments, where those cannot be
+        held to their schemas and need not be. Raises ConstraintError, naming what is at fault."""
+        try:
+            return make(tools)
+        except (GrammarError, ConstraintError) as error:
+            check_shape(self.params)
+            if not tools:
+                raise
+            held = [_holdable(make, tool) for tool in tools]
+            if held == tools:
+                raise ConstraintError(f"tools: calls cannot be held to them: {error}") from error
+            return make(held)
+
+    @cached_property
+    def _offered(self) -> list[Tool]:
+        """The tools that may be called. Raises ValueError for what is none, and where one must be
+        called that is not there."""
+        try:
+            tools = [] if self.tool_choice == "none" else Tool.all(self.tools)
+        except ValueError as error:
+            raise ValueError(f"tools: {error}") from error
+        if self.tool_choice in ("auto", "none"):
+            return tools
+        found = [tool for tool in tools if self.tool_choice in ("required", tool.name)]
+        if not found:
+            known = ", ".join(sorted(tool.name for tool in tools)) or "none are given"
             choices = "'auto', 'none', 'required' or the name of one of the tools"
             raise ValueError(f"tool_choice is {self.tool_choice!r}; it must be {choices}: {known}")
         return found
 
-    def reader(self, generation: Generation) -> ChunkReader:
+    def _reader(self, *, held: Sequence[str] = (), tells_reasoning: bool = True) -> AnswerReader:
         format = self.llm.chat_template.format
-        reader = AnswerReader(
-            format if self.tells_reasoning else without_reasoning(format), self.llm.tokenizer,
-            self.ids, skip_special=self.params.skip_special, tools=self.tools,
+        format = format if tells_reasoning else without_reasoning(format)
+        format = format if self.tools else without_bare_calls(format)
+        return AnswerReader(
+            format, self.llm.tokenizer, self.ids, skip_special=self.params.skip_special,
+            tools=self.tools, held=held,
         )  # fmt: skip
-        return ChunkReader(generation, reader, has_one_call=not self.parallel_tool_calls)
 
 
-def _for_tools(make: Callable[[ToolSchemas], _T], tools: ToolSchemas) -> _T:
-    """What is made for the tools. Raises ConstraintError, which names the one at fault."""
+def _holdable(make: Callable[[Sequence[Tool]], Answer], tool: Tool) -> Tool:
+    """It, or its like with any arguments, of which something can be made. Raises ConstraintError,
+    naming it, where neither can be."""
     try:
-        return make(tools)
+        make([tool])
     except (GrammarError, ConstraintError) as error:
-        for tool in tools if len(tools) > 1 else ():
-            _for_tools(make, [tool])
-        if not tools:
-            raise
-        name = function_of(tools[0]).get("name")
-        raise ConstraintError(f"tools: calls of {name!r} cannot be held to it: {error}") from error
+        what = f"tools: calls of {tool.name!r} cannot be held to their schema"
+        if tool.strict:
+            raise ConstraintError(f"{what}, which is strict: {error}") from error
+        try:
+            make([tool.loose])
+        except (GrammarError, ConstraintError):
+            raise ConstraintError(f"{what}: {error}") from error
+        warnings.warn(f"{what}, so their arguments may be any: {error}", stacklevel=2)
+        return tool.loose
+    return tool
 
 
 class ChunkReader:
-    """Gives the chunks of a generation, those of a chat with their part, until `is_over`."""
+    """Gives the chunks of its `generation`, those of a chat with their part, until `is_over`."""
 
     def __init__(
         self, generation: Generation, reader: AnswerReader | None = None, *,
         has_one_call: bool = False,
     ) -> None:  # fmt: skip
-        self._generation: Final = generation
+        self.generation: Final = generation
         self._reader, self._has_one_call = reader, has_one_call
         self.is_over = False
+
+    def read_all(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """What is told of all of them."""
+        for chunk in chunks:
+            yield from self.read(chunk)
+            if self.is_over:
+                return
 
     def read(self, chunk: Chunk) -> Iterator[Chunk]:
         """What is told of a chunk: itself and, where it ends an answer of one call, a last one."""
@@ -179,8 +250,8 @@ class ChunkReader:
             is_cut = chunk.finish_reason == "length"
             part = self._reader.push(chunk.token_id, chunk.text, is_cut=is_cut)
             if self._has_one_call and part.tool_calls:
-                part, self.is_over = part._replace(tool_calls=part.tool_calls[:1]), True
+                part, self.is_over = part.with_one_call, True
         yield replace(chunk, part=part)
         if self.is_over and chunk.finish_reason is None:
-            yield Chunk("", finish_reason="stop", stats=self._generation.stats, part=Part())
+            yield Chunk("", finish_reason="stop", stats=self.generation.stats, part=Part())
         self.is_over = self.is_over or chunk.finish_reason is not None

@@ -11,10 +11,10 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from linnet.engine.chat.rounds import MOST_ROUNDS, Rounds
 from linnet.engine.chat.template import Message, template_variables
 from linnet.engine.chat.tools import Tool, Tools
 from linnet.engine.chat_request import ChatRequest
-from linnet.engine.checks import whole
 from linnet.engine.measure.roofline import read_bandwidth, weights_read
 from linnet.engine.open_model import OpenModel, Prompt
 from linnet.engine.running.generation import Chunk, Generation, Output
@@ -23,7 +23,6 @@ from linnet.engine.running.results import chunks, outputs
 from linnet.engine.running.session import Progress
 from linnet.engine.sampling.params import SamplingParams
 
-MOST_ROUNDS, MAX_ROUNDS = 8, 1000  # answers between which tools run
 Prompts = list[str] | list[Sequence[int]] | tuple[str, ...] | tuple[Sequence[int], ...]
 
 
@@ -255,15 +254,15 @@ class LLM(OpenModel):
         see `generate`. Raises what `ChatTemplate.render` and `stream` raise, and ValueError for a
         function that cannot be told to a model.
         """
-        whole("max_rounds", max_rounds, 1, MAX_ROUNDS)
-        known, talk = Tools(tools), [*messages]
+        rounds = Rounds(
+            messages, tools, options, run_tools=run_tools, max_rounds=max_rounds, awaits=False
+        )
         while True:
-            output = Output.of(list(self.stream_chat(talk, params, tools=tools, **options)))
-            calls, max_rounds = output.tool_calls, max_rounds - 1
-            if not (run_tools and calls and max_rounds and known.can_run(calls)):
+            output = Output.of(list(self.stream_chat(rounds.messages, params, **rounds.options)))
+            calls = rounds.calls(output.tool_calls)
+            if not calls:
                 return output
-            talk += [output.message, *known.results(calls)]
-            options.pop("tool_choice", None)
+            rounds.go_on(output.message, rounds.tools.results(calls))
 
     def stream_chat(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *,
@@ -272,8 +271,8 @@ class LLM(OpenModel):
         """What `chat` gives, chunk by chunk, each with its `part`; `options`: its keyword
         arguments; `progress`: see `stream`."""
         request = self.chat_request(messages, params, **options)
-        generation = request.generation()
-        return request.read(generation, chunks(self.scheduler, generation, progress))
+        answer = request.begin()
+        return answer.read_all(chunks(self.scheduler, answer.generation, progress))
 
     def chat_request(
         self, messages: Sequence[Message], params: SamplingParams | None = None, *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -36,30 +37,37 @@ class AnswerReader:
 
     def __init__(
         self, format: Format, tokenizer: Tokenizer, prompt: Sequence[int], *, skip_special: bool,
-        tools: ToolSchemas = (),
+        tools: ToolSchemas = (), held: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """`prompt`: its ids. `skip_special`: whether the text is without control tokens. `tools`:
-        those that the prompt offers."""
+        those that the prompt offers. `held`: see `Format.reader`."""
         ids = tokenizer.vocabulary.ids
         self._markers = {ids[marker]: marker for marker in format.markers if marker in ids}
         tokens = marker_tokens(format, tokenizer)
         self._splitter = Splitter([marker for marker in format.markers if marker not in tokens])
         self._letters = {i: text for text, i in tokens.items() if i not in self._markers}
-        self._reader = format.reader(end_of(prompt, tokenizer), tools)
+        self._reader = format.reader(end_of(prompt, tokenizer), tools, held=held)
         self._detokenizer = tokenizer.detokenizer(skip_special=skip_special, continues=True)
         self._waiting: deque[_Piece] = deque()
         self._n_certain = 0  # characters of those that no stop string can take back
 
-    def push(self, token_id: int | None, text: str, *, is_cut: bool = False) -> Part:
-        """Take a token, None after the last, and the text that has become certain with it;
-        `is_cut`: see `Reader.finish`."""
+    @property
+    def reasons(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return self._reader.reasons
+
+    def push(
+        self, token_id: int | None, text: str | None = None, *, is_cut: bool = False
+    ) -> Part:  # fmt: skip
+        """Take a token, None after the last, and the text that has become certain with it, None
+        where no stop string can take any back; `is_cut`: see `Reader.finish`."""
         if token_id is None:
             self._waiting.append(_Piece(self._detokenizer.finish()))
         else:
             text_of_it, marker = self._detokenizer.push(token_id), self._markers.get(token_id, "")
             hidden = "" if text_of_it else self._letters.get(token_id, "")
             self._waiting.append(_Piece(text_of_it, marker, hidden))
-        self._n_certain += len(text)
+        self._n_certain = sys.maxsize if text is None else self._n_certain + len(text)
         parts = [*self._read()]
         if token_id is None:
             parts.append(self._reader.text(self._splitter.finish()))

@@ -32,8 +32,8 @@ REASONING: Final = ("reasoning_content", "thinking", "reasoning")  # keys for th
 
 
 def expected_tools(tools: Any, abilities: Abilities) -> Any:
-    """`tools` without keys that are None, and what stands for none. Warns where the template would
-    leave them out in silence."""
+    """`tools` without keys that are None, nor `strict`, which is not for the model, and what stands
+    for none. Warns where the template would leave them out in silence."""
     tools = _plain(tools)
     if tools is None:
         return abilities.without_tools()
@@ -41,7 +41,17 @@ def expected_tools(tools: Any, abilities: Abilities) -> Any:
         return tools
     if tools and not abilities.writes_tools():
         _warn("the chat template leaves out the tools: the model will not know of them")
-    return [_without_none(tool, "function") for tool in tools]
+    return [_told(tool) for tool in tools]
+
+
+def _told(tool: Any) -> Any:
+    tool = _without_none(tool, "function")
+    if not isinstance(tool, dict):
+        return tool
+    function = tool.get("function")
+    if isinstance(function, dict):
+        return {**tool, "function": {k: v for k, v in function.items() if k != "strict"}}
+    return {key: item for key, item in tool.items() if key != "strict"}
 
 
 def expected_messages(

@@ -8,6 +8,7 @@ import json
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from inspect import iscoroutinefunction
 from typing import Any, Final
 
 from linnet.engine.chat.docstrings import described
@@ -38,9 +39,23 @@ class Tools:
         dicts = {_name(schema) for schema in self.schemas} - self._functions.keys()
         return not any(_name(call) in dicts for call in calls)
 
+    @property
+    def async_names(self) -> list[str]:
+        """The functions that have to be awaited."""
+        return [
+            name for name, (function, _) in self._functions.items() if iscoroutinefunction(function)
+        ]
+
     def results(self, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
         """A message with the result of each call; of one that fails, with the error."""
         return [self._result(call) for call in calls]
+
+    async def awaited_results(self, calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+        """The same of functions that may be async; the others run in threads. All calls run at the
+        same time."""
+        from asyncio import gather  # takes long to import, which few need
+
+        return await gather(*map(self._awaited_result, calls))
 
     def _of(self, function: Callable[..., Any], where: str) -> Schema:
         name = getattr(function, "__name__", "")
@@ -61,19 +76,45 @@ class Tools:
         schema = {"name": name, "description": description, "parameters": _hoisted(about.schema)}
         return {"type": "function", "function": schema}
 
-    def _result(self, call: ToolCall) -> dict[str, Any]:
-        name, arguments = _name(call), call["function"].get("arguments") or {}
+    async def _awaited_result(self, call: ToolCall) -> dict[str, Any]:
+        from asyncio import to_thread
+
         try:
-            if name not in self._functions:
-                known = ", ".join(self._functions)
-                raise ValueError(f"there is no tool {name!r}; there are {known}")
-            function, about = self._functions[name]
-            given = json.loads(arguments) if isinstance(arguments, str) else arguments
-            content = _text(function(**about.value(given, name)))
+            function, given = self._prepared(call)
+            is_async = iscoroutinefunction(function)
+            content = _text(await (function(**given) if is_async else to_thread(function, **given)))
         except Exception as error:  # of the function's, any
-            content = f"{type(error).__name__}: {error}"
-        message = {"role": "tool", "name": name, "content": content}
-        return message | ({"tool_call_id": call["id"]} if "id" in call else {})
+            content = _told(error)
+        return _message(call, content)
+
+    def _result(self, call: ToolCall) -> dict[str, Any]:
+        try:
+            function, given = self._prepared(call)
+            content = _text(function(**given))
+        except Exception as error:  # of the function's, any
+            content = _told(error)
+        return _message(call, content)
+
+    def _prepared(self, call: ToolCall) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """The function that a call is of, and its arguments. Raises ValueError, and what
+        constructors raise."""
+        name, arguments = _name(call), call["function"].get("arguments") or {}
+        if name not in self._functions:
+            known = ", ".join(self._functions)
+            raise ValueError(f"there is no tool {name!r}; there are {known}")
+        function, about = self._functions[name]
+        given = json.loads(arguments) if isinstance(arguments, str) else arguments
+        return function, about.value(given, name)
+
+
+def _message(call: ToolCall, content: str) -> dict[str, Any]:
+    """The result of a call."""
+    message = {"role": "tool", "name": _name(call), "content": content}
+    return message | ({"tool_call_id": call["id"]} if "id" in call else {})
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _members(function: Callable[..., Any], texts: Mapping[str, str]) -> dict[str, Member]:

@@ -18,7 +18,7 @@ from linnet.engine.open_model import SPEC_TYPES
 from linnet.engine.running.drafts import MOST_DRAFTS
 from linnet.engine.running.generation import Stats
 from linnet.engine.running.runner import MOST_PROMPT_TOKENS, PROMPT_TOKENS
-from linnet.engine.sampling.constraint import grammar_of
+from linnet.engine.sampling.constraint import check_shape
 from linnet.engine.sampling.parameter import MAX_INT
 from linnet.engine.sampling.params import PARAMETERS, SamplingParams
 from linnet.models.parts.config import MAX_CONTEXT
@@ -57,7 +57,7 @@ def sampling_fields(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"{PARAMETERS[name].flags[-1]} and {flags[-1]} are given; one will do")
         if path is not None:
             given[name] = read_text(path)
-    grammar_of(SamplingParams(**given))
+    check_shape(SamplingParams(**given))
     return given
 
 

@@ -168,9 +168,9 @@ class Llama:
                 llm=self.llm, ids=ids, params=params, tools=tools, tells_reasoning=False
             )
         give = chat_chunks if stream else chat_completion
-        generation = request.generation()
-        answer = request.read(generation, self._chunks(generation))
-        return give(answer, model or self.model_path, self.llm.tokenizer)
+        answer = request.begin()
+        said = answer.read_all(self._chunks(answer.generation))
+        return give(said, model or self.model_path, self.llm.tokenizer)
 
     # -- tokens ---------------------------------------------------------------------------------
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from linnet.engine.chat.formats.parts import Part, ToolCall
+from linnet.engine.chat.formats.parts import Part
 
 
 def chat_choice(
@@ -33,27 +32,34 @@ def message(said: Part) -> dict[str, Any]:
     if said.reasoning:
         message |= _reasoning(said)
     if said.tool_calls:
-        message["tool_calls"] = [_tool_call(call) for call in said.tool_calls]
+        message["tool_calls"] = [_tool_call(*call) for call in complete_calls(said)]
         message["content"] = said.content or None
     return message
 
 
 def deltas(part: Part, n_calls: int) -> Iterator[dict[str, Any]]:
-    """What a part adds to a streamed answer that has so many tool calls."""
+    """What a part adds to a streamed answer that has so many tool calls, the one under way not
+    counted."""
     if part.reasoning:
         yield _reasoning(part)
     if part.content:
         yield {"content": part.content}
-    for index, call in enumerate(map(_tool_call, part.tool_calls), n_calls):
-        function = call["function"]  # who is called, then with what
-        yield {"tool_calls": [{"index": index, **call, "function": {**function, "arguments": ""}}]}
-        yield {"tool_calls": [{"index": index, "function": {"arguments": function["arguments"]}}]}
+    for piece in part.call_pieces:
+        if piece.name is not None:  # who is called, then with what
+            yield {"tool_calls": [{"index": n_calls, **_tool_call(piece.name, "")}]}
+        if piece.text:
+            yield {"tool_calls": [{"index": n_calls, "function": {"arguments": piece.text}}]}
+        n_calls += piece.is_last
 
 
-def arguments_text(call: ToolCall) -> str:
-    """A call's arguments in JSON, or what the model wrote in place of that."""
-    arguments = call["function"]["arguments"]
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+def complete_calls(said: Part) -> Iterator[tuple[str, str]]:
+    """Of each call in an answer, its name and its arguments in JSON."""
+    name, arguments = "", ""
+    for piece in said.call_pieces:
+        name, arguments = (name, arguments) if piece.name is None else (piece.name, "")
+        arguments += piece.text
+        if piece.is_last:
+            yield name, arguments
 
 
 def finish_reason(reason: str | None, has_calls: bool) -> str:
@@ -70,7 +76,7 @@ def _reasoning(said: Part) -> dict[str, str]:
     return {"reasoning_content": said.reasoning, "reasoning": said.reasoning}
 
 
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    """With an id, and arguments as JSON text."""
-    function = {"name": call["function"]["name"], "arguments": arguments_text(call)}
+def _tool_call(name: str, arguments: str) -> dict[str, Any]:
+    """With an id."""
+    function = {"name": name, "arguments": arguments}
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}

@@ -9,11 +9,13 @@ import importlib
 import json
 import re
 import threading
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
+from linnet.engine.json_schemas import as_meant
 from linnet.engine.sampling.mask import Mask
 from linnet.engine.sampling.params import SamplingParams
 from linnet.engine.text.tokenizer import Tokenizer
@@ -24,6 +26,10 @@ WHITESPACE: Final = r"[ ]?|\n[ ]{0,16}"
 JSON_OPTIONS: Final = {
     "whitespace_pattern": WHITESPACE, "coerce_one_of": False, "lenient": False,
 }  # fmt: skip
+# Sets of tokens by what they are made of, which masks take as a whole: those within a text in JSON.
+# llguidance's own two more take a third of the trie's time, and save masks none.
+SLICES: Final = (r'[^"\\\x00-\x1F\x7F]{1,10}', r'[^"\\\x00-\x1F\x7F]+')
+MOST_COMPILED: Final = 16  # grammars that are kept
 LISTING: Final = re.compile(r"<state>|\n *\d+ \| ")  # of a grammar, after what is wrong with it
 GBNF_RULE: Final = re.compile(r"^\s*root\s*::=", re.MULTILINE)
 
@@ -62,43 +68,61 @@ class Rule(Protocol):
 class Constraints:
     """Makes the constraints of one model, from any thread.
 
-    The vocabulary's trie is built for the first one, which takes 0.1 to 1 s of the caller's time.
-    All share one mask: it is filled and applied as a token is drawn, one at a time in a model's
-    steps.
+    The vocabulary's trie is built for the first one, in 0.1 to 1 s in which no other thread runs
+    Python; or by `prepare`. All share one mask: it is filled and applied as a token is drawn, one
+    at a time in a model's steps.
     """
 
     def __init__(self, tokenizer: Tokenizer, library: Library) -> None:
         self._tokenizer, self._library = tokenizer, library
         self._lock = threading.Lock()
+        # Those of conversations under way, whose tools are the same with every turn.
+        self._compiled = lru_cache(MOST_COMPILED)(self._compile)
+
+    def prepare(self) -> None:
+        """Do now what the first constraint would wait for, if llguidance is there. Raises
+        CompileError."""
+        if is_installed():
+            with self._lock:
+                _ = self._trie, self._mask
 
     def of(self, params: SamplingParams) -> Constraint | None:
         """What `params` ask for, at its beginning; None where they ask for nothing.
 
-        Raises ConstraintError, and ModuleNotFoundError without llguidance.
+        Raises ConstraintError, naming the field, and ModuleNotFoundError without llguidance.
         """
-        grammar = grammar_of(params)
-        return None if grammar is None else self.make(grammar)
+        with _naming(params.shape):
+            grammar = _grammar(params)
+            return None if grammar is None else self.make(grammar)
 
     def make(self, grammar: str) -> Constraint:
-        """That of a grammar of llguidance's, as it has them internally: see `grammar_of`. Raises
-        what `of` raises."""
+        """That of a grammar of llguidance's, as it has them internally: see `grammar_of`. Takes
+        milliseconds, in which other threads go on. Raises what `of` raises."""
+        return self._compiled(grammar).copy()
+
+    def _compile(self, grammar: str) -> Constraint:
         with self._lock:
-            trie, mask = self._trie, self.mask
+            trie, mask = self._trie, self._mask
         matcher = _llguidance().LLMatcher(trie, grammar, log_level=0)
         if matcher.is_error():
             raise ConstraintError(_reason(matcher.get_error()))
         return Constraint(matcher, mask)
 
-    @cached_property
+    @property
     def mask(self) -> Mask:
         """Raises CompileError."""
+        with self._lock:
+            return self._mask
+
+    @cached_property
+    def _mask(self) -> Mask:
         return Mask(self._library, self._tokenizer.n_vocab)
 
     @cached_property
     def _trie(self) -> Any:
         wrapped = _Wrapped(self._tokenizer)
         n_vocab, ends = len(wrapped.tokens), [*self._tokenizer.eog_ids, wrapped.eos_token_id]
-        return _llguidance().LLTokenizer(wrapped, n_vocab=n_vocab, eos_token=ends)
+        return _llguidance().LLTokenizer(wrapped, n_vocab=n_vocab, eos_token=ends, slices=[*SLICES])
 
 
 class Constraint:
@@ -135,12 +159,28 @@ class Constraint:
 
 
 def grammar_of(params: SamplingParams) -> str | None:
-    """The grammar, as llguidance has it internally, that `params` ask for. Raises ConstraintError
-    for what it cannot enforce, naming the field."""
-    try:
+    """The grammar, as llguidance has it internally, that `params` ask for. Raises ConstraintError,
+    naming the field, for what is none; what cannot be enforced is seen as it is compiled."""
+    with _naming(params.shape):
         return _grammar(params)
+
+
+def check_shape(params: SamplingParams) -> None:
+    """Raise ConstraintError, naming the field, where what `params` ask for cannot be enforced,
+    whatever the vocabulary."""
+    with _naming(params.shape):
+        grammar = _grammar(params)
+        wrong = _llguidance().LLMatcher.validate_grammar(grammar) if grammar else ""
+        if wrong:
+            raise ConstraintError(_reason(wrong))
+
+
+@contextmanager
+def _naming(field: str | None) -> Iterator[None]:
+    try:
+        yield
     except ConstraintError as error:
-        raise ConstraintError(f"{params.shape} cannot be enforced: {error}") from error
+        raise ConstraintError(f"{field} cannot be enforced: {error}") from error
 
 
 def _grammar(params: SamplingParams) -> str | None:
@@ -156,10 +196,14 @@ def _grammar(params: SamplingParams) -> str | None:
 
 
 def json_grammar(schema: Mapping[str, Any] | bool) -> str:
-    """That of JSON texts that a schema allows. `oneOf` is done where no text can be of two."""
+    """That of JSON texts that a schema allows; see `as_meant`. `oneOf` is done where no text can be
+    of two."""
     if schema is False:
         raise ConstraintError("False allows nothing")
-    text = json.dumps({} if schema is True else schema)
+    try:
+        text = json.dumps({} if schema is True else as_meant(schema))
+    except (ValueError, TypeError) as error:
+        raise ConstraintError(str(error)) from error
     return _made("grammar_from_json_schema", text, overrides=JSON_OPTIONS)
 
 
@@ -189,9 +233,6 @@ def _made(how: str, given: str, **options: Any) -> str:
         grammar: str = getattr(_llguidance().LLMatcher, how)(given, **options)
     except ValueError as error:
         raise ConstraintError(_reason(str(error))) from error
-    wrong = _llguidance().LLMatcher.validate_grammar(grammar)
-    if wrong:
-        raise ConstraintError(_reason(wrong))
     return grammar
 
 

@@ -8,8 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from linnet.engine.async_llm import AsyncLLM
-from linnet.engine.chat_request import TextRequest
-from linnet.engine.running.generation import Chunk, Generation, PromptProgress, Stats
+from linnet.engine.chat_request import ChunkReader, TextRequest
+from linnet.engine.running.generation import Chunk, PromptProgress, Stats
 from linnet.engine.server.errors import APIError, failed
 from linnet.engine.server.metrics import Metrics, Watch
 from linnet.kernels.runtime.team import Interrupted
@@ -47,12 +47,12 @@ class Answers:
     """
 
     def __init__(
-        self, llm: AsyncLLM, calls: Sequence[Call], generations: Sequence[Generation], *,
+        self, llm: AsyncLLM, requests: Sequence[TextRequest], readers: Sequence[ChunkReader], *,
         timeout: float, metrics: Metrics, on_close: Callable[[int], None],
     ) -> None:  # fmt: skip
-        """`generations`: of each answer. `on_close` is told how many they were."""
-        self.requests = [request for call in calls for request in call.each]  # of each answer
-        self.generations = generations
+        """`requests`, `readers`: of each answer. `on_close` is told how many they were."""
+        self.requests, self._readers = requests, readers
+        self.generations = [reader.generation for reader in readers]
         self._last: dict[int, Chunk] = {}
         self._llm, self._metrics, self._on_close = llm, metrics, on_close
         self._is_open = True
@@ -95,7 +95,7 @@ class Answers:
                 self._llm.llm.scheduler.cancel(generation)
 
     async def _all(self) -> AsyncGenerator[tuple[int, Chunk | PromptProgress]]:
-        streams = [self._one(i, generation) for i, generation in enumerate(self.generations)]
+        streams = [self._one(i, reader) for i, reader in enumerate(self._readers)]
         events = streams[0] if len(streams) == 1 else _merged(streams)
         watches = [Watch(self._metrics, each) for each in self.generations]
         reason = "abort"
@@ -112,10 +112,9 @@ class Answers:
                 watch.end(reason)
 
     async def _one(
-        self, index: int, generation: Generation
+        self, index: int, reader: ChunkReader
     ) -> AsyncGenerator[tuple[int, Chunk | PromptProgress]]:
-        reader = self.requests[index].reader(generation)
-        async with aclosing(self._llm.events(generation)) as events:
+        async with aclosing(self._llm.events(reader.generation)) as events:
             async for event in events:
                 if isinstance(event, Exception):
                     raise failed(event) from event

@@ -121,13 +121,14 @@ def _on_loop_error(_: object, context: Mapping[str, Any]) -> None:
 
 
 def _prepared(open_model: Callable[[], AsyncLLM]) -> AsyncLLM:
-    """A model with all its kernels, its vocabulary and its template's process, so that nobody's
-    first request has to wait for them."""
+    """A model with all its kernels, its vocabulary, in a trie, too, and its template's process, so
+    that nobody's first request has to wait for them."""
     llm = open_model()
     model = llm.llm
     model.scheduler.session.runner.prepare(MOST_FEW_ROWS)
     with suppress(ValueError):  # without a vocabulary or a template, requests that need it say so
         model.tokenizer.prepare()
+        model.constraints.prepare()
         ids = model.tokenizer.encode(" ")
         list(model.stream(ids, SamplingParams(max_tokens=1)))
         model.chat_template.encode([{"role": "user", "content": " "}])

@@ -175,16 +175,15 @@ class Service:
         llm, n = self.llm, sum(call.n for call in calls)
         self.enter(n, calls[0].param)
         try:
-            generations = await llm.aside(
-                lambda: [request.generation() for call in calls for request in call.each]
-            )
+            requests = [request for call in calls for request in call.each]
+            readers = await llm.aside(lambda: [request.begin() for request in requests])
         except BaseException as error:
             self.leave(n)
             if isinstance(error, Exception):
                 raise refused(error, param=_blamed(error, calls[0])) from error
             raise
         return Answers(
-            llm, calls, generations, timeout=self.settings.timeout, metrics=self.metrics,
+            llm, requests, readers, timeout=self.settings.timeout, metrics=self.metrics,
             on_close=self.leave,
         )  # fmt: skip
 

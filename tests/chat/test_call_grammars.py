@@ -3,6 +3,7 @@ whose arguments their schemas allow."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 from support.byte_pairs import CONTROL, NORMAL, build
 
 from linnet.engine.chat.answers import AnswerReader, marker_tokens
-from linnet.engine.chat.formats.grammar import GrammarError, Lark, Tool
-from linnet.engine.chat.formats.parts import Format, Part, Wanted, joined
+from linnet.engine.chat.formats.grammar import Lark
+from linnet.engine.chat.formats.json_calls import JsonCalls
+from linnet.engine.chat.formats.parts import Format, Part, Wanted, joined, tool_call
+from linnet.engine.chat.formats.schemas import GrammarError, Tool
 from linnet.engine.chat.formats.table import FORMATS
+from linnet.engine.openai.answers import complete_calls
 from linnet.engine.sampling.constraint import (
     JSON_OPTIONS,
     Constraint,
@@ -31,6 +35,10 @@ from linnet.kernels.compiler.jit import Library
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("llguidance")
 
+LONGEST = 2000  # tokens of an answer
+DEEP: dict[str, Any] = {}
+for _ in range(2000):
+    DEEP = {"properties": {"a": DEEP}}
 TEXT: dict[str, Any] = {"type": "string"}
 SCHEMAS: dict[str, dict[str, Any]] = {
     "nothing": {},
@@ -84,7 +92,7 @@ def walk(constraint: Constraint, tokenizer: Tokenizer, seed: int) -> list[int]:
     random, ids = np.random.default_rng(seed), list[int]()
     ends, closing = sorted(tokenizer.eog_ids), _closing(tokenizer)
     words = constraint.mask.words
-    while not constraint.is_over and len(ids) < 2000:
+    while not constraint.is_over and len(ids) < LONGEST:
         constraint.fill()
         bits = np.unpackbits(words.view(np.uint8), bitorder="little")[: tokenizer.n_vocab]
         allowed = np.flatnonzero(bits)
@@ -100,12 +108,26 @@ def walk(constraint: Constraint, tokenizer: Tokenizer, seed: int) -> list[int]:
     return ids
 
 
-def read(format: Format, tokenizer: Tokenizer, prompt: str, ids: list[int]) -> Part:
+def read(
+    format: Format, tokenizer: Tokenizer, prompt: str, ids: list[int], *more: dict[str, Any]
+) -> Part:
+    """What is read of an answer, the same whether or not calls are told in pieces."""
     encoded = tokenizer.encode(prompt, add_special=False, parse_special=True)
-    reader = AnswerReader(format, tokenizer, encoded, skip_special=True, tools=tools())
-    text = StoppingDetokenizer(tokenizer, (), skip_special=True)
-    parts = [reader.push(token_id, text.push(token_id)) for token_id in ids]
-    return joined([*parts, reader.push(None, text.finish())])
+    found = []
+    for held in ((), format.begins_calls):
+        reader = AnswerReader(
+            format, tokenizer, encoded, skip_special=True, tools=[*tools(), *more], held=held
+        )
+        text = StoppingDetokenizer(tokenizer, (), skip_special=True)
+        parts = [reader.push(token_id, text.push(token_id)) for token_id in ids]
+        found.append(joined([*parts, reader.push(None, text.finish())]))
+    whole, in_pieces = found
+    calls = [tool_call(name, json.loads(text)) for name, text in complete_calls(in_pieces)]
+    assert [*whole.tool_calls] == calls == [*in_pieces.tool_calls]
+    calls_of_format = getattr(format, "calls", None)
+    if isinstance(calls_of_format, JsonCalls) and "tool_call_id" not in calls_of_format.keys:
+        assert len(in_pieces.pieces) > len(calls)
+    return whole
 
 
 def check(part: Part, offered: list[dict[str, Any]]) -> None:
@@ -166,7 +188,7 @@ def test_a_call_that_has_begun_is_read(
     format, tokenizer = FORMATS[name].format, tokenizer_of(name, CONTROL)
     constraints = constraints_of(name, CONTROL)
     offered = [*writable(name)]
-    grammars = format.call_grammars(lambda: lark(format, tokenizer), offered)
+    grammars = format.call_grammars(lambda: lark(format, tokenizer), Tool.all(offered))
     assert grammars or name in ("harmony", "minimax", "functionary")
     for token_id, text in grammars.items():
         begun = constraints.make(lark_grammar(text))
@@ -187,6 +209,42 @@ def test_a_call_that_has_begun_is_read(
         assert part.content == "hello"
         assert part.tool_calls
         check(part, offered)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_where_no_reasoning_may_come_there_are_messages_and_calls(
+    seed: int, constraints_of: Callable[[str, int], Constraints]
+) -> None:
+    format, tokenizer = FORMATS["harmony"].format, tokenizer_of("harmony", CONTROL)
+    wanted = Wanted(tools=Tool.all(tools()) if seed % 2 else (), reasons=False)
+    text = format.grammar(lark(format, tokenizer), wanted, "")
+    assert text is not None
+    constraint = constraints_of("harmony", CONTROL).make(lark_grammar(text))
+    part = read(format, tokenizer, "<|start|>assistant", walk(constraint, tokenizer, seed))
+    assert not part.reasoning
+    assert seed % 2 or not part.tool_calls
+    check(part, tools())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_cannot_be_held_to_its_schema_can_be_held_to_its_form(
+    name: str, constraints_of: Callable[[str, int], Constraints]
+) -> None:
+    """Keys are those of the schema, where the format has them one by one, and texts are texts."""
+    parameters = {
+        "type": "object", "properties": {"a": {"type": "string", "format": "no-such"}},
+        "oneOf": [{"properties": {"b": {"type": "integer", "not": {"const": 1}}}}, {}],
+    }  # fmt: skip
+    tool = {"name": "f", "parameters": parameters}
+    format, tokenizer = FORMATS[name].format, tokenizer_of(name, CONTROL)
+    wanted = Wanted(tools=[Tool.all([tool])[0].loose], must_call=True, several=False)
+    text = format.grammar(lark(format, tokenizer), wanted, prompt_of(name))
+    constraint = constraints_of(name, CONTROL).make(containing(text or "", "shape", None))
+    for seed in range(4):
+        ids = walk(constraint.copy(), tokenizer, seed)
+        calls = read(format, tokenizer, prompt_of(name), ids, tool).tool_calls
+        assert len(calls) == 1 or len(ids) == LONGEST  # a text need not end
+        assert all(isinstance(c["function"]["arguments"].get("a", ""), str) for c in calls)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +273,23 @@ def test_a_format_refuses_what_it_has_no_writing_for(name: str) -> None:
         FORMATS[name].format.grammar(Lark({}, JSON_OPTIONS), wanted, "")
 
 
-def test_names_of_tools_are_words() -> None:
-    with pytest.raises(GrammarError, match="it must be of letters"):
-        Tool.all([{"function": {"name": 'a"b'}}])
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [
+        ({"name": 'a"b'}, "it must be of letters"),
+        ({"name": 1}, "a tool's name is 1"),
+        (5, "a tool is 5; it must be a dict"),
+        ({"name": "f", "parameters": [1]}, r"f.parameters is \[1\]; it must be a JSON schema"),
+        ({"name": "f", "parameters": {"properties": {"a": 5}}}, "f.parameters.a is 5"),
+        (
+            {"name": "f", "parameters": {"properties": 5}},
+            "properties is 5; it must be of type dict",
+        ),
+        ({"name": "f", "parameters": {"anyOf": [{"type": 5}]}}, "type is 5.* str or list"),
+        ({"name": "f", "parameters": {"enum": 5}}, "enum is 5"),
+        ({"name": "f", "parameters": DEEP}, "nested too deeply"),
+    ],
+)
+def test_what_is_no_tool_is_refused(tool: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Tool.all([{"type": "function", "function": tool}])

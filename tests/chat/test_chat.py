@@ -462,10 +462,13 @@ def test_variables_have_names_of_their_own(tmp_path: Path, given: Any, message: 
     assert worker is llm.chat_template._template._worker is None
 
 
+TO: Any = [{"name": "to"}]
+
+
 def test_an_answer_is_what_the_rendered_prompt_gives(tmp_path: Path) -> None:
     path = TinyLlama().write(tmp_path / "tiny.gguf")
     source = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
-    source += "{{ end or tools[0] }}"
+    source += "{{ end or tools[0].name }}"
     with LLM(path, n_threads=1, chat_template=source) as llm:
         params = SamplingParams(max_tokens=6, temperature=0.0)
         messages = [{"role": "user", "content": "and</s>"}]
@@ -476,8 +479,8 @@ def test_an_answer_is_what_the_rendered_prompt_gives(tmp_path: Path) -> None:
         assert output.token_ids == llm.generate(np.array(ids), params).token_ids
         chunks = list(llm.stream_chat(messages, params, chat_template_kwargs={"end": "to"}))
         assert "".join(chunk.text for chunk in chunks) == output.text
-        for tools in ({"tools": ["to"]}, {"chat_template_kwargs": {"tools": ["to"]}}):
-            assert llm.chat(messages, params, **tools).token_ids == output.token_ids  # type: ignore[arg-type]
+        for tools in ({"tools": TO}, {"chat_template_kwargs": {"tools": TO}}):
+            assert llm.chat(messages, params, **tools).token_ids == output.token_ids
         for call in (llm.chat, llm.stream_chat):
             for name in ("max_token", "sampling_params", "end"):
                 with pytest.raises(TypeError, match=name):

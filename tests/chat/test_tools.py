@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import json
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Optional, TypedDict
 
 import pytest
 from support.scripted import asked
 
-from linnet import LLM, Output
+from linnet import LLM, AsyncLLM, Output
 from linnet.engine.chat.formats.parts import Part
 from linnet.engine.chat.tools import Tools
 from linnet.engine.running.generation import Chunk, Stats
@@ -266,6 +268,81 @@ def test_calls_of_what_is_no_function_are_returned(
         output: Output = llm.chat(ASKED, tools=[add, mine], **options)
         assert output.tool_calls == [*answer.tool_calls]
         assert len(seen) == 1
+
+
+def answering_tasks(monkeypatch: pytest.MonkeyPatch, answers: list[Part]) -> list[Any]:
+    """The same of conversations with an `AsyncLLM`."""
+    seen = answering(monkeypatch, answers)
+
+    async def stream_chat(self: AsyncLLM, *given: Any, **options: Any) -> AsyncIterator[Chunk]:
+        for chunk in self.llm.stream_chat(*given, **options):
+            yield chunk
+
+    monkeypatch.setattr(AsyncLLM, "stream_chat", stream_chat)
+    return seen
+
+
+async def await_sum(a: int, b: int) -> int:
+    """Add, later."""
+    await asyncio.sleep(0)
+    return a + b
+
+
+async def await_failure() -> None:
+    raise KeyError("gone")
+
+
+def where() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def test_tasks_await_functions(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [call("await_sum", {"a": 1, "b": 2}), call("await_failure", {}), call("where", {}),
+            call("await_sum", {"a": "x", "b": 1}), call("none", {})]  # fmt: skip
+    seen = answering_tasks(monkeypatch, [Part(tool_calls=(*made,)), Part(content="3")])
+    tools = [await_sum, await_failure, where]
+
+    async def main() -> Output:
+        return await AsyncLLM(llm).chat(ASKED, tools=tools, run_tools=True, tool_choice="required")
+
+    assert asyncio.run(main()).text == "3"
+    assert [message["content"] for message in seen[1][0][2:]] == [
+        "3", "KeyError: 'gone'", "false", "ValueError: a is 'x'; it must be an integer",
+        "ValueError: there is no tool 'none'; there are await_sum, await_failure, where",
+    ]  # fmt: skip
+    assert [options.get("tool_choice") for _, options in seen] == ["required", None]
+
+
+def test_calls_run_at_the_same_time() -> None:
+    """Each waits for the other."""
+    reached = {name: asyncio.Event() for name in "ab"}
+
+    async def meet(mine: str, other: str) -> str:
+        reached[mine].set()
+        await reached[other].wait()
+        return mine
+
+    async def main() -> Any:
+        calls = [call("meet", {"mine": a, "other": b}) for a, b in ("ab", "ba")]
+        return await asyncio.wait_for(Tools([meet]).awaited_results(calls), 10)
+
+    assert [message["content"] for message in asyncio.run(main())] == ["a", "b"]
+
+
+def test_what_has_to_be_awaited_is_for_tasks(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, [CALL])
+    with pytest.raises(ValueError, match="await_sum must be awaited, as AsyncLLM"):
+        llm.chat(ASKED, tools=[await_sum, add], run_tools=True)
+    assert llm.chat(ASKED, tools=[await_sum, add]).tool_calls
+
+
+@pytest.mark.parametrize(("how", "n"), [({}, 8), ({"max_rounds": 3}, 3)])
+def test_rounds_of_tasks_are_bounded(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], n: int
+) -> None:
+    seen = answering_tasks(monkeypatch, [CALL])
+    asyncio.run(AsyncLLM(llm).chat(ASKED, tools=[add], run_tools=True, **how))
+    assert len(seen) == n
 
 
 def test_functions_and_schemas_are_told_to_the_template(

@@ -25,8 +25,9 @@ WINGS = {  # of each room, from the ground up: folders, and files that lie besid
     ),
     "models": ("parts", "architectures"),
     "engine": (
-        "machine", "checks", "gguf", "text", "chat", "sampling", "running", "quantize", "measure",
-        "open_model", "chat_request", "llm", "async_llm", "openai", "compat", "server", "cli",
+        "machine", "checks", "json_schemas", "gguf", "text", "chat", "sampling", "running",
+        "quantize", "measure", "open_model", "chat_request", "llm", "async_llm", "openai", "compat",
+        "server", "cli",
     ),
 }  # fmt: skip
 MOST_LINES = 350

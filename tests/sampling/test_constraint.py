@@ -20,7 +20,7 @@ from linnet.engine.sampling.chain import Sampler
 from linnet.engine.sampling.constraint import Constraint, ConstraintError, Constraints
 from linnet.engine.sampling.mask import Mask
 from linnet.engine.sampling.params import SamplingParams
-from linnet.engine.sampling.reasoning import Reasoned, ReasoningTags
+from linnet.engine.sampling.reasoning import Budgeted, Reasoned
 from linnet.kernels.compiler.jit import Library
 
 END = 256
@@ -167,7 +167,7 @@ def test_what_leaves_no_token_says_so(constraints: Constraints, tokenizer: Any) 
 def test_a_choice_is_any_text(one: str, other: str) -> None:
     tokenizer: Any = Letters()
     made = Constraints(tokenizer, Library.__new__(Library))
-    made.__dict__["mask"] = _Words(tokenizer.n_vocab)
+    made.__dict__["_mask"] = _Words(tokenizer.n_vocab)
     choice = [text.encode(errors="replace").decode() for text in (one, other)]
     for text in choice:
         rule: Any = made.of(SamplingParams(choice=choice))
@@ -228,11 +228,18 @@ def test_a_schema_that_cannot_be_enforced_is_refused_with_its_reason(
         constraints.of(SamplingParams(json_schema=odd_schema(Random(seed))))
 
 
+DEEP: dict[str, Any] = {}
+for _ in range(2000):
+    DEEP = {"items": DEEP}
+
+
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
         ({"json_schema": False}, "allows nothing"),
         ({"json_schema": {"not": {}}}, "not"),
+        ({"json_schema": DEEP}, "nested too deeply"),
+        ({"json_schema": {"const": Random}}, "not JSON serializable"),
         ({"regex": "(a"}, "unclosed group"),
         ({"regex": "(?=a)"}, "look-around"),
         ({"grammar": 'start: "a" | other'}, "other"),
@@ -262,6 +269,37 @@ def test_any_json_and_any_object(constraints: Constraints, tokenizer: Any) -> No
         assert follows(rule, tokenizer.encode(text), tokenizer.n_vocab) == expected
 
 
+A, B = {"properties": {"a": {"type": "integer"}}}, {"properties": {"b": {"type": "integer"}}}
+REFERRED = {"$defs": {"A": A, "B": B}}
+LIKE_A, LIKE_B = {"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "is_allowed"),
+    [
+        (A, '{"a":1}', True), (A, '{"b":1}', False), ({"items": A}, '[{"b":1}]', False),
+        (A | {"additionalProperties": True}, '{"b":1}', True),
+        (A | {"required": ["b"]}, '{"b":1}', True),
+        (A | {"required": ["a"], "minProperties": 2}, '{"a":1,"b":1}', True),
+        ({"anyOf": [A, B]}, '{"b":1}', True), ({"anyOf": [A, B]}, '{"a":1,"b":1}', False),
+        ({"allOf": [A, B]}, '{"a":1,"b":1}', True), ({"allOf": [A]}, '{"b":1}', False),
+        (A | {"anyOf": [B, {}]}, '{"a":1,"b":1}', True),
+        (REFERRED | LIKE_A, '{"a":1}', True), (REFERRED | LIKE_A, '{"b":1}', False),
+        (REFERRED | {"allOf": [LIKE_A, LIKE_B]}, '{"a":1,"b":1}', True),
+        (REFERRED | {"items": {"allOf": [LIKE_A, LIKE_B]}}, '[{"a":1,"b":1}]', True),
+        ({"items": {"allOf": [{"items": {"$ref": "#"}}, {}]}} | A, '{"b":1}', True),
+        ({"const": {"properties": {}}}, '{"properties":{}}', True), (A, "5", False),
+        ({"items": {}}, "5", False), ({"items": {}, "type": "integer"}, "5", True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_objects_are_objects_with_the_properties_that_are_listed(
+    constraints: Constraints, tokenizer: Any, schema: Any, text: str, is_allowed: bool
+) -> None:
+    rule = constraints.of(SamplingParams(json_schema=schema))
+    assert follows(rule, tokenizer.encode(text), tokenizer.n_vocab) == is_allowed
+
+
 def test_white_space_is_bounded(constraints: Constraints, tokenizer: Any) -> None:
     for text, expected in (
         ('{ "a":1}', True), ('{\n  "a": 1\n}', True), ("{\n\n", False), ("{ " + " " * 20, False),
@@ -287,6 +325,22 @@ def test_the_vocabulary_is_read_once(best_library: Library) -> None:
     assert made.of(SamplingParams()) is None
 
 
+def test_what_is_prepared_is_not_waited_for(best_library: Library) -> None:
+    tokenizer: Any = Letters()
+    made = Constraints(tokenizer, best_library)
+    made.prepare()
+    tokenizer.token_bytes = None  # is asked no more
+    assert made.of(SamplingParams(regex="a"))
+
+
+def test_what_shares_a_grammar_has_places_of_its_own(
+    constraints: Constraints, tokenizer: Any
+) -> None:
+    one, other = (constraints.of(SamplingParams(choice=["yes", "no"])) for _ in range(2))
+    assert follows(one, tokenizer.encode("yes"), tokenizer.n_vocab)
+    assert follows(other, tokenizer.encode("no"), tokenizer.n_vocab)
+
+
 def test_what_to_install_is_told(constraints: Constraints, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'linnet\[structured\]'"):
@@ -296,13 +350,34 @@ def test_what_to_install_is_told(constraints: Constraints, monkeypatch: pytest.M
 # ---- reasoning -----------------------------------------------------------------------------------
 
 
-def reasoned(
-    constraints: Constraints, tokenizer: Any, *, begun: bool, budget: int | None = None,
-    free: bool = False,
-) -> Any:  # fmt: skip
-    tags = ReasoningTags.of("<think>", "</think>", tokenizer, begun=begun)
-    answer = None if free else constraints.of(SamplingParams(choice=["yes", "no"]))
-    return Reasoned(answer, constraints.mask, tags, tokenizer, budget=budget)
+class Tags:
+    """Follows an answer whose reasoning stands between <think> and </think>."""
+
+    def __init__(self, tokenizer: Any, *, begun: bool) -> None:
+        self._tokenizer, self._text = tokenizer, b"<think>" * begun
+
+    @property
+    def reasons(self) -> bool:
+        return self._text.rfind(b"<think>") > self._text.rfind(b"</think>")
+
+    def push(self, token_id: int) -> None:
+        self._text += self._tokenizer.token_bytes(token_id)
+
+
+def reasoned(constraints: Constraints, tokenizer: Any, *, begun: bool, **more: Any) -> Any:
+    answer: Any = constraints.of(SamplingParams(choice=["yes", "no"]))
+    (opening,) = tokenizer.encode("<think>")
+    watch = Tags(tokenizer, begun=begun)
+    return Reasoned(answer, watch, opens=opening, kept_out=tokenizer.eog_ids, **more)
+
+
+def budgeted(
+    constraints: Constraints, tokenizer: Any, budget: int, *, free: bool, begun: bool = True
+) -> Any:
+    rule = None if free else reasoned(constraints, tokenizer, begun=begun)
+    rest = None if free else constraints.of(SamplingParams(choice=["yes", "no"]))
+    watch, closes = Tags(tokenizer, begun=begun), tokenizer.encode("</think>")
+    return Budgeted(rule, rest, constraints.mask, watch, closes=closes, budget=budget)
 
 
 @pytest.mark.parametrize("tag", ["</think>", "as bytes"])
@@ -336,13 +411,28 @@ def test_an_answer_may_begin_with_reasoning_or_without(
     assert rule.is_over
 
 
+def test_what_begins_the_answer_may_end_the_reasoning(
+    constraints: Constraints, tokenizer: Any
+) -> None:
+    class Until(Tags):
+        reasons = True
+
+        def push(self, token_id: int) -> None:
+            self.reasons = token_id != ord("y")
+
+    answer: Any = constraints.of(SamplingParams(choice=["yes"]))
+    rule = Reasoned(answer, Until(tokenizer, begun=True), begins={ord("y")})
+    assert follows(rule, [*b"and, ", *b"yes"], tokenizer.n_vocab)
+    assert rule.is_over
+
+
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("budget", [0, 1, 3])
 def test_reasoning_is_closed_after_its_budget(
     constraints: Constraints, tokenizer: Any, free: bool, budget: int
 ) -> None:
     n = tokenizer.n_vocab
-    rule = reasoned(constraints, tokenizer, begun=True, budget=budget, free=free)
+    rule = budgeted(constraints, tokenizer, budget, free=free)
     for _ in range(budget):
         assert rule.is_free == free
         rule.accept(ord("a"))
@@ -353,3 +443,19 @@ def test_reasoning_is_closed_after_its_budget(
     rule.accept(closing[0])
     assert rule.is_free == free
     assert not rule.is_over
+
+
+def test_a_budget_is_that_of_all_reasoning_however_often_it_is_opened(
+    constraints: Constraints, tokenizer: Any
+) -> None:
+    opening, closing = map(tokenizer.encode, ("<think>", "</think>"))
+    rule = budgeted(constraints, tokenizer, 3, free=True, begun=False)
+    ids = [*b"so: ", *opening, *b"a", *closing, *b"then ", *b"<think>", *b"b"]
+    for token_id in ids:
+        assert rule.is_free
+        rule.accept(token_id)
+    for _ in range(3):
+        assert allowed(rule, tokenizer.n_vocab) == closing
+        rule.accept(closing[0])
+        assert rule.is_free
+        rule.accept(opening[0])

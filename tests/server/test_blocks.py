@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,17 +15,22 @@ from linnet.engine.server.wire.blocks import BEGUN, ENDED, MORE, Blocks, Step
 
 TAGS: Format = FORMATS["hermes"].format
 ANSWERS: list[tuple[Format, str]] = [
-    (TAGS, '<think>\na b\n</think>\n\n c <tool_call>{"name": "f"}</tool_call>\n\n d\n'),
+    (TAGS, '<think>\na b\n</think>\n\n c <tool_call>{"name": "f", "arguments": ARGUMENTS}\n'
+     "</tool_call>\n\n d\n"),
+    (TAGS, '<think>a b</think>c<tool_call>\n[{"name":"f","arguments":ARGUMENTS}]</tool_call>d'),
     (CHANNELS, "<|channel|>analysis<|message|>a b<|end|><|start|>assistant<|channel|>final"
-     "<|message|>c<|end|><|start|>assistant to=f<|channel|>commentary<|message|>{}<|call|>"
-     "<|start|>assistant<|channel|>final<|message|>d<|return|>"),
+     "<|message|>c<|end|><|start|>assistant to=functions.f<|channel|>commentary<|message|>ARGUMENTS"
+     "<|call|><|start|>assistant<|channel|>final<|message|>d<|return|>"),
 ]  # fmt: skip
+ARGUMENTS = '{"x": ["}, <tool_call>", 1.50], "y": {"z": "\\u00e9"}}'
 KINDS = ["reasoning", "text", "call", "text"]
 
 
-def chunks(format: Format, answer: str, cuts: list[int]) -> list[Chunk]:
-    """An answer cut there, as a generation tells of it."""
-    reader, splitter = format.reader(""), Splitter(format.markers)
+def chunks(format: Format, answer: str, cuts: list[int], *, held: bool) -> list[Chunk]:
+    """An answer cut there, as a generation tells of it; `held`: whether its calls are held to a
+    form, and so told in pieces."""
+    reader = format.reader("", held=format.begins_calls if held else ())
+    splitter = Splitter(format.markers)
     told = []
     for begin, end in zip([0, *cuts], [*cuts, len(answer)], strict=True):
         pieces = splitter.push(answer[begin:end])
@@ -33,15 +40,20 @@ def chunks(format: Format, answer: str, cuts: list[int]) -> list[Chunk]:
     return [*told, *(Chunk("", part=part) for part in rest), Chunk("", None, "stop", part=Part())]
 
 
-@pytest.mark.parametrize(("format", "answer"), ANSWERS, ids=["tags", "harmony"])
-@given(cuts=st.lists(st.integers(0, 150), max_size=6))
-def test_blocks_do_not_depend_on_cuts(format: Format, answer: str, cuts: list[int]) -> None:
+@pytest.mark.parametrize("held", [False, True], ids=["whole calls", "pieces"])
+@pytest.mark.parametrize(("format", "answer"), ANSWERS, ids=["tags", "list", "harmony"])
+@given(cuts=st.lists(st.integers(0, 220), max_size=9))
+def test_blocks_do_not_depend_on_cuts(
+    format: Format, answer: str, held: bool, cuts: list[int]
+) -> None:
     blocks = Blocks()
     steps: list[Step] = []
-    for chunk in chunks(format, answer, sorted(min(cut, len(answer)) for cut in cuts)):
+    answer = answer.replace("ARGUMENTS", ARGUMENTS)
+    for chunk in chunks(format, answer, sorted(min(cut, len(answer)) for cut in cuts), held=held):
         steps += blocks.push(chunk)
     assert [block.kind for block in blocks.all] == KINDS
-    assert [block.text.rstrip() for block in blocks.all] == ["a b", "c", "{}", "d"]
+    written = ARGUMENTS if held else json.dumps(json.loads(ARGUMENTS), ensure_ascii=False)
+    assert [block.text.rstrip() for block in blocks.all] == ["a b", "c", written, "d"]
     assert {block.status for block in blocks.all} == {"completed"}
     for block in blocks.all:
         told = [step for step in steps if step.block is block]

@@ -14,8 +14,11 @@ from anthropic.types import Message as AnthropicMessage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
 from pydantic import BaseModel
-from support.serving import Running, asked
+from support.serving import TEMPLATE, Running, asked, serving
 from support.strict import check
+from support.tiny_llama import chat_model
+
+from linnet import LLM
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 SEEDS = range(3)
@@ -52,6 +55,15 @@ def is_call(name: str, arguments: dict[str, Any]) -> bool:
         return arguments.keys() == {"what"} and arguments["what"] in ("sky", "sea")
     a, b = arguments["a"], arguments["b"]
     return name == "add" and arguments.keys() == {"a", "b"} and 0 <= a < 100 and b in (1, 2)
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of a model that has a token to begin a call with."""
+    model = chat_model(TEMPLATE, n_ctx=512, controls=("<tool_call>", "</tool_call>"))
+    path = model.write(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    with serving(lambda: LLM(path)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +111,40 @@ def test_chat_calls(server: Running, seed: int, choice: Any, names: set[str], re
     assert "".join(d["function"].get("name") or "" for d in deltas) == told["name"]
     assert "".join(d["function"]["arguments"] for d in deltas) == told["arguments"]
     assert chunks[-1]["choices"][0]["finish_reason"] == reason
+
+
+def test_arguments_come_as_they_are_written(server: Running) -> None:
+    how: dict[str, Any] = {"tools": TOOLS[:1], "tool_choice": "required", "max_tokens": 200}
+    chunks = server.chat_stream(**how, temperature=1, seed=1)
+    assert sum("tool_calls" in chunk["choices"][0]["delta"] for chunk in chunks) > 5
+
+
+def test_what_a_limit_cuts_off_is_no_call(server: Running) -> None:
+    """Though a stream has told of its beginning."""
+    long = function("f", text={"type": "string", "minLength": 500})
+    tools: Any = [{"type": "function", "function": long}]
+    how: dict[str, Any] = {"max_tokens": 80, "temperature": 1, "seed": 1}
+    forced = how | {"tools": tools, "tool_choice": "required"}
+    (choice,) = server.answer(CHAT, **asked(**forced))["choices"]
+    assert (choice["finish_reason"], "tool_calls" in choice["message"]) == ("length", False)
+    told = server.chat_stream(**forced)
+    check(ChatCompletionChunk, *told)
+    reasons = {chunk["choices"][0]["finish_reason"] for chunk in told}
+    assert reasons == {None, "length"}
+    assert any("tool_calls" in chunk["choices"][0]["delta"] for chunk in told)
+    tool = {"name": "f", "input_schema": long["parameters"]}
+    forced = how | {"messages": [QUESTION], "tools": [tool], "tool_choice": {"type": "any"}}
+    body = server.answer(MESSAGES, **forced)
+    assert (body["stop_reason"], body["content"]) == ("max_tokens", [])
+    ends = [data for name, data in server.streamed(MESSAGES, **forced) if name == "message_delta"]
+    assert [end["delta"]["stop_reason"] for end in ends] == ["max_tokens"]
+    body = server.answer(
+        RESPONSES, input="x", tools=[{"type": "function", **long}], tool_choice="required",
+        max_output_tokens=80,
+    )  # fmt: skip
+    check(Response, body)
+    assert body["status"] == "incomplete"
+    assert {item["status"] for item in body["output"]} <= {"incomplete"}
 
 
 FLAT_NAMED = {"type": "function", "name": "show"}
@@ -205,12 +251,46 @@ def test_anthropics_client_streams_a_call(claude: anthropic.Anthropic) -> None:
 # ---- what is refused -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
-def test_a_tool_that_cannot_be_held_to_is_named(server: Running, choice: Any) -> None:
-    bad = {"type": "function", "function": function("show", a={"$ref": "#/nowhere"})}
-    error = server.refusal(CHAT, 400, **asked(tools=[TOOLS[0], bad], tool_choice=choice))
+ODD = {"type": "array", "uniqueItems": True}  # more than can be enforced
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
+def test_a_strict_tool_that_cannot_be_held_to_is_named(held: Running, choice: Any) -> None:
+    """On every path; one that is not strict may be called with any arguments."""
+    bad = {**function("show", a=ODD), "strict": True}
+    tools = [TOOLS[0], {"type": "function", "function": bad}]
+    error = held.refusal(CHAT, 400, **asked(tools=tools, tool_choice=choice))
     assert error["param"] == "tools"
     assert "'show'" in error["message"]
+    assert "uniqueItems" in error["message"]
+    bad["strict"] = False
+    held.answer(CHAT, **asked(tools=tools, tool_choice=choice))
+
+
+def test_a_strict_tool_is_on_every_path(held: Running) -> None:
+    bad = {**function("show", a=ODD), "strict": True}
+    how: dict[str, Any] = {"input": "add", "tools": [{"type": "function", **bad}]}
+    assert held.refusal(RESPONSES, 400, **how)["param"] == "tools"
+    tool = {"name": "show", "input_schema": bad["parameters"], "strict": True}
+    response = held.post(MESSAGES, messages=[QUESTION], max_tokens=8, tools=[tool])
+    assert response.status_code == 400
+    assert "'show'" in response.json()["error"]["message"]
+
+
+def test_models_are_not_told_what_is_strict(held: Running) -> None:
+    with_it, without = (
+        held.answer(CHAT, **asked(tools=[{"type": "function", "function": {**SHOW, **more}}]))
+        for more in ({"strict": True}, {})
+    )
+    assert with_it["usage"]["prompt_tokens"] == without["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("parameters", [5, {"properties": {"a": 5}}, {"anyOf": 5}], ids=str)
+def test_parameters_are_a_schema(held: Running, parameters: Any) -> None:
+    tool = {"type": "function", "function": {"name": "show", "parameters": parameters}}
+    error = held.refusal(CHAT, 400, **asked(tools=[tool]))
+    assert error["param"] == "tools"
+    assert error["message"].startswith("tools: show.parameters")
 
 
 @pytest.mark.parametrize("tool", [{"type": "function"}, {}, {"function": {"name": 1}}], ids=str)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from support.serving import Running, asked, serving
 
+from linnet.engine.sampling import constraint
+
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"enum": ["ab", "cd"]}, "old": {"type": "boolean"}},
@@ -101,8 +103,10 @@ def test_a_stream_has_it_too(server: Running) -> None:
     assert fits("".join(c["choices"][0]["delta"].get("content") or "" for c in chunks))
 
 
-def test_the_servers_own_is_for_requests_that_do_not_say() -> None:
+def test_the_servers_own_is_for_requests_that_do_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none waits for the vocabulary, which is read before the server is ready."""
     with serving(sampling={"choice": ["yes", "no"], "max_tokens": 60}) as server:
+        monkeypatch.setattr(constraint, "_Wrapped", None)
         assert is_choice(text_of(server, CHAT)[0])
         assert is_number(text_of(server, CHAT, guided_regex="[0-9]{3}")[0])
         free = text_of(server, CHAT, response_format={"type": "text"}, max_tokens=9)

@@ -62,6 +62,11 @@ class TinyLlama:
     tokenizer: str = "llama"
     seed: int = 0
     metadata: tuple[tuple[str, int, Any], ...] = ()  # further keys, with type and value
+    controls: tuple[str, ...] = ()  # further control tokens
+
+    @property
+    def n_vocab(self) -> int:
+        return N_VOCAB + len(self.controls)
 
     def write(self, path: Path, tensors: Mapping[str, TinyTensor] | None = None) -> Path:
         """Write a file of these tensors, or the model's own, and return its path.
@@ -92,7 +97,7 @@ class TinyLlama:
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Names and shapes, slowest dimension first, in the order of the file."""
         n_kv = self.n_embd // self.n_heads * self.n_kv_heads
-        yield "token_embd.weight", (N_VOCAB, self.n_embd)
+        yield "token_embd.weight", (self.n_vocab, self.n_embd)
         for layer in (f"blk.{i}" for i in range(self.n_layers)):
             yield f"{layer}.attn_norm.weight", (self.n_embd,)
             yield f"{layer}.attn_q.weight", (self.n_embd, self.n_embd)
@@ -105,7 +110,7 @@ class TinyLlama:
             yield f"{layer}.ffn_down.weight", (self.n_embd, self.n_ff)
         yield "output_norm.weight", (self.n_embd,)
         if not self.tied:
-            yield "output.weight", (N_VOCAB, self.n_embd)
+            yield "output.weight", (self.n_vocab, self.n_embd)
 
     def _tensor(self, shape: tuple[int, ...], rng: np.random.Generator) -> TinyTensor:
         """Norms are near 1; a matrix takes numbers of size 1 to numbers of size 1."""
@@ -119,7 +124,8 @@ class TinyLlama:
         return TinyTensor(self.type, shape, np.resize(packed, (n_rows, packed.shape[1])))
 
     def _metadata(self) -> GGUFBuilder:
-        texts, types = zip(*VOCABULARY, strict=True)
+        controls = ((text, CONTROL) for text in self.controls)
+        texts, types = zip(*VOCABULARY, *controls, strict=True)
         sizes = {
             "block_count": self.n_layers,
             "context_length": self.n_ctx,
@@ -137,14 +143,15 @@ class TinyLlama:
             file.kv("llama.attention.layer_norm_rms_epsilon", FLOAT32, 1e-5)
             .kv("tokenizer.ggml.model", STRING, self.tokenizer)
             .array("tokenizer.ggml.tokens", STRING, texts)
-            .array("tokenizer.ggml.scores", FLOAT32, [-float(i) for i in range(N_VOCAB)])
+            .array("tokenizer.ggml.scores", FLOAT32, [-float(i) for i in range(self.n_vocab)])
             .array("tokenizer.ggml.token_type", INT32, types)
             .kv("tokenizer.ggml.eos_token_id", UINT32, self.eos_id)
         )
 
 
-def chat_model(template: str, *, n_ctx: int) -> TinyLlama:
+def chat_model(template: str, *, n_ctx: int, controls: tuple[str, ...] = ()) -> TinyLlama:
     """The smallest that answers by a chat template."""
     add_space = "tokenizer.ggml.add_space_prefix", BOOL, False
     keys = add_space, ("tokenizer.chat_template", STRING, template)
-    return TinyLlama(metadata=keys, n_ctx=n_ctx, n_layers=1, n_embd=32, n_ff=32, n_heads=2)
+    sizes = {"n_ctx": n_ctx, "n_layers": 1, "n_embd": 32, "n_ff": 32, "n_heads": 2}
+    return TinyLlama(metadata=keys, controls=controls, **sizes)

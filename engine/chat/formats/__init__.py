@@ -40,6 +40,13 @@ def with_calls_as(format: Format, written: str, name: str) -> Format:
     return format
 
 
+def without_bare_calls(format: Format) -> Format:
+    """The same, but that an answer without any marker is content, whatever it looks like."""
+    if not isinstance(format, Tagged) or format.calls is None:
+        return format
+    return replace(format, calls=replace(format.calls, bare=""))
+
+
 def without_reasoning(format: Format) -> Format:
     """The same, but that reasoning and its tags are content. Channels are told apart all the same:
     nothing of theirs is text."""

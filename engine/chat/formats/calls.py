@@ -8,8 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
-from linnet.engine.chat.formats.grammar import LINE, SPACE, GrammarError, Lark, Tool, function_of
+from linnet.engine.chat.formats.grammar import LINE, SPACE, Lark
 from linnet.engine.chat.formats.parts import ToolCall, ToolSchemas
+from linnet.engine.chat.formats.schemas import (
+    GrammarError,
+    Tool,
+    function_of,
+    properties_of,
+    types_of,
+)
 
 Pair = tuple[str, str]  # what opens, and what closes
 
@@ -25,6 +32,14 @@ class Found(NamedTuple):
 
     end: int
     calls: tuple[ToolCall, ...] = ()
+
+
+class Begun(NamedTuple):
+    """A call's name, and as much of its arguments as there is; whether they go on."""
+
+    name: str
+    arguments: str
+    is_open: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +73,11 @@ class Calls:
         What is found must be found in whatever begins with `text`, too: an answer comes in pieces.
         """
         raise NotImplementedError
+
+    def begun(self, text: str) -> Begun | None:
+        """The call that a text has begun, which begins as `read`'s and is held to its form; None
+        before its arguments begin, and where these are not JSON."""
+        return None
 
     def all_of(self, lark: Lark, tools: Sequence[Tool], *, several: bool) -> str:
         """An answer's calls, as a grammar has them: one or, where there may be, several. Raises
@@ -154,7 +174,7 @@ def parsed(text: str) -> Any:
 def typed(text: str, schema: Any) -> Any:
     """A parameter's value from its bare text, by its JSON schema: text where that allows text, or
     where it is neither JSON nor a constant of Python's; else the value."""
-    types, word = _types(schema), text.strip()
+    types, word = types_of(schema), text.strip()
     if "string" in types and not ("null" in types and word == "null"):
         return text
     if word in PYTHON:
@@ -168,26 +188,10 @@ def parameter_schema(tools: ToolSchemas, name: str, key: str) -> Any:
     for tool in tools:
         function = function_of(tool)
         if isinstance(function, Mapping) and function.get("name") == name:
-            properties = (function.get("parameters") or {}).get("properties") or {}
-            return properties.get(key)
+            return properties_of(function.get("parameters")).get(key)
     return None
 
 
 def names(tools: ToolSchemas) -> set[Any]:
     """Of the tools that are offered."""
     return {function_of(tool).get("name") for tool in tools}
-
-
-def _types(schema: Any) -> Sequence[str]:
-    if not isinstance(schema, Mapping):
-        return ()
-    kinds = schema.get("type", ())
-    kinds = [kinds] if isinstance(kinds, str) else [*kinds]
-    if any(isinstance(choice, str) for choice in schema.get("enum", ())) or isinstance(
-        schema.get("const"), str
-    ):
-        kinds.append("string")
-    for choices in ("anyOf", "oneOf", "allOf"):
-        for choice in schema.get(choices, ()):
-            kinds += _types(choice)
-    return kinds

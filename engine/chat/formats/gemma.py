@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from linnet.engine.chat.formats.calls import Calls, Found, parsed
-from linnet.engine.chat.formats.grammar import COMMA, Lark, Tool, is_text
+from linnet.engine.chat.formats.grammar import COMMA, Lark
 from linnet.engine.chat.formats.parts import ToolSchemas, tool_call
+from linnet.engine.chat.formats.schemas import Tool, is_text
 
 OPEN, CLOSE, QUOTE = "<|tool_call>", "<tool_call|>", '<|"|>'
 HEADER: Final = re.compile(re.escape(OPEN) + r"\s*call:\s*(?P<name>[^\s{}]+)\s*(?=\{)")

@@ -8,65 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from linnet.engine.chat.formats.schemas import GrammarError, has_type, options_of, values_of
+
 COMMA: Final = '","'
 SPACE: Final = '" "?'
 LINE: Final = '"\\n"?'
-NAME: Final = re.compile(r"[\w.-]+")
-COMPOSED: Final = ("allOf", "anyOf", "oneOf", "not", "if", "$ref", "patternProperties",
-                   "dependentRequired", "dependentSchemas", "minProperties", "maxProperties",
-                   "propertyNames", "unevaluatedProperties")  # fmt: skip
-
-
-class GrammarError(ValueError):
-    """What a format cannot be held to, with the reason."""
-
-
-def function_of(tool: Mapping[str, Any]) -> Any:
-    """What a tool's schema says of its function; some clients leave the rest of it out."""
-    return tool.get("function", tool)
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A tool's name, and the JSON schema of its arguments, an object's.
-
-    Where that lists properties and says nothing of others, there are no others.
-    """
-
-    name: str
-    parameters: Mapping[str, Any]
-
-    @classmethod
-    def all(cls, tools: Sequence[Mapping[str, Any]]) -> list[Tool]:
-        """Raises GrammarError for names that formats cannot write."""
-        functions = [function_of(t) if isinstance(t, Mapping) else t for t in tools]
-        for function in functions:
-            if not isinstance(function, Mapping):
-                raise GrammarError(f"a tool is {function!r}; it must be a dict")
-            if not NAME.fullmatch(str(function.get("name"))):
-                found = f"a tool's name is {function.get('name')!r}"
-                raise GrammarError(f"{found}; it must be of letters, digits, '_', '-' and '.'")
-        return [cls(each["name"], _object(each.get("parameters"))) for each in functions]
-
-    @property
-    def properties(self) -> list[tuple[str, Any, bool]]:
-        """Key, schema and whether it is required, of each argument, for formats that write them one
-        by one. Raises GrammarError for schemas that say more than what each is."""
-        found = self.parameters
-        for key in COMPOSED:
-            if key in found:
-                raise GrammarError(f"{key!r} is more than this model's calls can be held to")
-        keys = [*found.get("properties", {})]
-        required = found.get("required", ())
-        schemas = found.get("properties", {}) | {key: {} for key in required if key not in keys}
-        return [(key, self.within(schema), key in required) for key, schema in schemas.items()]
-
-    def within(self, schema: Any) -> Any:
-        """A schema that is part of it, with what it may refer to."""
-        if not isinstance(schema, Mapping):
-            return schema
-        shared = {k: self.parameters[k] for k in ("$defs", "definitions") if k in self.parameters}
-        return {**shared, **schema}
+ANY: Final = r"(.|\n)*"
 
 
 @dataclass
@@ -147,47 +94,15 @@ class Lark:
         return re.compile(f"({'|'.join(map(re.escape, longest_first))})" if self.tokens else "(?!)")
 
 
-ANY: Final = r"(.|\n)*"
-
-
-def is_text(schema: Any) -> bool:
-    """Whether a value that stands bare, in a call, is read as text: see `typed`. Raises
-    GrammarError."""
-    options = _options(schema)
-    if any("allOf" in option for option in options):
-        raise GrammarError("'allOf' is more than this model's calls can be held to")
-    return any(_is(option, "string") for option in options)
-
-
-def _options(schema: Any) -> list[Mapping[str, Any]]:
-    """The schemas of which a value needs one."""
-    if not isinstance(schema, Mapping):
-        return []
-    for key in ("anyOf", "oneOf"):
-        if key in schema:
-            rest = {k: v for k, v in schema.items() if k != key}
-            return [o for each in schema[key] for o in _options({**rest, **each})]
-    return [schema]
-
-
-def _is(option: Mapping[str, Any], kind: str) -> bool:
-    kinds = option.get("type", ())
-    values = [*option.get("enum", ()), *([option["const"]] if "const" in option else [])]
-    python = str if kind == "string" else type(None)
-    if values:
-        return any(isinstance(value, python) for value in values)
-    return kind == kinds or (not isinstance(kinds, str) and kind in kinds)
-
-
 def _choices(schema: Any, *, null: bool = True) -> list[str] | None:
     """The texts that a schema allows, where it lists them."""
     found: list[str] = []
-    for option in _options(schema):
-        if _is(option, "null") and not _is(option, "string"):
+    for option in options_of(schema):
+        if has_type(option, "null") and not has_type(option, "string"):
             found += ["null"] * null
             continue
-        values = [*option.get("enum", ()), *([option["const"]] if "const" in option else [])]
-        if not values and _is(option, "string"):
+        values = values_of(option)
+        if not values and has_type(option, "string"):
             return None
         found += [value for value in values if isinstance(value, str)]
         found += ["null"] * (null and None in values)
@@ -197,7 +112,7 @@ def _choices(schema: Any, *, null: bool = True) -> list[str] | None:
 def _pattern(schema: Any) -> str:
     """An expression of the texts that a schema allows. Raises GrammarError."""
     patterns = []
-    for option in _options(schema):
+    for option in options_of(schema):
         if _choices(option) is not None:
             patterns += [_escaped(choice) for choice in _choices(option) or ()]
             continue
@@ -227,10 +142,3 @@ def _escaped(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _object(parameters: Any) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object", "properties": {}, **(parameters or {})}
-    if not any(key in schema for key in COMPOSED):
-        schema.setdefault("additionalProperties", False)
-    return schema

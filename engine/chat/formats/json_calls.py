@@ -7,13 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from linnet.engine.chat.formats.calls import BETWEEN, Calls, Found, closed, json_end, names, parsed
-from linnet.engine.chat.formats.grammar import SPACE, Lark, Tool
+from linnet.engine.chat.formats.calls import (
+    BETWEEN,
+    Begun,
+    Calls,
+    Found,
+    closed,
+    json_end,
+    names,
+    parsed,
+)
+from linnet.engine.chat.formats.grammar import SPACE, Lark
 from linnet.engine.chat.formats.parts import ToolCall, ToolSchemas, tool_call
+from linnet.engine.chat.formats.schemas import Tool
 
 NAME_KEYS: Final = ("name", "tool_name")
 ARGUMENT_KEYS: Final = ("arguments", "parameters")
 CALL_ID: Final = '"\\"" /[0-9]{1,2}/ "\\""'
+CALL: Final = re.compile(  # an object up to its arguments, the first of a list perhaps
+    rf'\[?\{{"({"|".join(NAME_KEYS)})": ?"(?P<name>[^"]*)", ?'
+    rf'"({"|".join(ARGUMENT_KEYS)})": ?(?=\{{)'
+)
 SURPLUS: Final = re.compile(r"[\s}\]]*")  # brackets too many, which small models write
 
 
@@ -54,6 +68,16 @@ class JsonCalls(Calls):
         if at == len(text):
             return Found(at, calls) if is_whole else None
         return closed(text, closer, at)
+
+    def begun(self, text: str) -> Begun | None:
+        header = re.compile(self.header).match(text)
+        if header is None:
+            return None
+        named = header if header.groupdict().get("name") else CALL.match(text, header.end())
+        if named is None:
+            return None
+        end = json_end(text, named.end())
+        return Begun(named["name"].strip(), text[named.end() : end], end is None)
 
     def call(self, lark: Lark, tool: Tool) -> str:
         """An object in JSON."""

@@ -15,8 +15,9 @@ from linnet.engine.chat.formats.calls import (
     parsed,
     typed,
 )
-from linnet.engine.chat.formats.grammar import LINE, Lark, Tool, is_text
+from linnet.engine.chat.formats.grammar import LINE, Lark
 from linnet.engine.chat.formats.parts import ToolSchemas, tool_call
+from linnet.engine.chat.formats.schemas import Tool, is_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,12 @@ class ParameterCalls(Calls):
 
     A value is its bare text; what is between the tags of others is none of them. `tags`: what
     stands before one, with its {key} and, where the format says so, whether it {is_text}, by the
-    words for that and for JSON; and what stands behind it.
+    words for that and for JSON; and what stands behind it. `has_entities`: keys have those of XML.
     """
 
     tags: Pair
     words: Pair = ("", "")
+    has_entities: bool = False
     header: str
     parameter: str
     close: str
@@ -67,8 +69,9 @@ class ParameterCalls(Calls):
             if value_end is None:
                 return None
             value = text[tag.end() : value_end.start()]
-            schema = parameter_schema(tools, name, tag["key"])
-            arguments[tag["key"]] = self._value(tag.groupdict().get("is_text"), value, schema)
+            key = _unescaped(tag["key"]) if self.has_entities else tag["key"]
+            schema = parameter_schema(tools, name, key)
+            arguments[key] = self._value(tag.groupdict().get("is_text"), value, schema)
             at = value_end.end()
 
     def arguments(self, lark: Lark, tool: Tool) -> str:
@@ -76,7 +79,8 @@ class ParameterCalls(Calls):
         for key, schema, is_required in tool.properties:
             stands_bare, closes = is_text(schema), self.tags[1]
             word = self.words[0 if stands_bare else 1]
-            opens = lark.text(self.tags[0].replace("{key}", key).replace("{is_text}", word))
+            written = _escaped(key) if self.has_entities else key
+            opens = lark.text(self.tags[0].replace("{key}", written).replace("{is_text}", word))
             if stands_bare:
                 others = "\n" + self.tags[0].partition("{key}")[0]
                 value = lark.bare(schema, closes, without=[closes.strip(), others], null=not word)
@@ -92,6 +96,18 @@ class ParameterCalls(Calls):
             found = parsed(value)
             return value if found is None and value.strip() != "null" else found
         return typed(value, schema)
+
+
+def _escaped(text: str) -> str:
+    from html import escape  # imports what few need
+
+    return escape(text)
+
+
+def _unescaped(text: str) -> str:
+    from html import unescape
+
+    return unescape(text)
 
 
 def _unnamed(pattern: str) -> str:

@@ -17,8 +17,9 @@ from linnet.engine.chat.formats.calls import (
     names,
     parsed,
 )
-from linnet.engine.chat.formats.grammar import GrammarError, Lark, Tool
+from linnet.engine.chat.formats.grammar import Lark
 from linnet.engine.chat.formats.parts import ToolCall, ToolSchemas, tool_call
+from linnet.engine.chat.formats.schemas import GrammarError, Tool
 
 TOKEN: Final = re.compile(
     r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?P<open>["'])|[()\[\]{}]""", re.DOTALL

@@ -84,6 +84,7 @@ DSML: Final = ParameterCalls(
     close=r"</｜DSML｜ ?parameter>", end=r"</｜DSML｜ ?invoke>",
 )  # fmt: skip
 XTML: Final = ParameterCalls(
+    has_entities=True,
     section=(("<|open|>tools<|sep|>", "<|close|>tools<|sep|>"),), openers=("<|open|>call ",),
     forms=('<|open|>call tool="{name}"<|sep|>{arguments}<|close|>call<|sep|>',),
     tags=('<|open|>argument key="{key}" type="{is_text}"<|sep|>', "<|close|>argument<|sep|>"),
@@ -175,6 +176,7 @@ FORMATS: Final[dict[str, Entry]] = {
         ("<|open|>", "<|close|>"),
         Tagged(
             reasoning=("<|open|>think<|sep|>", "<|close|>think<|sep|>"), calls=XTML,
+            ends_reasoning=("<|open|>response<|sep|>",),
             dropped=("<|open|>response<|sep|>", "<|close|>response<|sep|>",
                      "<|close|>message<|sep|>"),
         ),
@@ -188,7 +190,7 @@ FORMATS: Final[dict[str, Entry]] = {
     "seed": Entry(("<seed:tool_call>",), Tagged(reasoning=REASONING[3], calls=SEED_XML)),
     "qwen-xml": Entry(
         ("<tool_call>", "<function="),
-        Tagged(reasoning=THINK, calls=QWEN_XML, calls_end_reasoning=True),
+        Tagged(reasoning=THINK, calls=QWEN_XML, ends_reasoning=QWEN_XML.openers),
     ),
     "hermes": Entry(("<tool_call>",), Tagged(reasoning=THINK, calls=HERMES)),
     "command": Entry(

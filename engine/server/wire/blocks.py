@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from linnet.engine.chat.formats.parts import Part
-from linnet.engine.openai.answers import arguments_text
 from linnet.engine.running.generation import Chunk
 
 Kind = Literal["reasoning", "text", "call"]
@@ -22,7 +21,7 @@ class Block:
     """A run of an answer that is of one kind, or one call.
 
     `text`: what there is of it; of a call its arguments, in JSON. `name`: of the function called.
-    `status`: "incomplete" for what a limit, or an error, has cut off.
+    `status`: "incomplete" for what a limit, a stop string or an error has cut off.
     """
 
     index: int
@@ -31,6 +30,11 @@ class Block:
     text: str = ""
     status: Literal["in_progress", "completed", "incomplete"] = "in_progress"
     id: str = field(default_factory=lambda: secrets.token_hex(12))
+
+    @property
+    def is_no_call(self) -> bool:
+        """Whether it would have been one."""
+        return self.kind == "call" and self.status != "completed"
 
 
 class Step(NamedTuple):
@@ -51,7 +55,7 @@ class Blocks:
 
     @property
     def has_calls(self) -> bool:
-        return any(block.kind == "call" for block in self.all)
+        return any(block.kind == "call" and not block.is_no_call for block in self.all)
 
     def push(self, chunk: Chunk) -> list[Step]:
         """Take the next chunk; the last one ends the last block."""
@@ -67,11 +71,15 @@ class Blocks:
     def _steps(self, part: Part, finish_reason: str | None) -> Iterator[Step]:
         yield from self._text("reasoning", part.reasoning)
         yield from self._text("text", part.content)
-        for call in part.tool_calls:
-            yield from self._begin("call", call["function"]["name"])
-            yield from self._more(arguments_text(call))
-            yield from self._end()
-        if finish_reason == "length":
+        for piece in part.call_pieces:
+            if piece.name is not None:
+                yield from self._begin("call", piece.name)
+            if piece.text:
+                yield from self._more(piece.text)
+            if piece.is_last:
+                yield from self._end()
+        is_call = self._open is not None and self._open.kind == "call"
+        if finish_reason == "length" or (finish_reason is not None and is_call):
             self.cut()
         if finish_reason is not None:
             yield from self._end()

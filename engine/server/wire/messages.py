@@ -78,7 +78,8 @@ class _Writer:
         async for _, event in answers:
             if isinstance(event, Chunk):
                 self._blocks.push(event)
-        content = [_block(block, block.text) for block in self._blocks.all]
+        blocks = [block for block in self._blocks.all if not block.is_no_call]
+        content = [_block(block, block.text) for block in blocks]
         return {
             **self._head, "content": content, **self._end(answers),
             "usage": self._usage(answers.stats[0]),

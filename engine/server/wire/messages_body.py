@@ -73,6 +73,7 @@ class GivenTool(Struct):
     type: str | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ThinkingConfig(Struct):
@@ -210,7 +211,8 @@ def offer_of(body: Conversation) -> Offer:
 
 def _function(tool: GivenTool) -> dict[str, Any]:
     described = {} if tool.description is None else {"description": tool.description}
-    return {"name": tool.name, **described, "parameters": tool.input_schema}
+    strict = {"strict": True} if tool.strict else {}
+    return {"name": tool.name, **described, "parameters": tool.input_schema, **strict}
 
 
 def _variables(body: Conversation) -> dict[str, Any]:

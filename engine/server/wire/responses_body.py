@@ -221,6 +221,7 @@ def offer_of(body: CreateResponse) -> Offer:
     for tool in body.functions:
         described = {} if tool.description is None else {"description": tool.description}
         parameters = tool.parameters or {"type": "object", "properties": {}}
-        function = {"name": tool.name, **described, "parameters": parameters}
+        strict = {"strict": True} if tool.strict else {}
+        function = {"name": tool.name, **described, "parameters": parameters, **strict}
         functions.append({"type": "function", "function": function})
     return Offer.of(functions, body.tool_choice)

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from linnet.engine.chat.formats.grammar import function_of
+from linnet.engine.chat.formats.schemas import function_of
 from linnet.engine.server.errors import APIError
 
 Tool = Mapping[str, Any]  # as chat completions have it
