@@ -11,16 +11,23 @@ MOST_THREADS = 1024  # that anyone may ask for
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
+LARGEST_CAPACITY = 1024  # Linux's unit, of CPUs of several sizes
 CACHED = ("active_file", "inactive_file")  # in a cgroup's memory.stat
 
 
 def usable_threads() -> int:
-    """Physical cores among the CPUs this process may run on, and no more than its CPU quota."""
+    """Physical cores among the CPUs this process may run on, and no more than its CPU quota.
+
+    Without those that have less than half the capacity of the largest: little cores would mostly
+    take memory's and the caches' bandwidth from the others.
+    """
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
-    cores = {_core_of(cpu) for cpu in allowed}
+    capacities = {cpu: _capacity_of(cpu) for cpu in allowed}
+    largest = max(capacities.values())
+    cores = {_core_of(cpu) for cpu, capacity in capacities.items() if 2 * capacity >= largest}
     quota = _cpu_quota()
     return max(1, len(cores) if quota is None else min(len(cores), int(quota)))
 
@@ -87,6 +94,14 @@ def _core_of(cpu: int) -> str:
         return (CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text()
     except OSError:
         return str(cpu)
+
+
+def _capacity_of(cpu: int) -> int:
+    """How much a CPU does, of 1024 for the machine's largest; 1024 where all are alike."""
+    try:
+        return int((CPUS / f"cpu{cpu}/cpu_capacity").read_text())
+    except (OSError, ValueError):
+        return LARGEST_CAPACITY
 
 
 def _cgroup_folders() -> list[Path]:

@@ -1,4 +1,4 @@
-"""IR text to native functions: optimise, compile, cache, look up; the only llvmlite.binding file.
+"""IR text to native functions: optimise, compile, cache, look up.
 
 Object code is kept on disk under a key of everything it depends on: the kernel's name, the sources
 of this package, LLVM's version, the target, its CPU and its features. An entry is a SHA-256 digest,
@@ -14,7 +14,6 @@ import contextlib
 import gc
 import hashlib
 import os
-import struct
 import sys
 import threading
 import time
@@ -26,13 +25,16 @@ from typing import Any, Protocol
 import llvmlite
 import llvmlite.binding as llvm
 
+from linnet.kernels.compiler.cpu_features import system_features
 from linnet.kernels.compiler.object_cache import ObjectCache
+from linnet.kernels.compiler.symbols import undefined_symbols
 from linnet.kernels.isa import ISA, ISAS
 from linnet.kernels.memory import check_room
 
 ROOM = 64 << 20  # more bytes than LLVM takes for a kernel
 STAGES = ("ir", "opt", "asm")
-ALLOWED_SYMBOLS = frozenset({"memset", "memcpy", "memmove"})
+# Of the C library; the last two are what LLVM prefers on macOS.
+ALLOWED_SYMBOLS = frozenset({"memset", "memcpy", "memmove", "bzero", "memset_pattern16"})
 
 
 class CompileError(RuntimeError):
@@ -51,7 +53,12 @@ class Source(Protocol):
 @cache
 def host_features() -> frozenset[str]:
     """LLVM's names for what this CPU and its operating system support."""
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    return frozenset(name for name, present in _features_here().items() if present)
+
+
+@cache
+def _features_here() -> dict[str, bool]:
+    return dict(sorted((llvm.get_host_cpu_features() | system_features()).items()))
 
 
 def has(isa: ISA) -> bool:
@@ -69,8 +76,8 @@ def target(isa: ISA) -> tuple[str, str]:
     if isa.name != next(filter(has, ISAS)).name:
         return "", isa.target_attributes
     # The name alone may stand for features that a virtual machine hides.
-    features = llvm.get_host_cpu_features().flatten()
-    return llvm.get_host_cpu_name(), ",".join([features, isa.target_attributes]).strip(",")
+    features = [f"{'+' if there else '-'}{name}" for name, there in _features_here().items()]
+    return llvm.get_host_cpu_name(), ",".join([*features, isa.target_attributes]).strip(",")
 
 
 class Library:
@@ -147,7 +154,7 @@ class Library:
             module.verify()
         except RuntimeError as error:
             raise CompileError(f"{source.symbol}: {error}") from error
-        passes = llvm.create_pass_builder(self._machine, _pipeline())
+        passes = llvm.create_pass_builder(self._machine, pipeline())
         passes.getModulePassManager().run(module, passes)
         self._dump(source.symbol, "opt", module)
         self._dump(source.symbol, "asm", module, self._machine)
@@ -167,30 +174,7 @@ class Library:
             (folder / f"{symbol}.{stage}").write_text(text)
 
 
-def undefined_symbols(code: bytes) -> set[str]:
-    """Names that an ELF64 little-endian object wants from elsewhere (empty for other formats)."""
-    if code[:6] != b"\x7fELF\x02\x01":
-        return set()
-    (sections_at,) = struct.unpack_from("<Q", code, 0x28)
-    entry_size, n_sections = struct.unpack_from("<HH", code, 0x3A)
-    sections = [
-        struct.unpack_from("<IIQQQQIIQQ", code, sections_at + i * entry_size)
-        for i in range(n_sections)
-    ]
-    missing = set()
-    for _, kind, _, _, offset, size, link, _, _, symbol_size in sections:
-        if kind != 2:  # SHT_SYMTAB
-            continue
-        names_at = sections[link][4]
-        for at in range(offset + symbol_size, offset + size, symbol_size):
-            name, _, _, section = struct.unpack_from("<IBBH", code, at)
-            if section == 0 and name:  # SHN_UNDEF
-                end = code.index(b"\0", names_at + name)
-                missing.add(code[names_at + name : end].decode())
-    return missing
-
-
-def _pipeline() -> Any:
+def pipeline() -> Any:
     """LLVM's, without what kernels have done for themselves: vectors and unrolled loops."""
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = options.slp_vectorization = False

@@ -8,7 +8,12 @@ from linnet.kernels.isa.avx2 import AVX2, AVXVNNI
 from linnet.kernels.isa.avx512 import AVX512, AVX512VNNI
 from linnet.kernels.isa.base import ISA, ISAError
 from linnet.kernels.isa.generic import Generic
+from linnet.kernels.isa.neon import NEON, NEONI8MM, NEONDot
 
 __all__ = ["ISA", "ISAS", "ISAError"]
 
-ISAS: tuple[ISA, ...] = (AMX(), AVX512VNNI(), AVX512(), AVXVNNI(), AVX2(), Generic())
+ISAS: tuple[ISA, ...] = (
+    AMX(), AVX512VNNI(), AVX512(), AVXVNNI(), AVX2(),
+    NEONI8MM(), NEONDot(), NEON(),
+    Generic(),
+)  # fmt: skip

@@ -106,6 +106,7 @@ class AVX2(ISA):
     name = "avx2"
     needs = frozenset({"avx2", "fma", "f16c"})
     family = X86()
+    fused = True
     bits = 256
     dot_sum: ClassVar[type[DotSum]] = WordSums
     defaults = Tuning(tile=(2, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
-from linnet.kernels.ir import Family, Value, f16, f32, i16, i32, u16, u32
+from linnet.kernels.ir import Family, Pointer, Value, f16, f32, i16, i32, u1, u16, u32
 from linnet.kernels.isa.tiles import Tiles
 from linnet.kernels.isa.tuning import Tuning
 
@@ -40,33 +40,42 @@ class DotSum:
 
         For sums, and what they begin with, of so few products that an i16 holds those of two bytes.
         """
-        return self._total * (factors >> 16)
+        return self.total() * (factors >> 16)
 
 
 class ISA:
     """An instruction set: plain LLVM IR here; subclasses override what they do better.
 
-    `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told.
-    `dots_bytes`: whether `dot` is as fast for weights above 127.
-    `bits`: the width of a vector register. `registers`: how many of them there are.
-    `family`: what it shares with other instruction sets of such CPUs. `query_rows`: queries that
-    attention takes together, with two sums in registers for each. `dot_sum`: how the dot products
-    of registers are summed. `tiles`: matrix registers, if there are. `defaults`: the tuning where
-    nobody measured a better one, and `tiles_to_try` what `linnet tune` tries as its tile: each
-    takes two registers for every sum, and some for factors. These and `query_rows` change speed,
-    never results.
+    `needs`: LLVM feature names the CPU must have. `attributes`: what else LLVM is told. `fused`:
+    whether `fma` rounds once. `dots_bytes`: whether `dot` is as fast for weights above 127, so that
+    some may stay where they are in their bytes. `signed_weights`: whether `dot` takes weights up to
+    127 as signed bytes. `shifts_bytes`: whether bytes are shifted lane by lane. `interleaves`:
+    whether weights are brought to the order of products, which pays where a register holds several
+    groups; else activations are brought to that of columns. `bits`: the width of a vector register.
+    `registers`: how many of them there are. `family`: what it shares with other instruction sets of
+    such CPUs. `query_rows`: queries that attention takes together, with two sums in registers for
+    each. `dot_sum`: how the dot products of registers are summed. `tiles`: matrix registers, if
+    there are. `squares`: whether there is `square_dot`. `defaults`: the tuning where nobody
+    measured a better one, and `tiles_to_try` what `linnet tune` tries as its tile: each takes two
+    registers for every sum, and some for factors. These and `query_rows` change speed, never
+    results.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     attributes: ClassVar[tuple[str, ...]] = ()
+    fused: ClassVar[bool] = False
     dots_bytes: ClassVar[bool] = False
+    signed_weights: ClassVar[bool] = False
+    shifts_bytes: ClassVar[bool] = False
+    interleaves: ClassVar[bool] = True
     bits: ClassVar[int] = 128
     registers: ClassVar[int] = 16
     family: ClassVar[Family] = Family()
     query_rows: ClassVar[int] = 2
     dot_sum: ClassVar[type[DotSum]] = DotSum
     tiles: ClassVar[type[Tiles] | None] = None
+    squares: ClassVar[bool] = False
     defaults: ClassVar[Tuning] = Tuning()
     tiles_to_try: ClassVar[Sequence[tuple[int, int]]] = (
         (2, 1), (3, 1), (4, 1), (6, 1), (2, 2), (3, 2),
@@ -95,7 +104,7 @@ class ISA:
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
         """a * b + c: rounded once with FMA hardware; without, twice (libm's is far slower)."""
-        if "fma" in self.needs:
+        if self.fused:
             lanes = a.type.lanes
             return a.k.intrinsic(f"llvm.fma.{f'v{lanes}' if lanes else ''}f32", a.type, a, b, c)
         return a * b + c
@@ -124,6 +133,21 @@ class ISA:
             for total, w, x in zip(sums, *parts, strict=True):
                 total.add(w, x)
         return k.concat([total.total() for total in sums])
+
+    def broadcast(self, run: Pointer, at: int) -> Value:
+        """Four of a run's eight bytes, from byte `at` (0 or 4) on, in every lane: i32."""
+        return run.load(i32, at).splat(self.lanes)
+
+    def set_bits(self, bytes: Value) -> Value:
+        """Whether each bit of u8 lanes is set, from the lowest of the first on: u1 lanes."""
+        return bytes.bits(u1[8 * bytes.type.lanes])
+
+    def square_dot(
+        self, accumulator: Value, weights: Value, activations: Value, largest: int
+    ) -> Value:
+        """accumulator i32[4] + [w0 x0, w0 x1, w1 x0, w1 x1], of two rows of eight weights, u8[16],
+        by eight columns of two tokens, i8[16]; `largest` as for `dot`."""
+        raise NotImplementedError(f"{self.name} multiplies no two rows by two tokens")
 
     def lookup(self, table: Sequence[int], indices: Value) -> Value:
         """table[index] for u8 lanes of indices; `table`: 16 numbers in 0..255, indices below 16."""

@@ -147,7 +147,8 @@ class Quantize(Packing):
         return 16, 16
 
     def emit(self, k: OpKernel, x: Float32s, out: Pointer, width: Int) -> None:
-        for n, done in k.strips(k.last - k.first, (4, 1)):
+        together = (4, 1) if k.isa.bits > 128 else (1,)  # as far as registers hold
+        for n, done in k.strips(k.last - k.first, together):
             first = k.first + done
             groups = [x.load((first + i) * GROUP, GROUP) for i in range(n)]
             lanes, scales, sums = self._quantize(k, groups)

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-from linnet.kernels.ir import Pointer, Value, f32, i8, i16, i32
+from linnet.kernels.ir import Pointer, Value, f32, i16, i32, i64
 from linnet.kernels.isa import ISA
 from linnet.kernels.isa.base import DotSum
 from linnet.kernels.ops.base import ALL_ROWS, Float32s, Int, Int64s, OpKernel
 from linnet.kernels.products.activations import Quantize, Span, packed_bytes, span_bytes
 from linnet.kernels.products.base import MatrixProduct
-from linnet.kernels.products.interleave import GROUPS, RUN, RUNS, SPAN
+from linnet.kernels.products.folds import in_order, sums_of_twos
+from linnet.kernels.products.interleave import GROUPS, RUN, SPAN
 from linnet.kernels.products.panel import CHUNK, Panel, Tokens
 from linnet.kernels.products.register_tile import (
     Dots,
@@ -35,6 +36,7 @@ from linnet.kernels.products.register_tile import (
     RegisterTile,
     folded_lanes,
 )
+from linnet.kernels.products.squares import Squares
 from linnet.kernels.quants import QuantType
 from linnet.kernels.quants.base import Unpacked
 from linnet.kernels.quants.packed_rows import CACHE_LINE
@@ -93,6 +95,8 @@ class MatMul(Gemm):
         products[tile] = -zero * x.lane_sum              # where lanes stand for lane - zero
         for four columns in group:                       # a vector: four columns of many rows
             products[tile] += dot(panel, broadcast of the token's four lanes)
+
+    Where a CPU multiplies two rows by two tokens they come about as `Squares` says.
     """
 
     type: QuantType
@@ -134,7 +138,7 @@ class MatMul(Gemm):
     ) -> None:
         """Add the products with a chunk to the sums."""
         factors = self._unpack(panel, packed, size)
-        products = Dots(panel, self.type)
+        products = (Squares if panel.k.isa.squares else Dots)(panel, self.type.on(panel.k.isa))
         for some in panel.tiles(panel.k.isa.tuning.tile[0]):
             spans = [Span.of(tokens.x_of(i), 0, panel.n_columns, column, size) for i in some]
             # The next tile's lie in other rows, where the CPU does not look ahead by itself.
@@ -146,14 +150,17 @@ class MatMul(Gemm):
 
     def _unpack(self, panel: Panel, packed: Pointer, size: int) -> Factors:
         """Unpack a chunk of the panel to its columns; where its factors lie then."""
-        k = panel.k
+        k, type = panel.k, self.type.on(panel.k.isa)
         for i, source in panel.each_row(packed, size):
-            chunk = self.type.unpack_chunk(k, source, size)
-            for j, lanes in enumerate(self.type.in_column_order(k, chunk)):
+            chunk = type.unpack_chunk(k, source, size)
+            for j, lanes in enumerate(type.in_column_order(k, chunk)):
                 panel.rows.store(lanes, i * CHUNK + 32 * j)
             self._store_factors(panel, i, chunk)
         factors, change = self._transpose_factors(panel, chunk, size), None
-        folded = folded_lanes(self.type, k.isa)
+        if k.isa.squares:
+            panel.transpose(panel.rows, CHUNK, panel.columns, size // RUN, i64)
+            return factors
+        folded = folded_lanes(type, k.isa)
         if folded is not None and factors.multipliers is not None:
             change = partial(self._fold, panel, factors.multipliers, folded[1])
         panel.transpose(panel.rows, CHUNK, panel.columns, size // 4, i32, change)
@@ -173,38 +180,26 @@ class MatMul(Gemm):
 
     def _add_span(self, panel: Panel, tokens: Tokens, packed: Pointer, column: Value) -> None:
         """Add the products with 256 columns to the sums of few tokens."""
-        k, products = panel.k, Pairs(panel, self.type)
-        # See `_sums`; `few` rows take what unpacked ones have.
+        k, type = panel.k, self.type.on(panel.k.isa)
+        products = Pairs(panel, type)
+        # See `sums_of_twos`, of which the parts follow each other; `few` rows take what unpacked
+        # ones have.
         row_bytes = 4 * 2 * GROUPS * products.parts
         for i, source in panel.each_row(packed, SPAN):
-            chunk = self.type.unpack_chunk(k, source, SPAN)
+            chunk = type.unpack_chunk(k, source, SPAN)
             self._store_factors(panel, i, chunk)
-            runs = self.type.in_runs(k, chunk)
+            lanes = in_order(k, type, chunk)
             for token in k.range(tokens.n, name="token"):
                 span = Span.of(tokens.x_of(token), 0, panel.n_columns, column, SPAN)
                 target = panel.rows.at((token * panel.width + i) * row_bytes)
-                for at, total in self._sums(k, runs, span).items():
-                    target.store(total, at)
+                for part, total in enumerate(sums_of_twos(k, type, lanes, span)):
+                    target.store(total, total.type.bytes * part)
         factors = self._transpose_factors(panel, chunk, SPAN)
         for token in k.range(tokens.n, name="token"):
             sums = panel.rows.at(token * (panel.width * row_bytes))
             panel.transpose(sums, row_bytes, panel.columns, row_bytes // 4, i32)
             span = Span.of(tokens.x_of(token), 0, panel.n_columns, column, SPAN)
             RegisterTile(products, [token]).add([span], SPAN, factors)
-
-    def _sums(self, k: OpKernel, runs: Sequence[Value], span: Span) -> dict[int, Value]:
-        """A row's integer products with 256 columns, two sums for every group.
-
-        By place in bytes, in i32 [first or second half of 32, where groups have 16][32s][2].
-        """
-        xs = [span.lanes(run, 0).load(i8[GROUPS * RUN]) for run in range(RUNS)]
-        n = self.type.group // RUN  # runs of a group
-        return {
-            4 * 2 * GROUPS * part: k.isa.dots(
-                runs[n * part : n * (part + 1)], xs[n * part : n * (part + 1)], self.type.largest
-            )
-            for part in range(RUNS // n)
-        }
 
     def _store_factors(self, panel: Panel, row: Value, chunk: Unpacked) -> None:
         """A row's scales, or multipliers and unit, and offsets, as far as there are."""

@@ -79,8 +79,9 @@ class MatVec(Gemv):
     def products(
         self, k: OpKernel, weights: Pointer, rows: Range, x: Pointer, n_columns: Value
     ) -> Iterator[tuple[Value, list[Value]]]:
-        type, (first, last), stride = self.type, rows, row_stride(self.type, n_columns)
-        n = self._rows_together
+        type, (first, last) = self.type.on(k.isa), rows
+        stride = row_stride(type, n_columns)
+        n = self.rows_together
         apart = (last - first + (n - 1)) // n
         for row in k.range(first + apart, first, name="row"):
             together = [row, k.minimum(row + apart, last - 1)][:n]
@@ -106,7 +107,7 @@ class MatVec(Gemv):
             yield from zip(together, map(list, products), strict=True)
 
     @property
-    def _rows_together(self) -> int:
+    def rows_together(self) -> int:
         """Two; of types with groups of 16 one, where two rows' sums would not stay in registers."""
         return 2 if self.type.group == GROUP or 2 * self.n_rows <= MOST_FOLDS else 1
 

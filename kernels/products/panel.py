@@ -10,7 +10,7 @@ from linnet.kernels.ops.base import Float32s, Numbers, OpKernel
 from linnet.kernels.quants import WeightType
 from linnet.kernels.quants.packed_rows import chunks, panel_rows, row_stride
 
-FOUR = 4  # words of 16 bytes, the least that shuffles cross at a price
+LEAST_SHUFFLED = 16  # bytes, which shuffles cross at a price
 CHUNK = 256  # the most columns unpacked at a time
 
 
@@ -80,24 +80,28 @@ class Panel:
         self, source: Pointer, stride: int, target: Pointer, n_words: int, type: Type,
         change: Callable[[Value, Value, int], Value] | None = None,
     ) -> None:  # fmt: skip
-        """Words [width rows at `stride`][n_words] -> [n_words][width], rounding n_words up to 4.
+        """Words [width rows at `stride`][n_words] -> [n_words][width], rounding n_words up to those
+        of 16 bytes.
 
-        A vector takes four words of every few rows: loads put them in place, and half as many
-        shuffles are left as for vectors of one row. `change`: what becomes of a vector of them, of
-        the words' number over four, and of the vector's number in its row.
+        A vector takes 16 bytes of every few rows: loads put them in place, and half as many
+        shuffles are left as for vectors of one row. `change`: what becomes of a vector of words of
+        4 bytes, of the words' number over four, and of the vector's number in its row.
         """
-        k, lanes, words = self.k, self.lanes, FOUR
+        k, words = self.k, LEAST_SHUFFLED // type.bytes
+        lanes, row_bytes = self.lanes * 4 // type.bytes, self.width * type.bytes
         for block in k.range(-(-n_words // words), name="transpose"):
             for vector, start in enumerate(range(0, self.width, lanes)):
                 rows = [
                     k.concat([
-                        source.load(type[words], block * (4 * words) + (start + i + j) * stride)
+                        source.load(
+                            type[words], block * LEAST_SHUFFLED + (start + i + j) * stride
+                        )
                         for j in range(0, lanes, words)
                     ])
                     for i in range(words)
                 ]  # fmt: skip
                 for i, column in enumerate(k.transpose(rows)):
-                    at = block * (words * self.row_bytes) + i * self.row_bytes + 4 * start
+                    at = block * (words * row_bytes) + i * row_bytes + type.bytes * start
                     target.store(column if change is None else change(column, block, vector), at)
 
     def tiles(self, n: int) -> Iterator[list[Value]]:

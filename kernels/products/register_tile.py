@@ -30,6 +30,7 @@ from linnet.kernels.products.activations import Span
 from linnet.kernels.products.interleave import GROUP, RUN
 from linnet.kernels.products.panel import Panel
 from linnet.kernels.quants import QuantType
+from linnet.kernels.quants.base import LARGEST_SIGNED
 
 HALVES = 0, 1  # of a group of activations, by which their lanes' sums are kept
 
@@ -121,7 +122,7 @@ class Dots(Products):
             weights = panel.load_row(panel.columns, g * (GROUP // 4) + column // 4, u8[4 * lanes])
             run, rest = divmod(column, RUN)
             for (span, at), row in zip(places, dots, strict=True):
-                x = span.lanes(run, at).load(i32, rest).splat(lanes).bits(i8[4 * lanes])
+                x = self.k.isa.broadcast(span.lanes(run, at), rest).bits(i8[4 * lanes])
                 for vector, dot in zip(weights, row, strict=True):
                     dot.add(vector, x)
         return dots
@@ -130,10 +131,12 @@ class Dots(Products):
 def folded_lanes(type: QuantType, isa: ISA) -> tuple[int, int] | None:
     """The largest and the zero of lanes times multipliers, where a panel's columns hold these.
 
-    So they do where a dot product is one instruction. Where words are summed, the instruction that
-    sums them multiplies them, too.
+    So they do where a dot product is one instruction, also for such lanes. Where words are summed,
+    the instruction that sums them multiplies them, too; for squares multipliers lie elsewhere.
     """
-    return None if isa.dot_sum.times_is_free else type.folded
+    if isa.dot_sum.times_is_free or isa.squares or type.folded is None:
+        return None
+    return None if isa.signed_weights and type.folded[0] > LARGEST_SIGNED else type.folded
 
 
 class RegisterTile:

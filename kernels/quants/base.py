@@ -8,6 +8,7 @@ description come row look-up, the products of few rows and of many (GEMV, GEMM),
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from linnet.kernels.ir import Kernel, Pointer, Value, f16, f32
+from linnet.kernels.ir import Kernel, Pointer, Target, Value, f16, f32
 from linnet.kernels.quants.blocks import Blocks, eights, side_by_side
 
 Floats = npt.NDArray[np.float32]
@@ -26,6 +27,7 @@ Factors = tuple[Value, Value | None]  # scales, offsets
 
 BATCH = 1 << 20  # weights quantised at a time: threads take turns in Python, so turns are long
 HALF_MAX = 65504.0  # the largest F16 number
+LARGEST_SIGNED = 127
 BLOCKS, GROUPS = (32, 64, 128, 256), (16, 32)  # weights in a block, and under one scale
 
 
@@ -155,7 +157,7 @@ class QuantType(WeightType):
     `zero`: the lane that stands for a weight of no scale; `order`: the numbers of the eight groups
     of 32 weights of 256 in the order in which `unpack` gives them; `folded`: where scales are
     integers so small that `lane - zero` times one of them fits a byte, the `largest` and the `zero`
-    of such bytes.
+    of such bytes; `signs`: whether lanes are as well made as signed bytes, without a zero.
 
     A new type needs `unpack` and `decode`: all kernels work then. Products with few rows, which
     decoding is made of, read a matrix once, so what unpacking takes is their speed. `runs` and
@@ -171,9 +173,10 @@ class QuantType(WeightType):
 
     group: ClassVar[int] = 32
     order: ClassVar[tuple[int, ...]] = tuple(range(8))
-    largest: ClassVar[int]
-    zero: ClassVar[int] = 0
+    largest: int
+    zero: int = 0
     folded: ClassVar[tuple[int, int] | None] = None
+    signs: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Raises ValueError for a block or a group of weights that kernels do not take."""
@@ -182,9 +185,21 @@ class QuantType(WeightType):
                 known = ", ".join(map(str, allowed))
                 raise ValueError(f"{cls.__name__}: {name} is {value}; it must be one of {known}")
 
+    def on(self, isa: Target) -> QuantType:
+        """The type as products of an instruction set take it: with signed lanes, where both can."""
+        if not (self.signs and isa.signed_weights):
+            return self
+        signed = copy(self)
+        signed.largest, signed.zero = LARGEST_SIGNED, 0
+        return signed
+
     def unpack(self, b: Blocks) -> Unpacked:
         """The blocks as IR values."""
         raise NotImplementedError
+
+    def levels(self, table: Sequence[int], q: Value) -> Value:
+        """Lanes of the levels that have these numbers, u8, in a table of 16."""
+        return q.k.isa.lookup([(level + self.zero) & 255 for level in table], q)
 
     def runs(self, b: Blocks) -> list[Value]:
         """256 weights in the order of products (`linnet.kernels.products.interleave`): u8[64] for
@@ -206,7 +221,8 @@ class QuantType(WeightType):
 
         Where groups have 32, those of two rows together: of groups 2i and 2i + 1 of the first row,
         then of the second. Where they have 16, those of each row: of every 64 weights the first,
-        the third, the second and the fourth group.
+        the third, the second and the fourth group, but in the order of columns where an instruction
+        set does not interleave weights.
         """
         chunks = [self.unpack(row) for row in rows]
         scales = self.in_fold_order([chunk.scales for chunk in chunks])
@@ -216,6 +232,8 @@ class QuantType(WeightType):
 
     def in_fold_order(self, numbers: Sequence[Value]) -> list[Value]:
         """Each row's numbers, in the order of columns -> as `factors` has them."""
+        if self.group == 16 and not numbers[0].k.isa.interleaves:
+            return list(numbers)
         if self.group == 16:
             return [
                 row.shuffle([i + j for i in range(0, 16, 4) for j in (0, 2, 1, 3)])

@@ -30,6 +30,11 @@ class Blocks:
         self.k, self.n_blocks = k, n_blocks
         self._packed, self._type = packed, type
 
+    def part(self, first: int, n_blocks: int) -> Blocks:
+        """Some of them."""
+        start = self._packed.at(first * self._type.bytes)
+        return Blocks(self.k, start, self._type, n_blocks)
+
     def _offset(self, field: str, block: int) -> int:
         fields: Any = self._type.dtype.fields
         return int(block * self._type.bytes + fields[field][1])
@@ -50,6 +55,8 @@ class Blocks:
         is wanted of another: these are blended first, which no port is short of, and at most two
         vectors are left to be shuffled.
         """
+        if not self.k.isa.interleaves:
+            return self.k.vector([self._packed.load(type, n * type.bytes) for n in numbers])
         lanes, n_bytes = LINE // type.bytes, self.n_blocks * self._type.bytes
         blended: list[tuple[Value, set[int]]] = []
         place: dict[int, int] = {}
@@ -94,8 +101,12 @@ def nibbles(q: Value) -> Value:
 def shifted(lanes: Value, bits: Sequence[int]) -> Value:
     """u8 lanes in as many equal runs as `bits` has numbers; run i shifted right by bits[i].
 
-    As 32-bit words, which CPUs shift lane by lane: bits of the byte above come in at the top.
+    As 32-bit words, where CPUs shift no smaller ones lane by lane: bits of the byte above come in
+    at the top.
     """
+    if lanes.k.isa.shifts_bytes:
+        each = lanes.type.lanes // len(bits)
+        return lanes >> lanes.k.constant(lanes.type, [n for n in bits for _ in range(each)])
     words = lanes.bits(u32[lanes.type.lanes // 4])
     each = words.type.lanes // len(bits)
     amounts = lanes.k.constant(words.type, [n for n in bits for _ in range(each)])
@@ -148,3 +159,18 @@ def split_nibbles(runs: Sequence[Value]) -> list[Value]:
 def with_bit(lanes: Value, is_set: Value, bit: int) -> Value:
     """u8 lanes, which lack this bit, with it where the u1 lanes are set."""
     return is_set.select(lanes + bit, lanes)
+
+
+def with_bits(lanes: Value, bytes: Value, numbers: Sequence[int], place: int) -> Value:
+    """u8 lanes, which lack the bit at `place`, with it where bytes have one: in as many equal runs
+    as there are `numbers`, run i where bit numbers[i] of its byte is set."""
+    k, each = lanes.k, lanes.type.lanes // len(numbers)
+    of_lane = [number for number in numbers for _ in range(each)]
+    if not k.isa.shifts_bytes:
+        bits = k.constant(lanes.type, [1 << number for number in of_lane])
+        return with_bit(lanes, bytes & bits > 0, 1 << place)
+    up, down = (
+        k.constant(lanes.type, [max(sign * (place - number), 0) for number in of_lane])
+        for sign in (1, -1)
+    )
+    return lanes | ((bytes << up) >> down) & (1 << place)

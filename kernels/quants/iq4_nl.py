@@ -12,7 +12,7 @@ from linnet.kernels.quants.blocks import Blocks, nibble_runs_of_blocks, nibbles
 
 LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # ggml's
 ZERO = 127  # the lane of level 0, were there one
-LANES = tuple(level + ZERO for level in LEVELS)
+LARGEST = max(LEVELS) + ZERO
 
 
 class IQ4_NL(QuantType):
@@ -20,14 +20,14 @@ class IQ4_NL(QuantType):
 
     name, id, block = "IQ4_NL", 20, 32
     fields = {"d": ("<f2", 1), "qs": ("u1", 16)}
-    largest, zero = max(LANES), ZERO
+    largest, zero, signs = LARGEST, ZERO, True
 
     def unpack(self, b: Blocks) -> Unpacked:
         packed = [b.bytes("qs", block=i) for i in range(b.n_blocks)]
-        return Unpacked([b.k.isa.lookup(LANES, nibbles(q)) for q in packed], b.halves("d"))
+        return Unpacked([self.levels(LEVELS, nibbles(q)) for q in packed], b.halves("d"))
 
     def runs(self, b: Blocks) -> list[Value]:
-        return [b.k.isa.lookup(LANES, q) for q in nibble_runs_of_blocks(b)]
+        return [self.levels(LEVELS, q) for q in nibble_runs_of_blocks(b)]
 
     def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
         return [(self.folded_halves(rows, "d"), None)]

@@ -9,7 +9,7 @@ import numpy as np
 from linnet.kernels.ir import Value, f16, f32, i16, i32, u16
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
 from linnet.kernels.quants.blocks import Blocks, nibble_runs, nibbles
-from linnet.kernels.quants.iq4_nl import LANES, LEVELS, ZERO
+from linnet.kernels.quants.iq4_nl import LARGEST, LEVELS, ZERO
 
 
 class IQ4_XS(QuantType):
@@ -17,11 +17,11 @@ class IQ4_XS(QuantType):
 
     name, id, block = "IQ4_XS", 23, 256
     fields = {"d": ("<f2", 1), "scales_h": ("u1", 2), "scales_l": ("u1", 4), "qs": ("u1", 128)}
-    largest, zero = max(LANES), ZERO
+    largest, zero, signs = LARGEST, ZERO, True
 
     def unpack(self, b: Blocks) -> Unpacked:
         k = b.k
-        lanes = [k.isa.lookup(LANES, nibbles(b.bytes("qs", i, 16))) for i in range(0, 128, 16)]
+        lanes = [self.levels(LEVELS, nibbles(b.bytes("qs", i, 16))) for i in range(0, 128, 16)]
         low = b.bytes("scales_l").repeat_lanes(2)
         low = (low >> k.constant(low.type, [0, 4] * 4)) & 15
         high = b.bytes("scales_h").repeat_lanes(4)
@@ -31,7 +31,7 @@ class IQ4_XS(QuantType):
 
     def runs(self, b: Blocks) -> list[Value]:
         packed = nibble_runs(*(b.bytes("qs", 64 * half, 64) for half in range(2)))
-        return [b.k.isa.lookup(LANES, q) for q in packed]
+        return [self.levels(LEVELS, q) for q in packed]
 
     def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
         """The headers of both rows side by side: d, scales_h, scales_l, eight bytes each."""

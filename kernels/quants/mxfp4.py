@@ -19,7 +19,6 @@ from linnet.kernels.quants.base import (
 from linnet.kernels.quants.blocks import Blocks, nibble_runs_of_blocks, nibbles
 
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the e2m1 numbers
-LANES = tuple(level + 12 for level in LEVELS)
 
 
 class MXFP4(QuantType):
@@ -27,16 +26,16 @@ class MXFP4(QuantType):
 
     name, id, block = "MXFP4", 39, 32
     fields = {"e": ("u1", 1), "qs": ("u1", 16)}
-    largest, zero = 24, 12
+    largest, zero, signs = 24, 12, True
 
     def unpack(self, b: Blocks) -> Unpacked:
         packed = [b.bytes("qs", block=i) for i in range(b.n_blocks)]
         e = b.k.vector([b.bytes("e", block=i)[0] for i in range(b.n_blocks)]).to(u32)
-        lanes = [b.k.isa.lookup(LANES, nibbles(q)) for q in packed]
+        lanes = [self.levels(LEVELS, nibbles(q)) for q in packed]
         return Unpacked(lanes, power_of_two(e))
 
     def runs(self, b: Blocks) -> list[Value]:
-        return [b.k.isa.lookup(LANES, q) for q in nibble_runs_of_blocks(b)]
+        return [self.levels(LEVELS, q) for q in nibble_runs_of_blocks(b)]
 
     def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
         """Every second block's exponent is the second byte of its word."""

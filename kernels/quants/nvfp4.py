@@ -9,7 +9,7 @@ import numpy as np
 from linnet.kernels.ir import Value, f16, f32, u8, u16, u32
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
 from linnet.kernels.quants.blocks import Blocks, shifted
-from linnet.kernels.quants.mxfp4 import LANES, LEVELS
+from linnet.kernels.quants.mxfp4 import LEVELS
 
 BYTES_TWICE = [8 * (lane // 16) + lane % 8 for lane in range(64)]  # every eight, and again
 
@@ -25,12 +25,12 @@ class NVFP4(QuantType):
 
     name, id, block, group = "NVFP4", 40, 64, 16
     fields = {"d": ("u1", 4), "qs": ("u1", 32)}
-    largest, zero = 24, 12
+    largest, zero, signs = 24, 12, True
 
     def unpack(self, b: Blocks) -> Unpacked:
         k, packed = b.k, [b.bytes("qs", block=i).shuffle(BYTES_TWICE) for i in range(b.n_blocks)]
         d = k.concat([b.bytes("d", block=i) for i in range(b.n_blocks)])
-        lanes = [k.isa.lookup(LANES, shifted(q, [0, 4] * 4) & 15) for q in packed]
+        lanes = [self.levels(LEVELS, shifted(q, [0, 4] * 4) & 15) for q in packed]
         return Unpacked(lanes, scales(d))
 
     def runs(self, b: Blocks) -> list[Value]:
@@ -41,7 +41,7 @@ class NVFP4(QuantType):
             for half in (0, 2)
         )
         nibbles = (early & 15, early >> 4, late & 15, late >> 4)
-        return [b.k.isa.lookup(LANES, q) for q in nibbles]
+        return [self.levels(LEVELS, q) for q in nibbles]
 
     def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
         d = self.in_fold_order([row.picked(u32, range(0, 36, 9)).bits(u8[16]) for row in rows])

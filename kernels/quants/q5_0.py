@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from linnet.kernels.ir import Value, f16, f32, u1, u8, u32, u64
+from linnet.kernels.ir import Value, f16, f32, u8, u32, u64
 from linnet.kernels.quants.base import (
     Bytes,
     Factors,
@@ -90,7 +90,7 @@ class Q5_1(QuantType):
 
 def five_bits(b: Blocks, block: int) -> Value:
     """u8[32]: nibbles, and 16 more where the lane's bit of qh is set."""
-    is_set = b.bytes("qh", block=block).bits(u1[32])
+    is_set = b.k.isa.set_bits(b.bytes("qh", block=block))
     return with_bit(nibbles(b.bytes("qs", block=block)), is_set, 16)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from linnet.kernels.ir import Value
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked
-from linnet.kernels.quants.blocks import Blocks, eights, rotated_eights, shifted_eights, with_bit
+from linnet.kernels.quants.blocks import Blocks, eights, rotated_eights, shifted_eights, with_bits
 from linnet.kernels.quants.q4_k import (
     NIBBLE_SHIFTS,
     PAIRS_APART,
@@ -46,8 +46,7 @@ class Q5_K(QuantType):
             q = b.bytes("qs", 64 * half, 64)
             for i, four_bits in enumerate((q & 15, q >> 4)):
                 groups = self.order[4 * half + 2 * i :][:2]
-                bits = b.k.constant(qh.type, [1 << group for group in groups for _ in range(32)])
-                lanes.append(with_bit(four_bits, qh & bits > 0, 16))
+                lanes.append(with_bits(four_bits, qh, groups, 4))
         return Unpacked(lanes, *scales_and_offsets(b))
 
     def runs(self, b: Blocks) -> list[Value]:

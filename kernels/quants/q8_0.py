@@ -12,14 +12,15 @@ from linnet.kernels.quants.search import with_scale
 
 
 class Q8_0(QuantType):
-    """32 weights in 34 bytes; w = d * q (ggml block_q8_0). Lanes hold q + 128."""
+    """32 weights in 34 bytes; w = d * q (ggml block_q8_0). Lanes hold q + 128, or q."""
 
     name, id, block = "Q8_0", 8, 32
     fields = {"d": ("<f2", 1), "qs": ("u1", 32)}
-    largest, zero = 255, 128
+    largest, zero, signs = 255, 128, True
 
     def unpack(self, b: Blocks) -> Unpacked:
-        return Unpacked([b.bytes("qs", block=i) ^ 128 for i in range(b.n_blocks)], b.halves("d"))
+        lanes = [b.bytes("qs", block=i) ^ self.zero for i in range(b.n_blocks)]
+        return Unpacked(lanes, b.halves("d"))
 
     def factors(self, rows: Sequence[Blocks]) -> list[Factors]:
         return [(self.folded_halves(rows, "d"), None)]

@@ -36,11 +36,12 @@ from linnet.kernels.memory import aligned, in_huge_pages
 from linnet.kernels.runtime.program import Lowered
 from linnet.kernels.runtime.step_record import AT, RECORD_BYTES
 
-# Byte offsets into the team's shared memory; what threads write lies on lines of its own.
-CURSOR, RUNNING, DONE, STOP, HALTED = 0, 8, 64, 128, 136
-STEP, ITEMS, FEWEST, MOST, OPENED = range(192, 232, 8)  # the open step
-STEPS, N_STEPS, N_THREADS, SCRATCH, SCRATCH_BYTES, YIELD, SLEEPING = range(256, 312, 8)
-TEAM_BYTES = 320
+# Byte offsets into the team's shared memory; what threads write lies on lines of its own: of 128
+# bytes, as Apple's CPUs have them, and others fetch them in pairs.
+CURSOR, RUNNING, DONE, STOP, HALTED = 0, 8, 128, 256, 264
+STEP, ITEMS, FEWEST, MOST, OPENED = range(384, 424, 8)  # the open step
+STEPS, N_STEPS, N_THREADS, SCRATCH, SCRATCH_BYTES, YIELD, SLEEPING = range(512, 568, 8)
+TEAM_BYTES = 640
 
 # The cursor: steps opened so far in the high half, items taken of the last in the low half.
 TAKEN_BITS = 32

@@ -27,10 +27,11 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
     def pretend(
         n_cpus: int = 1, siblings: Sequence[str] = (), cgroup: Mapping[str, str] | None = None,
-        membership: str = "0::/",
+        membership: str = "0::/", capacities: Sequence[int | str] = (),
     ) -> None:  # fmt: skip
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(n_cpus)), raising=False)
         files = {f"cpu/cpu{i}/topology/thread_siblings_list": s for i, s in enumerate(siblings)}
+        files |= {f"cpu/cpu{i}/cpu_capacity": str(c) for i, c in enumerate(capacities)}
         files |= {f"cgroup/{name}": text for name, text in (cgroup or {}).items()}
         files["membership"] = membership
         for name, text in files.items():
@@ -74,6 +75,23 @@ def test_a_core_counts_once(
     pretend: Pretend, n_cpus: int, siblings: list[str], n_threads: int
 ) -> None:
     pretend(n_cpus, siblings)
+    assert machine.usable_threads() == n_threads
+
+
+@pytest.mark.parametrize(
+    ("capacities", "n_threads"),
+    [
+        ([160, 160, 160, 160, 498, 498, 1024, 1024], 2),
+        ([250, 250, 250, 250, 620, 620, 1024, 1024], 4),
+        ([1024] * 8, 8),
+        ([250] * 8, 8),  # all that this process may use
+        ([1024, "nonsense", 0], 7),
+    ],
+)
+def test_little_cores_are_left_out(
+    pretend: Pretend, capacities: list[int | str], n_threads: int
+) -> None:
+    pretend(8, capacities=capacities)
     assert machine.usable_threads() == n_threads
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from support.isas import BY_COLUMNS
 from support.kernel_harness import Array, nmse, random_weights, run, unwritten, widths
 from support.made_types import MADE_TYPES, made
 
 from linnet.kernels.compiler.jit import Library
+from linnet.kernels.isa import ISA
 from linnet.kernels.isa.generic import Generic
 from linnet.kernels.ops.base import Op
 from linnet.kernels.ops.routing import GroupByExpert
@@ -63,6 +66,14 @@ def test_products_with_packed_activations_are_exact(library: Library, type: Quan
     for n_columns in widths(type):
         check(library, MatVec(type, 2), 2, n_columns)
         check(library, MatMul(type), 6, n_columns)
+
+
+@pytest.mark.parametrize("type", MADE_TYPES, ids=str)
+def test_products_by_columns_are_exact(
+    library_for: Callable[[ISA], Library], type: QuantType
+) -> None:
+    for n_columns in widths(type):
+        check(library_for(BY_COLUMNS), MatVec(type, 2), 2, n_columns)
 
 
 @pytest.mark.parametrize("type", MADE_TYPES, ids=str)

@@ -240,3 +240,7 @@ def test_instruction_sets_are_alike_where_sums_are_in_the_same_order() -> None:
     assert alike(few, narrow) == alike(few, by_name["avx512"]) != alike(few, wide)
     assert alike(few, wide) == alike(few, by_name["avxvnni"])
     assert alike(many, wide) == alike(many, narrow) != alike(many, plain)
+    for op in floats, few, many:
+        assert len({alike(op, by_name[name]) for name in ("neon", "neondot", "neoni8mm")}) == 1
+    assert alike(floats, by_name["neon"]) != alike(floats, narrow)
+    assert alike(many, by_name["neon"]) == alike(many, narrow)

@@ -236,7 +236,7 @@ def test_integers_are_summed_exactly_so_instruction_sets_give_the_same_bits(
     p = product(type, 3, 512 + (type.block if type.block < 256 else 0), 33)
     few, many = defaultdict[bool, set[bytes]](set), defaultdict[bool, set[bytes]](set)
     for isa in isas_to_test():
-        fused = "fma" in isa.needs
+        fused = isa.fused
         few[fused].add(p.few_rows(library_for(isa), MatVec).tobytes())
         many[fused].add(p.many_rows(library_for(isa), MatMul).tobytes())
     assert all(len(results) == 1 for results in (*few.values(), *many.values()))

@@ -50,19 +50,19 @@ ACROSS: tuple[type[Op], ...] = (
     FloatMatVec, FloatExpertLinear, RmsNorm, LayerNorm, SoftmaxBlocks, MaskBlocks, TopExperts,
     DeltaNet,
 )  # fmt: skip
-# Ops whose weights may stay where they are in their bytes.
-IN_PLACE: tuple[type[Op], ...] = (MatVec, ExpertLinear)
 
 
 def alike(op: Op, isa: ISA) -> Hashable:
     """What instruction sets have in common on which an op gives the same bits."""
     if isinstance(op, UNFUSED):
         return "all"
-    fused = "fused" if "fma" in isa.needs else "not fused"
+    fused = "fused" if isa.fused else "not fused"
     lanes = isa.bits if isinstance(op, ACROSS) else 0
-    # Where lanes stand for more, scales stand for less, and may be too small for all their bits.
-    in_place = isinstance(op, IN_PLACE) and isa.dots_bytes
-    return fused, lanes, in_place
+    if not isinstance(op, (MatVec, ExpertLinear)):
+        return fused, lanes
+    # Where weights stay where they are in their bytes, scales stand for less, and may be too small
+    # for all their bits; where they have signs, no sums of activations are taken from products.
+    return fused, lanes, isa.dots_bytes, isa.signed_weights and op.type.on(isa) is not op.type
 
 
 def make_case(seed: int, number: int, types: Sequence[str]) -> Case:
@@ -79,9 +79,11 @@ def make_case(seed: int, number: int, types: Sequence[str]) -> Case:
 class Caller:
     """Calls cases' kernels on some instruction sets; `counts`: calls by (kernel, set)."""
 
-    def __init__(self, isas: Sequence[str]) -> None:
+    def __init__(self, isas: Sequence[str | ISA]) -> None:
+        """`isas`: names of this CPU's, or others."""
         self.counts: Counter[tuple[str, str]] = Counter()
-        self._libraries = {name: Library(choose_isa(name)) for name in isas}
+        chosen = [choose_isa(isa) if isinstance(isa, str) else isa for isa in isas]
+        self._libraries = {isa.name: Library(isa) for isa in chosen}
         self._natives: dict[tuple[str, str], Native] = {}
         self._stretches: dict[tuple[str, bool], Stretch] = {}
 

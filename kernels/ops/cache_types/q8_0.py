@@ -136,6 +136,7 @@ class Q8_0(CacheType):
         self, k: Kernel, keys: Pointer, queries: Pointer, n: int, head_dim: int
     ) -> list[Value]:
         totals = [k.cell(f32[LANES], "score") for _ in range(n)]
+        signed = k.isa.signed_weights  # q itself, of which nothing has to be taken away
         for block in k.range(head_dim // self.block, name="block"):
             key = keys.at(block * self.key_bytes)
             rows = [
@@ -145,13 +146,15 @@ class Q8_0(CacheType):
             sums = [[k.constant(i32[LANES], 0) for _ in range(2)] for _ in rows]
             for i in range(0, self.block, 4):
                 four = key.load(u8[4 * LANES], i * LANES)
+                four, largest = (four ^ 128, 127) if signed else (four, 255)
                 for row, digits in zip(rows, sums, strict=True):
                     for digit, at in enumerate((i, i + self.block)):
                         same = row.load(i32, at).splat(LANES).bits(i8[4 * LANES])
-                        digits[digit] = k.isa.dot(digits[digit], four, same, 255)
+                        digits[digit] = k.isa.dot(digits[digit], four, same, largest)
             d = key.load(f16[LANES], self.block * LANES).to(f32)
             for row, (high, low), total in zip(rows, sums, totals, strict=True):
-                whole = (high << 8) - (high << 1) + low - row.load(i32, 68)
+                whole = (high << 8) - (high << 1) + low
+                whole = whole if signed else whole - row.load(i32, 68)
                 total.set(k.fma(whole.to(f32), d * row.load(f32, 64), total.get()))
         return [total.get() for total in totals]
 
