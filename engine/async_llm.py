@@ -108,10 +108,10 @@ class AsyncLLM:
                         return
 
     async def embed(
-        self, texts: Sequence[Prompt], *, pooling: str | None = None, normalize: bool = True,
+        self, texts: str | Sequence[Prompt], *, pooling: str | None = None, normalize: bool = True,
         parse_special: bool = False,
     ) -> npt.NDArray[np.float32]:  # fmt: skip
-        """A vector for each text (len(texts), n_embd); see `LLM.embed`."""
+        """A vector for each text (len(texts), n_embd), of one text (n_embd,); see `LLM.embed`."""
         work = partial(
             self.llm.embed, texts, pooling=pooling, normalize=normalize, parse_special=parse_special
         )

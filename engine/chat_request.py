@@ -78,8 +78,11 @@ class ChatRequest(TextRequest):
         """Raises ConstraintError, too: for a shape, and for strict tools, that cannot be held to;
         and ValueError for a choice or budget that cannot be. What becomes of other tools whose
         schemas cannot be held to is a UserWarning: their arguments may be any."""
+        params, end = self.params, self.llm.chat_template.end
+        if end is not None:
+            params = replace(params, stop=(*params.stop, end))
         answer, held = self._answer(reasons=True)
-        generation = self.llm.generation(self.ids, self.params, constraint=self._rule(answer))
+        generation = self.llm.generation(self.ids, params, constraint=self._rule(answer))
         reader = self._reader(held=held, tells_reasoning=self.tells_reasoning)
         return ChunkReader(generation, reader, has_one_call=not self._is_several)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
+
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def token_ids(ids: Iterable[int], n_vocab: int) -> list[int]:
@@ -18,7 +22,7 @@ def token_ids(ids: Iterable[int], n_vocab: int) -> list[int]:
             raise ValueError(f"token id is {token_id!r}; it must be {limits}")
         checked.append(number)
     if not checked:
-        raise ValueError("no tokens: at least one is needed")
+        raise ValueError("the prompt is empty, without a token: at least one is needed")
     return checked
 
 
@@ -31,10 +35,15 @@ def whole(name: str, value: int | None, low: int, high: int) -> int | None:
     return value
 
 
-def known(given: Iterable[str], names: Collection[str], what: str) -> None:
-    """Raise TypeError for a keyword that is none of `names`, with those that are spelled alike."""
+def known(
+    given: Iterable[str], names: Collection[str], what: str, elsewhere: Mapping[str, str] = NOTHING
+) -> None:
+    """Raise TypeError for a keyword that is none of `names`, with what it is called here, if
+    `elsewhere` has it, or else those that are spelled alike."""
     for name in given:
         if name not in names:
+            if name in elsewhere:
+                raise TypeError(f"{name!r} is no {what}; here it is {elsewhere[name]}")
             import difflib  # takes milliseconds, which few need
 
             alike = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

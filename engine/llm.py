@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from linnet.engine.chat.rounds import MOST_ROUNDS, Rounds
 from linnet.engine.chat.template import Message, template_variables
 from linnet.engine.chat.tools import Tool, Tools
 from linnet.engine.chat_request import ChatRequest
+from linnet.engine.gguf.description import description
 from linnet.engine.measure.roofline import read_bandwidth, weights_read
 from linnet.engine.open_model import OpenModel, Prompt
 from linnet.engine.running.generation import Chunk, Generation, Output
@@ -23,7 +24,8 @@ from linnet.engine.running.results import chunks, outputs
 from linnet.engine.running.session import Progress
 from linnet.engine.sampling.params import SamplingParams
 
-Prompts = list[str] | list[Sequence[int]] | tuple[str, ...] | tuple[Sequence[int], ...]
+Prompts = Iterable[Prompt]
+Params = SamplingParams | Sequence[SamplingParams]  # for all prompts, or one each
 
 
 class LLM(OpenModel):
@@ -33,7 +35,8 @@ class LLM(OpenModel):
     bit, what it gets alone. Up to 64 sequences are kept when they are done, so that a prompt that
     begins as one of them does computes only the rest.
 
-    `path`: a GGUF file, or the first of a split one; None for the model that linnet ships.
+    `path`: a GGUF file, or the first of a split one; "user/model" or "user/model:Q8_0" on the
+    Hugging Face hub, or a URL, which are downloaded once; None for the model that linnet ships.
     `n_threads`: None for one a CPU core this process may use, fewer for models of some MB.
     `n_ctx`: the most tokens in a sequence; 0 for what the model was trained on, None for that, but
     at most 8192. More than it was trained on gives a UserWarning.
@@ -61,25 +64,39 @@ class LLM(OpenModel):
     takes half of f16's memory and heads of a multiple of 32 numbers; None for f16 or, in the exact
     mode, f32. See docs/numerics.md for what it costs.
     `mmap`: whether to map the file, or to read it into memory.
-    `chat_template`: the text of a template in Jinja, in place of the file's own.
+    `chat_template`: in place of the file's own, the text of a template in Jinja, or the name of a
+    common one, as "chatml": see `linnet.engine.chat.builtin`.
     `ignore_unknown`: whether to load a file that says more of its model than is used here, with a
     UserWarning in place of a ModelError.
 
-    Raises GGUFError or ModelError for a file that is malformed or of an unknown architecture,
-    ISAError, OSError, MemoryError, and ValueError for arguments out of range; with a template
-    TemplateError or TokenizerError.
+    Raises HubError for a model that cannot be had, GGUFError or ModelError for a file that is
+    malformed or of an unknown architecture, ISAError, OSError, MemoryError, and ValueError for
+    arguments out of range; with a template TemplateError or TokenizerError.
     """
 
     @classmethod
-    def from_pretrained(cls, name: str, **options: Any) -> LLM:
-        """A model on the Hugging Face hub, "user/model" or "user/model:Q4_K_M", kept in the hub's
-        own cache. `options`: the keyword arguments of LLM. Needs linnet[hub].
+    def from_pretrained(
+        cls, repo_id: str, filename: str | None = None, *, revision: str | None = None,
+        token: str | None = None, cache_dir: str | os.PathLike[str] | None = None,
+        local_dir: str | os.PathLike[str] | None = None, **options: Any,
+    ) -> LLM:  # fmt: skip
+        """A model on the Hugging Face hub, kept in the hub's own cache: "user/model", of which
+        `filename` is the one file by its path or a glob pattern, or "user/model:Q8_0"; without
+        either, the file in Q4_K_M, or the first.
+
+            LLM.from_pretrained("user/model", "*Q8_0.gguf", n_ctx=4096)
+
+        `revision`: a branch, tag or commit. `token`: None for HF_TOKEN, or what `hf auth login` has
+        kept. `options`: the keyword arguments of LLM.
 
         Raises HubError, ValueError for what is no name, and what LLM raises.
         """
-        from linnet.engine.gguf.hub import download  # imports what few need
+        from linnet.engine.gguf.hub import fetch  # imports what few need
+        from linnet.engine.gguf.named import hub_model
 
-        return cls(download(name), **options)
+        model = hub_model(repo_id)
+        model = model._replace(file=filename or model.file, revision=revision or model.revision)
+        return cls(fetch(model, token=token, cache_dir=cache_dir, local_dir=local_dir), **options)
 
     @cached_property
     def bytes_per_token(self) -> int:
@@ -92,6 +109,13 @@ class LLM(OpenModel):
         with self.scheduler.alone(), self._session.lease.hold():
             return read_bandwidth(runner.team, self._library, weights_read(runner.program))
 
+    def __repr__(self) -> str:
+        if not self._session.lease.is_open:
+            return f"LLM({self.path.name!r}, closed)"
+        model = description(self.metadata, self._file.tensors)
+        name = self.metadata.get("general.name", "")
+        return f"LLM({self.path.name!r}, name={name!r}, model={model!r}, n_ctx={self.n_ctx})"
+
     @overload
     def generate(
         self, prompts: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False,
@@ -99,25 +123,27 @@ class LLM(OpenModel):
     ) -> Output: ...  # fmt: skip
     @overload
     def generate(
-        self, prompts: Prompts, params: SamplingParams | list[SamplingParams] | None = None, *,
+        self, prompts: Prompts, params: Params | None = None, *,
         parse_special: bool = False, progress: Progress | bool | None = None,
         return_exceptions: Literal[False] = False, **fields: Any,
     ) -> list[Output]: ...  # fmt: skip
     @overload
     def generate(
-        self, prompts: Prompts, params: SamplingParams | list[SamplingParams] | None = None, *,
+        self, prompts: Prompts, params: Params | None = None, *,
         parse_special: bool = False, progress: Progress | bool | None = None,
         return_exceptions: bool, **fields: Any,
     ) -> list[Output | Exception]: ...  # fmt: skip
     def generate(
-        self, prompts: Any, params: Any = None, *, parse_special: bool = False,
-        progress: Progress | bool | None = None, return_exceptions: bool = False, **fields: Any,
-    ) -> Any:  # fmt: skip
-        """Continue a prompt, or each of a list or tuple of prompts: texts, or lists of token ids.
+        self, prompts: Prompt | Prompts, params: Params | None = None, *,
+        parse_special: bool = False, progress: Progress | bool | None = None,
+        return_exceptions: bool = False, **fields: Any,
+    ) -> Output | list[Output] | list[Output | Exception]:  # fmt: skip
+        """Continue a prompt, a text or a list of token ids, to an Output; or each of several, in a
+        list, an iterator or an array, to a list of Outputs.
 
             llm.generate("Once upon a time", max_tokens=64, temperature=0)
 
-        Prompts in a list go on together, `n_parallel` at a time, which reads the weights once for
+        Several go on together, `n_parallel` at a time, which reads the weights once for
         all of them; each output is, bit for bit, what its prompt gives alone. An empty list is one
         of no prompts. `params`: one for all, or a list with one for each; `fields` of
         SamplingParams count before it, and what neither gives is as the file suggests: see
@@ -129,10 +155,8 @@ class LLM(OpenModel):
         the error of a prompt stands in the place of its output, and the others go on. See
         `generate_each`.
         """
-        several = isinstance(prompts, list | tuple) and (
-            not prompts or any(isinstance(prompt, Sequence | np.ndarray) for prompt in prompts)
-        )
-        all_prompts = prompts if several else [prompts]
+        several = _several(prompts)
+        all_prompts = [prompts] if several is None else several
         requests = self._requests(all_prompts, params, parse_special, fields)
         n = len(requests)
         for index, request in enumerate(requests):
@@ -146,10 +170,12 @@ class LLM(OpenModel):
                 done[index] = output
                 if tell:
                     tell(len(done), n)
-        return [done[index] for index in range(n)] if several else done[0]
+        if several is None:
+            return cast(Output, done[0])
+        return [done[index] for index in range(n)]
 
     def generate_each(
-        self, prompts: Prompts, params: SamplingParams | list[SamplingParams] | None = None, *,
+        self, prompts: Prompts, params: Params | None = None, *,
         parse_special: bool = False, **fields: Any,
     ) -> Iterator[tuple[int, Output | Exception]]:  # fmt: skip
         """What `generate` gives for a list, as it comes: each prompt's index, and its output or,
@@ -158,7 +184,8 @@ class LLM(OpenModel):
         Raises ValueError for `params` of another length, Interrupted after `stop`, and what every
         prompt would raise.
         """
-        return outputs(self.scheduler, self._requests(prompts, params, parse_special, fields))
+        requests = self._requests([*prompts], params, parse_special, fields)
+        return outputs(self.scheduler, requests)
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, *, parse_special: bool = False,
@@ -218,10 +245,10 @@ class LLM(OpenModel):
         self.scheduler.stop()
 
     def _requests(
-        self, prompts: Sequence[Prompt], params: Any, parse_special: bool, fields: Mapping[str, Any]
+        self, prompts: Sequence[Any], params: Any, parse_special: bool, fields: Mapping[str, Any]
     ) -> list[Generation | Exception]:
         """A generation for each prompt, or what is wrong with it."""
-        if not isinstance(params, list):
+        if not isinstance(params, list | tuple):
             all_params = [self.sampling_params(params, **fields)] * len(prompts)
         elif len(params) == len(prompts):
             all_params = [self.sampling_params(each, **fields) for each in params]
@@ -290,6 +317,18 @@ class LLM(OpenModel):
             tools=tools or (), tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls,
             reasoning_budget=reasoning_budget,
         )  # fmt: skip
+
+
+def _several(prompts: Any) -> list[Any] | None:
+    """The prompts of an iterator, or of a list, tuple or array that holds more than token ids; None
+    for one prompt, or what is none."""
+    if isinstance(prompts, Iterator):
+        return [*prompts]
+    if not isinstance(prompts, list | tuple | np.ndarray):
+        return None
+    is_none = isinstance(prompts, list | tuple) and not prompts
+    is_several = any(isinstance(prompt, Sequence | np.ndarray) for prompt in prompts)
+    return [*prompts] if is_none or is_several else None
 
 
 def _noted(error: Exception, index: int, n: int) -> Exception:

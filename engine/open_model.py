@@ -17,15 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from linnet.engine.chat.template import ChatTemplate
-from linnet.engine.checks import known, whole
+from linnet.engine.checks import whole
 from linnet.engine.gguf.digest import model_digest
+from linnet.engine.gguf.located import located
 from linnet.engine.gguf.populate import Populating
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.gguf.source import naming
 from linnet.engine.machine import MOST_THREADS, usable_threads
 from linnet.engine.running.draft_model import DraftModel, check_vocabulary
 from linnet.engine.running.drafts import MOST_DRAFTS, Drafter, Drafts
-from linnet.engine.running.embedding import POOLINGS, embed
+from linnet.engine.running.embedding import embed, pooling_of
 from linnet.engine.running.finite import finite
 from linnet.engine.running.forced import Forced
 from linnet.engine.running.generation import Generation
@@ -36,11 +37,11 @@ from linnet.engine.running.runner import MOST_PROMPT_TOKENS, OUTPUTS, PROMPT_TOK
 from linnet.engine.running.scheduler import Scheduler
 from linnet.engine.running.session import Session
 from linnet.engine.sampling.constraint import Constraints, Rule
-from linnet.engine.sampling.params import METADATA, PARAMETERS, SamplingParams
+from linnet.engine.sampling.params import METADATA, SamplingParams
 from linnet.engine.text.tokenizer import Tokenizer, TokenizerError
 from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
-from linnet.models import ModelError, load_model
+from linnet.models import load_model
 from linnet.models.parts.config import MAX_CONTEXT
 from linnet.models.parts.numerics import Numerics
 
@@ -50,7 +51,6 @@ MOST_PARALLEL = 64
 N_SLOTS = 64  # sequences whose keys and values are kept, at most
 BYTES_A_THREAD = 1 << 20  # of weights; with fewer, threads meet more than they work
 DEMO_MODEL = Path(__file__).parents[1] / "models" / "demo" / "demo-Q4_K_M.gguf"
-
 SPEC_TYPES = ("none", "ngram", "draft")  # who drafts tokens: nobody, the text itself, a model
 
 Prompt = str | Sequence[int]
@@ -86,7 +86,7 @@ class OpenModel:
     ) -> None:
         started = time.perf_counter()
         self._numerics = Numerics.of(activations, cache_type_k, cache_type_v)
-        self._file = GGUFFile(DEMO_MODEL if path is None else path, mmap=mmap)
+        self._file = GGUFFile(DEMO_MODEL if path is None else located(path), mmap=mmap)
         self.path = self._file.path
         self.weight_bytes = sum(tensor.data.nbytes for tensor in self._file.tensors.values())
         worthwhile = 1 + self.weight_bytes // BYTES_A_THREAD
@@ -98,7 +98,7 @@ class OpenModel:
             )
         self.config = self.model.config
         if chat_template is not None:
-            self.chat_template = ChatTemplate(chat_template, self.tokenizer, name="chat_template")
+            self.chat_template = ChatTemplate.given(chat_template, self.tokenizer)
         self._suggested = {
             key: self._file.metadata[key] for key in METADATA.values() if key in self._file.metadata
         }
@@ -243,7 +243,6 @@ class OpenModel:
 
         Raises ValueError for a value out of range, and TypeError for a field there is not.
         """
-        known(fields, PARAMETERS, "field of SamplingParams")
         if params is None:
             return SamplingParams.from_metadata(self._suggested, **fields)
         if not isinstance(params, SamplingParams):
@@ -257,6 +256,7 @@ class OpenModel:
         """What `LLM.stream` submits to `scheduler`, with the same errors before anything is
         computed. `constraint`: in place of that of `params`."""
         params = self.sampling_params(params, **fields)
+        self._session.lease.check()  # or not even the vocabulary is read
         ids = self._session.check(self.prompt_ids(prompt, parse_special=parse_special))
         return Generation(
             ids, params, self.tokenizer, n_ctx=self.n_ctx, n_vocab=self.config.n_vocab,
@@ -273,10 +273,10 @@ class OpenModel:
             return finite(self._logits_session.all_logits(ids))
 
     def embed(
-        self, texts: Sequence[Prompt], *, pooling: str | None = None, normalize: bool = True,
+        self, texts: str | Sequence[Prompt], *, pooling: str | None = None, normalize: bool = True,
         parse_special: bool = False,
     ) -> npt.NDArray[np.float32]:  # fmt: skip
-        """A vector for each text, or list of token ids: (len(texts), n_embd).
+        """A vector for each text, or list of token ids: (len(texts), n_embd); of a text (n_embd,).
 
         They are made of the states after the last norm: `pooling` is "mean", over all tokens, bos
         included; "cls", that of the first; or "last"; None for what the file says, or else the
@@ -286,16 +286,14 @@ class OpenModel:
         no vectors, and ValueError for a prompt of no tokens, a text where a list of them belongs,
         or another `pooling`.
         """
-        if pooling is None:
-            pooling = "mean" if self.config.pooling == "none" else self.config.pooling
-            if pooling not in POOLINGS:
-                found = f"{self.config.architecture}.pooling_type is {pooling}, for scores of texts"
-                remedy = "embed makes vectors with another pooling="
-                raise ModelError(f"{os.fspath(self.path)!r}: {found}; {remedy}")
-        if isinstance(texts, str) or not isinstance(texts, Sequence | np.ndarray):
-            raise ValueError(f"texts is {reprlib.repr(texts)}; it must be a list of texts")
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
+        if isinstance(texts, str):
+            vectors = self.embed(
+                [texts], pooling=pooling, normalize=normalize, parse_special=parse_special
+            )
+            return np.asarray(vectors[0])
+        if not isinstance(texts, Sequence | np.ndarray) or isinstance(texts, bytes):
+            raise ValueError(f"texts is {reprlib.repr(texts)}; it must be a text or a list of them")
+        pooling = pooling_of(pooling, self.config, self.path)
         self._session.lease.check()
         all_ids = [self.prompt_ids(text, parse_special=parse_special) for text in texts]
         vectors = np.zeros((len(texts), self.config.n_embd), np.float32)

@@ -14,40 +14,52 @@ TYPE_CHECKING = False  # as typing's, whose import takes as long as Python's sta
 if TYPE_CHECKING:
     from linnet.engine.async_llm import AsyncLLM as AsyncLLM
     from linnet.engine.chat.formats.chat_format import ChatFormat as ChatFormat
+    from linnet.engine.chat.formats.parts import Part as Part
     from linnet.engine.chat.sandbox import TemplateError as TemplateError
-    from linnet.engine.gguf.hub import HubError as HubError
+    from linnet.engine.chat.template import ChatTemplate as ChatTemplate
+    from linnet.engine.gguf.named import HubError as HubError
     from linnet.engine.gguf.reader import GGUFError as GGUFError
+    from linnet.engine.gguf.reader import GGUFFile as GGUFFile
     from linnet.engine.llm import LLM as LLM
     from linnet.engine.running.generation import Chunk as Chunk
     from linnet.engine.running.generation import Output as Output
     from linnet.engine.running.generation import Stats as Stats
     from linnet.engine.running.prefix_file import PrefixError as PrefixError
     from linnet.engine.running.sequence import ContextOverflow as ContextOverflow
+    from linnet.engine.running.session import Progress as Progress
+    from linnet.engine.running.session import Session as Session
     from linnet.engine.sampling.candidates import NonFiniteLogits as NonFiniteLogits
     from linnet.engine.sampling.logprobs import TokenLogprob as TokenLogprob
     from linnet.engine.sampling.params import SamplingParams as SamplingParams
     from linnet.engine.text.tokenizer import Tokenizer as Tokenizer
     from linnet.engine.text.tokenizer import TokenizerError as TokenizerError
     from linnet.kernels.isa import ISAError as ISAError
+    from linnet.kernels.runtime.packed import PackedMatrix as PackedMatrix
     from linnet.kernels.runtime.team import Interrupted as Interrupted
     from linnet.models.parts.errors import ModelError as ModelError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _HOMES = {
     "LLM": "engine.llm",
     "AsyncLLM": "engine.async_llm",
     "ChatFormat": "engine.chat.formats.chat_format",
+    "ChatTemplate": "engine.chat.template",
     "Chunk": "engine.running.generation",
     "ContextOverflow": "engine.running.sequence",
     "GGUFError": "engine.gguf.reader",
-    "HubError": "engine.gguf.hub",
+    "GGUFFile": "engine.gguf.reader",
+    "HubError": "engine.gguf.named",
     "ISAError": "kernels.isa",
     "Interrupted": "kernels.runtime.team",
     "ModelError": "models.parts.errors",
     "NonFiniteLogits": "engine.sampling.candidates",
     "Output": "engine.running.generation",
+    "PackedMatrix": "kernels.runtime.packed",
+    "Part": "engine.chat.formats.parts",
     "PrefixError": "engine.running.prefix_file",
+    "Progress": "engine.running.session",
     "SamplingParams": "engine.sampling.params",
+    "Session": "engine.running.session",
     "Stats": "engine.running.generation",
     "TemplateError": "engine.chat.sandbox",
     "TokenLogprob": "engine.sampling.logprobs",
@@ -63,6 +75,11 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         globals()[name] = value = getattr(importlib.import_module(f"linnet.{_HOMES[name]}"), name)
         return value
+    if name == "Llama":
+        raise ImportError(
+            "linnet has LLM; for programs that were written for llama-cpp-python, "
+            "`from linnet.compat import Llama`"
+        )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

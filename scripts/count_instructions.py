@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from linnet.kernels.compiler.cross import CrossCompiler
+from linnet.kernels.compiler.jit import Compiler
 from linnet.kernels.isa import ISAS
 from linnet.kernels.products.matmul import MatMul
 from linnet.kernels.products.matvec import MatVec
@@ -69,7 +69,7 @@ def loops(assembly: str) -> Iterator[Loop]:
     for line in map(str.strip, assembly.splitlines()):
         if line.startswith(".LBB"):
             places[line.partition(":")[0]] = len(lines)
-        elif line and not line.startswith((".", "/")) and not line.endswith(":"):
+        elif line and not line.startswith((".", "/", "#")) and not line.endswith(":"):
             lines.append(line.replace("\t", " "))
     spans = [
         (places[match[1]], end)
@@ -81,16 +81,16 @@ def loops(assembly: str) -> Iterator[Loop]:
             yield Loop(lines[first : last + 1])
 
 
-def few_rows(compiler: CrossCompiler, type: QuantType) -> tuple[Loop, int]:
+def few_rows(compiler: Compiler, type: QuantType) -> tuple[Loop, int]:
     """The loop over 256 columns, and how many rows of weights it is for."""
     op = MatVec(type, 1)
-    found = max(loops(compiler.assembly(op)), key=lambda loop: len(loop.lines))
+    found = max(loops(compiler.text(op, "asm")), key=lambda loop: len(loop.lines))
     return found, op.rows_together
 
 
-def many_rows(compiler: CrossCompiler, type: QuantType) -> Loop:
+def many_rows(compiler: Compiler, type: QuantType) -> Loop:
     """The loop over groups, for a tile of tokens."""
-    return max(loops(compiler.assembly(MatMul(type))), key=lambda loop: loop.n_dots)
+    return max(loops(compiler.text(MatMul(type), "asm")), key=lambda loop: loop.n_dots)
 
 
 def main() -> None:
@@ -102,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     (isa,) = (isa for isa in ISAS if isa.name == arguments.isa)
     cpu = arguments.cpu or CPUS[arguments.isa]
-    compiler = CrossCompiler(isa, TRIPLE, "" if cpu == "generic" else cpu)
+    compiler = Compiler(isa, TRIPLE, "" if cpu == "generic" else cpu)
     print(f"{isa.name} on {cpu}, instructions")
     print(f"{'':8}{'256 weights':>12}{'at most':>9}{'spills':>8}{'cycles':>8}{'a dot':>8}")
     for name, type in WEIGHT_TYPES.items():

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from linnet import LLM, Interrupted, SamplingParams
 
-GREEDY = SamplingParams(temperature=0, ignore_eos=True)
+GREEDY = SamplingParams(temperature=0, ignore_eos=True, max_tokens=-1)
 
 
 class Wish(Exception):

@@ -11,7 +11,7 @@ lscpu | grep -E 'Model name|^CPU\(s\)|L[123]' || true
 for isa in amx avx512vnni; do
     printf '\n## %s\n' "kernels, one thread, --isa $isa"
     python -m linnet bench --ops Q4_K,Q6_K,Q8_0,Q4_0,Q5_K,Q3_K -t 1 --isa $isa |
-        grep -E 'type|---|  512 '
+        grep -E 'kernel|---|  512 '
 done
 for isa in amx avx512vnni; do
     printf '\n## %s\n' "prompts, $threads threads, --isa $isa"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,10 +30,20 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.TemporaryDirectory(prefix="linnet-kernels-")
         config.add_cleanup(folder.cleanup)
         os.environ["LINNET_CACHE_DIR"] = folder.name
-    for variable in ("LINNET_CACHE", "LINNET_DUMP", "LINNET_ISA"):
+    for variable in ("LINNET_CACHE", "LINNET_DUMP", "LINNET_ISA", "LINNET_PERF"):
         os.environ.pop(variable, None)
     if available_isas()[0].tiles:  # so that results are the same as on other CPUs
         os.environ["LINNET_ISA"] = isas_to_test()[0].name
+
+
+@pytest.fixture
+def signals_anywhere() -> Iterator[None]:
+    """For signals that raise at any moment: no Python function runs with each collection of
+    garbage, as hypothesis has one, in which their exception would be lost."""
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = callbacks
 
 
 @pytest.fixture(scope="session")

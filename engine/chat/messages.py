@@ -65,7 +65,8 @@ def expected_messages(
     """
     messages = _plain(messages)
     if not isinstance(messages, list | tuple):
-        raise ValueError(f"messages is {reprlib.repr(messages)}; it must be a list of dicts")
+        like = '[{"role": "user", "content": "Hello"}]'
+        raise ValueError(f"messages is {reprlib.repr(messages)}; it must be a list such as {like}")
     cleaned = [_cleaned(message, f"messages[{i}]") for i, message in enumerate(messages)]
     shaped = [history.message(message) for message in cleaned]
     shaped = _with_roles(shaped, abilities)

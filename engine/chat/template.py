@@ -8,6 +8,7 @@ those in messages are hidden while the template runs (`Tokenizer.hide_control_to
 
 from __future__ import annotations
 
+import re
 import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from linnet.engine.chat.abilities import CALLED, Abilities
 from linnet.engine.chat.abilities import Message as Message
+from linnet.engine.chat.builtin import TEMPLATES
 from linnet.engine.chat.formats import format_of, with_calls_as
 from linnet.engine.chat.formats.parts import Format
 from linnet.engine.chat.formats.tagged import Tagged
@@ -30,11 +32,20 @@ NAMED: Final = ("tool_use", "rag")  # keys under it, in order of precedence
 LONGEST: Final = 1 << 16  # characters of a template
 SECONDS: Final = 5.0
 
+BASE: Final = "this looks like a base model, which continues texts (linnet generate)"
+GIVE: Final = (
+    "to chat all the same, give a template in Jinja as chat_template (--chat-template-file) or one "
+    "by its name (--chat-template)"
+)
 RESERVED: Final = frozenset({"self", "messages"})  # names that no template can be given
 
 
 class ChatTemplate:
-    """The template of a model, in a process of its own until it is closed."""
+    """The template of a model, in a process of its own until it is closed.
+
+    `end`: what ends an answer even where it is no token of the model, but a text."""
+
+    end: str | None = None
 
     def __init__(
         self,
@@ -75,9 +86,28 @@ class ChatTemplate:
         }
         source: Any = metadata.get(KEY, next(iter(named.values()), None))
         if source is None:
-            wanted = "to chat, give a template in Jinja as chat_template (--chat-template-file)"
-            raise TemplateError(f"{KEY} is missing: {wanted}")
+            raise TemplateError(f"{KEY} is missing: {BASE}; {GIVE}: {', '.join(TEMPLATES)}")
         return cls(source, tokenizer, named=named)
+
+    @classmethod
+    def given(
+        cls, template: str, tokenizer: Tokenizer, *, name: str = "chat_template"
+    ) -> ChatTemplate:  # fmt: skip
+        """A template by its name in `TEMPLATES`, or its text in Jinja; `name`: what errors call it.
+        Raises `TemplateError` for what is neither, and what the constructor raises."""
+        if turns := TEMPLATES.get(template) if isinstance(template, str) else None:
+            made = cls(turns.source, tokenizer, name=name)
+            made.end = turns.end
+            return made
+        if isinstance(template, str) and re.fullmatch(r"[\w.-]+", template):
+            known = f"one of {', '.join(TEMPLATES)}, or the text of a template in Jinja"
+            raise TemplateError(f"{name} is {template[:100]!r}; it must be {known}")
+        return cls(template, tokenizer, name=name)
+
+    @staticmethod
+    def is_in(metadata: Mapping[str, object]) -> bool:
+        """Whether a file's metadata has a template."""
+        return any(key in metadata for key in (KEY, *(f"{KEY}.{name}" for name in NAMED)))
 
     @cached_property
     def format(self) -> Format:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from linnet.engine.cli.conversation import Conversation
-from linnet.engine.cli.interrupts import in_order
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import (
     add_chatting,
@@ -22,234 +20,106 @@ from linnet.engine.cli.options import (
     add_running,
     add_sampling,
     draft_options,
-    drafted,
     open_conversation,
     open_model,
     sampling_fields,
+    set_template,
 )
-from linnet.engine.cli.painter import Painter
 from linnet.engine.cli.prompt_file import add_prompt_cache, load_prompt, save_prompt
 from linnet.engine.cli.reading import add_escape
-from linnet.engine.cli.terminal import one_line, write
-from linnet.engine.running.generation import Chunk
-from linnet.engine.running.sequence import ContextOverflow
-from linnet.engine.running.session import Progress
-
-MOST_BYTES = 1 << 24  # of a line from a pipe
+from linnet.engine.cli.repl.chat import Chat
+from linnet.engine.cli.repl.settings import WITHOUT
+from linnet.engine.cli.repl.spinner import spinner
+from linnet.engine.cli.repl.turns import at_terminal, from_pipe
+from linnet.engine.cli.terminal import note
+from linnet.engine.llm import LLM
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Flags are named as llama-cli names them."""
-    add_model(parser, required=True)
+    add = parser.add_argument
+    add_model(parser, required=True, text="PROMPT", help="the first message")
+    add("-p", "--prompt", dest="prompt_text", metavar="TEXT", help="as PROMPT")
+    add("--load", metavar="FILE", help="go on from a conversation that /save wrote")
     add_escape(parser)
     add_chatting(parser)
-    add_sampling(parser, without=("logprobs", "prompt_logprobs"))
+    add_sampling(parser, without=WITHOUT)
     add_running(parser)
     add_drafts(parser)
     add_prompt_cache(parser)
-    parser.add_argument("-q", "--quiet", action="store_true", help="no greeting, no rates")
+    add("--no-history", action="store_true", help="keep nothing of what is typed")
+    add("--nowordwrap", "--no-wrap", action="store_true", help="let the terminal break lines")
+    add("-q", "--quiet", action="store_true", help="no greeting, no rates")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Answers go to stdout, everything else to stderr."""
-    fields = sampling_fields(arguments)
-    with open_model(arguments, **draft_options(arguments)) as llm:
-        conversation = open_conversation(llm, llm.sampling_params(**fields), arguments)
+    is_typed = sys.stdin is not None and sys.stdin.isatty()
+    fields, first = sampling_fields(arguments), _first_message(arguments)
+    with _open(arguments) as llm:
+        conversation = _conversation(llm, fields, arguments)
         load_prompt(llm, arguments)
-        if sys.stdin is not None and sys.stdin.isatty():
-            at_terminal(Chat(conversation, notes=not arguments.quiet, bar=sys.stderr.isatty()))
-        else:
-            from_pipe(Chat(conversation))
-        if any(message["role"] == "assistant" for message in conversation.messages):
-            save_prompt(llm, arguments, lambda: conversation.encode(conversation.messages[:-1]))
+        chat = Chat(
+            conversation, fields, partial(_open_other, arguments), wrap=not arguments.nowordwrap,
+            notes=is_typed and not arguments.quiet,
+        )  # fmt: skip
+        try:
+            if is_typed:
+                _at_terminal(chat, first, arguments)
+            else:
+                from_pipe(chat, first)
+            last = conversation.messages[-1:]
+            if conversation.llm is llm and last and last[0]["role"] == "assistant":
+                save_prompt(llm, arguments, lambda: conversation.encode(conversation.messages[:-1]))
+        finally:
+            conversation.llm.close()
     return 0
 
 
-# ---- where lines come from -----------------------------------------------------------------------
+def _at_terminal(chat: Chat, first: str | None, arguments: argparse.Namespace) -> None:
+    from linnet.engine.cli.repl.greeting import greeting  # both import what pipes do not need
+    from linnet.engine.cli.repl.keyboard import open_keyboard
 
-
-def at_terminal(chat: Chat) -> None:
-    """Until /exit or Ctrl-D. Errors are shown, and the conversation goes on."""
-    from linnet.engine.cli.keyboard import Keyboard  # imports what pipes do not need
-
-    keyboard = Keyboard()
+    keyboard = open_keyboard(history=not arguments.no_history)
+    if keyboard.can_edit:
+        chat.edit = keyboard.text
     if chat.notes:
-        llm = chat.conversation.llm
-        note(f"{llm.path.name!r}, a context of {llm.n_ctx} tokens; /help lists the commands")
-    interrupted = typing = False
-    while True:
-        try:
-            with in_order():  # every turn has a first Ctrl-C of its own
-                if interrupted:
-                    interrupted = False
-                    if typing:
-                        note("\n(Ctrl-D or /exit leaves)")
-                typing = True
-                line = keyboard.line("> ")
-                while line.endswith("\\"):
-                    line = f"{line[:-1]}\n{keyboard.line('. ')}"
-                typing = False
-                keyboard.remember(line)
-                if not chat.take(line):
-                    return
-        except KeyboardInterrupt:
-            interrupted = True
-        except EOFError:
-            note("")
-            return
-        except (ValueError, MemoryError, RuntimeError) as error:
-            or_reset = ", or /reset" if isinstance(error, ContextOverflow) else ""
-            note(f"linnet: {one_line(error)}{or_reset}")
+        template = arguments.chat_template_file or arguments.chat_template or "the model's"
+        note(greeting(chat.conversation, template=template))
+    at_terminal(chat, keyboard, first)
 
 
-def from_pipe(chat: Chat) -> None:
-    """Until the lines end, or something goes wrong, which is raised."""
-    lines = piped_lines()
-    for line in lines:
-        while line.endswith("\\"):
-            line = f"{line[:-1]}\n{next(lines, '')}"
-        if not chat.take(line):
-            return
+def _first_message(arguments: argparse.Namespace) -> str | None:
+    """Raises ValueError for two."""
+    given = [text for text in (arguments.prompt, arguments.prompt_text) if text is not None]
+    if len(given) > 1:
+        raise ValueError("give one first message: as PROMPT, or with -p TEXT")
+    return given[0] if given else None
 
 
-def piped_lines() -> Iterator[str]:
-    """The lines of stdin without their ends. Raises ValueError for one that is no text."""
-    number = 0
-    while sys.stdin is not None and (data := sys.stdin.buffer.readline(MOST_BYTES + 1)):
-        number += 1
-        if len(data) > MOST_BYTES:
-            raise ValueError(f"line {number} of stdin has more than {MOST_BYTES >> 20} MiB")
-        try:
-            yield data.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"line {number} of stdin is not text in UTF-8: {error}") from error
+def _conversation(
+    llm: LLM, fields: dict[str, Any], arguments: argparse.Namespace
+) -> Conversation:  # fmt: skip
+    """New, or as it was saved."""
+    if arguments.load is not None and arguments.system is not None:
+        raise ValueError("--load brings its own system prompt: leave --system out")
+    conversation = open_conversation(llm, llm.sampling_params(**fields), arguments)
+    if arguments.load is not None:
+        conversation.load(Path(arguments.load))
+    return conversation
 
 
-def note(text: str) -> None:
-    """To stderr."""
-    print(text, file=sys.stderr, flush=True)
+def _open(arguments: argparse.Namespace) -> LLM:
+    loading = spinner("loading the model")
+    return open_model(arguments, loading=loading, **draft_options(arguments))
 
 
-# ---- what becomes of them ------------------------------------------------------------------------
-
-
-class Chat:
-    """Takes lines: messages for the model, or commands."""
-
-    def __init__(
-        self, conversation: Conversation, *, notes: bool = False, bar: bool = False
-    ) -> None:
-        """`notes`: whether to say what was done; `bar`: to show one for a long prompt."""
-        self.conversation, self.notes, self._bar = conversation, notes, bar
-
-    def take(self, line: str) -> bool:
-        """Answer it or do it; returns whether to go on.
-
-        Raises what `LLM.stream_chat` raises, and ValueError for a command that cannot be done.
-        """
-        if not line.startswith("/"):
-            if line.strip():
-                self._answer(line.removeprefix(" ") if line.startswith(" /") else line)
-            return True
-        name, _, rest = line.partition(" ")
-        name = ALIASES.get(name, name)
-        if name not in COMMANDS:
-            known = ", ".join(COMMANDS)
-            raise ValueError(f"there is no command {name[:100]!r}; there are {known}. {AS_IT_IS}")
-        COMMANDS[name].run(self, rest.strip())
-        return name != "/exit"
-
-    def _answer(self, text: str) -> None:
-        before = self.conversation.messages
-        last, end, painter = Chunk(""), "\n", Painter()
-        try:
-            with (
-                self._progress() as progress,
-                closing(self.conversation.ask(text, progress=progress)) as chunks,
-            ):
-                for last in chunks:
-                    painter.write(last)
-                    if last.text:
-                        end = "" if last.text.endswith("\n") else "\n"
-            painter.end()
-            write(end)
-        except KeyboardInterrupt:
-            painter.end()
-            forgotten = self.conversation.messages is before
-            note("\n(stopped before the answer: the message is forgotten)" if forgotten else "")
-            raise
-        if last.stats is None:
-            return
-        stats, n_ctx = last.stats, self.conversation.llm.n_ctx
-        if self.notes:
-            note(
-                f"[ prompt {stats.n_prompt} tokens, {stats.n_cached} of them cached, "
-                f"{stats.prompt_rate:.1f} tok/s | "
-                f"answer {stats.n_generated} tokens, {stats.generate_rate:.1f} tok/s"
-                f"{drafted(stats)} ]"
-            )
-        if last.finish_reason == "length" and stats.n_prompt + stats.n_generated > n_ctx:
-            note(f"(the context of {n_ctx} tokens is full: give a larger one (-c), or /reset)")
-
-    def _progress(self) -> AbstractContextManager[Progress | None]:
-        if not self._bar:
-            return nullcontext()
-        from linnet.engine.cli.progress import PromptBar  # tqdm takes a moment to import
-
-        return PromptBar("", self.conversation.llm.n_batch)
-
-    def reset(self, _: str) -> None:
-        self._begin(self.conversation.system)
-
-    def _begin(self, system: str | None) -> None:
-        self.conversation.begin(system)
-        if self.notes:
-            note("(a new conversation)")
-
-    def system(self, text: str) -> None:
-        if text:
-            self._begin(text)
-        else:
-            system = self.conversation.system
-            note("there is no system prompt" if system is None else system)
-
-    def save(self, file: str) -> None:
-        if not file:
-            raise ValueError("say where to: /save FILE")
-        if not self.conversation.messages:
-            raise ValueError("there is nothing to save yet")
-        try:
-            self.conversation.save(Path(file).expanduser())
-        except OSError as error:
-            raise ValueError(one_line(error)) from error
-        note(f"{file!r}: {len(self.conversation.messages)} messages")
-
-    def help(self, _: str) -> None:
-        lines = [f"{f'{name} {does.argument}':<14} {does.help}" for name, does in COMMANDS.items()]
-        note("\n".join([*lines, "", KEYS]))
-
-    def exit(self, _: str) -> None:
-        """`take` sees to it."""
-
-
-class Command(NamedTuple):
-    """What a line that begins with a slash does."""
-
-    run: Callable[[Chat, str], None]  # takes the rest of the line
-    argument: str
-    help: str
-
-
-COMMANDS = {
-    "/reset": Command(Chat.reset, "", "forget the conversation, but not the system prompt"),
-    "/system": Command(Chat.system, "[TEXT]", "begin anew, by this system prompt; or show it"),
-    "/save": Command(Chat.save, "FILE", "write the messages as JSON; a file there is refused"),
-    "/help": Command(Chat.help, "", "this list"),
-    "/exit": Command(Chat.exit, "", "leave; so do /bye and Ctrl-D"),
-}
-ALIASES = {"/bye": "/exit", "/clear": "/reset"}
-AS_IT_IS = "A line that begins with a space is a message, whatever follows"
-KEYS = f"""\
-Ctrl-C         stop the answer; what there is of it is remembered
-\\              at the end of a line: the message goes on in the next
-{AS_IT_IS}"""
+def _open_other(arguments: argparse.Namespace, name: str) -> LLM:
+    """Another model, with the same flags."""
+    llm = _open(argparse.Namespace(**{**vars(arguments), "model": name, "hf_file": None}))
+    try:
+        set_template(llm, arguments)
+    except BaseException:
+        llm.close()
+        raise
+    return llm

@@ -40,6 +40,14 @@ def number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+class Smallest(argparse.Action):
+    """A number: of several that are given, the smallest."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, flag: str | None = None) -> None:
+        so_far = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if so_far is None else min(so_far, values))
+
+
 class Extend(argparse.Action):
     """A list: the first time in place of the default, and longer every other time."""
 

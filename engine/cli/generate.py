@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from linnet.engine.chat.template import ChatTemplate
+from linnet.engine.cli.interrupts import INTERRUPTED
 from linnet.engine.cli.markup import add_parse_special, note_markup
-from linnet.engine.cli.model import add_model
+from linnet.engine.cli.model import add_model, note_demo
 from linnet.engine.cli.options import (
     add_chatting,
     add_drafts,
@@ -20,13 +22,15 @@ from linnet.engine.cli.options import (
     draft_options,
     drafted,
     is_chat,
+    note_limit,
     open_conversation,
     open_model,
     sampling_fields,
 )
 from linnet.engine.cli.prompt_file import add_prompt_cache, load_prompt, save_prompt
-from linnet.engine.cli.reading import add_escape, read_prompt
+from linnet.engine.cli.reading import TEXTS, add_escape, add_text, given_text, read_prompt
 from linnet.engine.cli.terminal import write
+from linnet.engine.cli.watched import Watched
 from linnet.engine.llm import LLM
 from linnet.engine.machine import peak_memory
 from linnet.engine.running.generation import Chunk, Output, Stats
@@ -38,16 +42,13 @@ NEGLIGIBLE = 0.005  # seconds, which show as 0.00
 Stream = Callable[..., Iterator[Chunk]]  # takes `progress`, as LLM.stream does
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Flags are named as llama-cli names them."""
+def configure(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Flags are named as llama-cli names them. `required`: whether a model is."""
     add = parser.add_argument
-    add("prompt", nargs="?", metavar="PROMPT", help="the text to continue; - or nothing: stdin")
-    add_model(parser)
-    add("-p", "--prompt", dest="prompt_text", metavar="TEXT", help="as PROMPT")
-    add(
-        "-f", "--file", metavar="FILE",
-        help="a file with the prompt; of files and stdin one last line feed is dropped",
-    )  # fmt: skip
+    what = "a message to answer, or, without a chat template, a text to continue; -: stdin"
+    add_model(parser, required=required, text="PROMPT", help=what, texts=TEXTS)
+    file = "a file with the prompt; of files and stdin one last line feed is dropped"
+    add_text(parser, "as PROMPT", file)
     add_escape(parser)
     add_parse_special(parser)
     add("--no-display-prompt", action="store_true", help="the text without the prompt")
@@ -56,30 +57,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_drafts(parser)
     add_prompt_cache(parser)
     add_chatting(parser)
-    add(
-        "--chat", action="store_true",
-        help="PROMPT is a message, and the answer is printed alone; implied by flags of chat",
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--chat", "-cnv", "--conversation", action="store_true",
+        help="PROMPT is a message, and the answer is printed alone: so it is by default where the "
+        "model has a chat template, and with flags of chat",
+    )  # fmt: skip
+    how.add_argument(
+        "--raw", "-no-cnv", "--no-conversation", action="store_true",
+        help="PROMPT is a text to continue, whatever the model has; implied by --parse-special",
     )  # fmt: skip
     add("-q", "--quiet", action="store_true", help="the text alone: no bar, no closing line")
     add(
-        "-o", "--output", choices=("text", "json"), default="text",
-        help="json: one object, at the end",
+        "-o", "--output", choices=("text", "json", "jsonl"), default="text",
+        help="json: one object, at the end; jsonl: and before it a line for each token",
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prompt and text, or the answer to a message, go to stdout, everything else to stderr."""
-    prompt = _prompt(arguments)
+    prompt = given_text(arguments, read_prompt)
     fields = sampling_fields(arguments)
     for name in ("logprobs", "prompt_logprobs"):
-        if arguments.output != "json" and fields.get(name) is not None:
-            raise ValueError(f"{PARAMETERS[name].flags[0]} is for -o json")
+        if arguments.output == "text" and fields.get(name) is not None:
+            raise ValueError(f"{PARAMETERS[name].flags[0]} is for -o json and jsonl")
     with open_model(arguments, **draft_options(arguments)) as llm:
+        note_demo(arguments)
         params = llm.sampling_params(**fields)
         given, stream, encode = _begin(llm, prompt, params, arguments)
         load_prompt(llm, arguments)
-        if arguments.output == "json":
-            output = Output.of(list(stream()))
+        if arguments.output != "text":
+            chunks = []
+            for chunk in stream():
+                chunks.append(chunk)
+                if arguments.output == "jsonl" and not chunk.stats:
+                    print(json.dumps(_told(llm.tokenizer, chunk)), flush=True)
+            output = Output.of(chunks)
             scores = {
                 name: _scored(llm.tokenizer, getattr(output, name))
                 for name in ("logprobs", "prompt_logprobs")
@@ -88,13 +101,20 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps({**given, **dataclasses.asdict(output), **scores, **figures}))
             save_prompt(llm, arguments, encode)
             return 0
-        last = Chunk("")
+        last, watched = Chunk(""), Watched(stream)
         shown = "" if arguments.no_display_prompt else str(given.get("prompt", ""))
-        for last in _shown(llm, shown, stream, quiet=arguments.quiet):
-            write(last.text)
+        try:
+            for last in _shown(llm, shown, watched, quiet=arguments.quiet):
+                write(last.text)
+        except KeyboardInterrupt:
+            if arguments.quiet or not watched.stats.n_generated:
+                raise
+            print(f"\n{_closing_line(llm, watched.stats)}", file=sys.stderr)
+            return INTERRUPTED
         print(flush=True)
         if not arguments.quiet and last.stats:
-            print(_closing_line(llm, last.stats), file=sys.stderr)
+            lines = note_limit(last, fields), _closing_line(llm, last.stats)
+            print(*filter(None, lines), sep="\n", file=sys.stderr)
         save_prompt(llm, arguments, encode)
     return 0
 
@@ -103,13 +123,18 @@ def _begin(
     llm: LLM, prompt: str, params: SamplingParams, arguments: argparse.Namespace
 ) -> tuple[dict[str, object], Stream, Callable[[], list[int]]]:
     """What the model is given, a prompt or messages, the stream that it begins, and its ids."""
-    if not (arguments.chat or is_chat(arguments)):
+    is_message = _is_message(llm, arguments)
+    if not (arguments.chat or is_chat(arguments)):  # --parse-special is for a text to continue
         note_markup(llm.tokenizer, prompt, arguments=arguments)
-        stream = partial(llm.stream, prompt, params, parse_special=arguments.parse_special)
-        encode = partial(llm.tokenizer.encode, prompt, parse_special=arguments.parse_special)
+    if not is_message:
+        is_markup = bool(arguments.parse_special)
+        stream = partial(llm.stream, prompt, params, parse_special=is_markup)
+        encode = partial(llm.tokenizer.encode, prompt, parse_special=is_markup)
         return {"prompt": prompt}, stream, encode
     if arguments.parse_special:
         raise ValueError("--parse-special is for a prompt: a message to chat is text")
+    if not prompt.strip():
+        raise ValueError("the prompt is empty: a message to the model has a text")
     conversation = open_conversation(llm, params, arguments)
     asked = conversation.asked(prompt)
     encode = partial(conversation.encode, asked)
@@ -129,18 +154,22 @@ def _shown(llm: LLM, prompt: str, stream: Stream, *, quiet: bool) -> Iterator[Ch
         yield from stream(progress=bar)
 
 
-def _prompt(arguments: argparse.Namespace) -> str:
-    """The one prompt given, or what is piped into stdin. Raises ValueError for none, or several."""
-    given = [arguments.prompt, arguments.prompt_text, arguments.file]
-    sources = [source for source in given if source is not None]
-    if len(sources) == 1 and arguments.file is None and sources != ["-"]:
-        return str(sources[0])
-    piped = not sources and sys.stdin is not None and not sys.stdin.isatty()
-    if len(sources) == 1 or piped:
-        text = read_prompt(arguments.file)
-        if text or not piped:
-            return text
-    raise ValueError("give one prompt: as PROMPT, with -p TEXT, in a file with -f FILE, or piped")
+def _is_message(llm: LLM, arguments: argparse.Namespace) -> bool:
+    """Whether the prompt is one, by the flags or else by what the file has. Raises ValueError for
+    flags that do not go together."""
+    if arguments.raw and is_chat(arguments):
+        raise ValueError("--raw is for a text to continue: without --system and others of chat")
+    if arguments.chat or is_chat(arguments):
+        return True
+    return ChatTemplate.is_in(llm.metadata) and not (arguments.raw or arguments.parse_special)
+
+
+def _told(tokenizer: Tokenizer, chunk: Chunk) -> dict[str, Any]:
+    """A chunk's own line: its text, what that is of an answer, and its token."""
+    part = {} if chunk.part is None else {k: v for k, v in chunk.part._asdict().items() if v}
+    (score,) = _scored(tokenizer, [chunk.logprobs]) or [None]
+    logprobs = {} if score is None else {"logprobs": score}
+    return {"text": chunk.text, "token_id": chunk.token_id, **part, **logprobs}
 
 
 def _scored(
@@ -187,8 +216,9 @@ def _closing_line(llm: LLM, stats: Stats) -> str:
     compiling = f"compile {f['compile_s']:.2f} s"
     if f["compile_s"] >= NEGLIGIBLE:
         compiling += " (the rates include it)"
+    peak = f" | peak memory {f['peak_memory'] / 1e6:.0f} MB" if f["peak_memory"] else ""
     return (
         f"prompt {stats.n_prompt} tokens, {f['prompt_tokens_per_second']:.1f} tok/s | "
         f"{generated} | load {f['load_s']:.2f} s, {compiling}, "
-        f"first token {f['first_token_s']:.2f} s | peak memory {f['peak_memory'] / 1e6:.0f} MB"
+        f"first token {f['first_token_s']:.2f} s{peak}"
     )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from linnet.engine.cli.model import add_model, model_path
 from linnet.engine.gguf.reader import GGUFFile, Tensor
 from linnet.kernels.quants import WEIGHT_TYPES
 
@@ -16,7 +17,7 @@ SHOWN_ELEMENTS = 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a GGUF file, or the first of a split one")
+    add_model(parser, required=True)
     parser.add_argument(
         "--check", action="store_true", help="look for NaN and infinity in all weights; 1 if any"
     )
@@ -25,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Tables on stdout; the status is 1 where --check finds something."""
-    with GGUFFile(arguments.file) as file:
+    with GGUFFile(str(model_path(arguments))) as file:
         print(f"{file.path.name!r}: GGUF version {file.version}, alignment {file.alignment}\n")
         rows = [(key, _shown(file.metadata[key])) for key in file.metadata]
         _table(("metadata", "value"), rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 INTERRUPTED = 130  # the exit status: 128 and the signal's number
@@ -35,6 +35,29 @@ def check() -> None:
     """Within `in_order`: raise KeyboardInterrupt anew where one has been lost, as in the import of
     a module in C, which may drop any error of what it looks for."""
     if signal.getsignal(signal.SIGINT) is end_at_once:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def held(tell: Callable[[], None]) -> Iterator[None]:
+    """Within `in_order`: have Ctrl-C call `tell`, which must not raise, and KeyboardInterrupt come
+    at the end: for what cannot be left in its midst."""
+    before, came = signal.getsignal(signal.SIGINT), False
+
+    def hold(*_: object) -> None:
+        nonlocal came
+        came = True
+        tell()
+
+    if before is not end_in_order:
+        yield
+        return
+    try:
+        signal.signal(signal.SIGINT, hold)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
         raise KeyboardInterrupt
 
 

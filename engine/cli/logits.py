@@ -15,7 +15,7 @@ from linnet.engine.cli.counts import count
 from linnet.engine.cli.markup import add_parse_special, note_markup
 from linnet.engine.cli.model import add_model
 from linnet.engine.cli.options import add_running, open_model
-from linnet.engine.cli.reading import add_escape, read_prompt
+from linnet.engine.cli.reading import TEXTS, add_escape, add_text, given_text, read_prompt
 from linnet.engine.measure.perplexity import log_sum_exp
 from linnet.engine.running.finite import finite
 from linnet.engine.running.runner import Floats
@@ -26,12 +26,10 @@ DEFAULT_TOP = 10
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_model(parser)
+    add_model(parser, text="TEXT", help="the text; - or nothing: stdin", texts=(*TEXTS, "ids"))
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("-p", "--prompt", metavar="TEXT", help="the text; - reads stdin")
-    source.add_argument("-f", "--file", metavar="FILE", help="read the text from a file")
-    source.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids in place of a text")
+    add_text(parser, "as TEXT", "a file with the text")
+    add("--ids", type=_ids, metavar="1,2,3", help="token ids in place of a text")
     add_escape(parser)
     add_parse_special(parser)
     add("--all", action="store_true", help="after every token, not the last alone")
@@ -50,15 +48,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Everything on stdout."""
     if arguments.output == "npy" and arguments.top is not None:
         raise ValueError("--top is for -o text and -o json: an npy file has all logits")
+    given = [arguments.prompt, arguments.prompt_text, arguments.file]
+    if arguments.ids is not None and any(text is not None for text in given):
+        raise ValueError("--ids are in place of a text; one of them will do")
     if arguments.ids is not None and arguments.parse_special:
         raise ValueError("--parse-special is for a text: --ids are tokens already")
+    text = "" if arguments.ids is not None else given_text(arguments, read_prompt)
     with open_model(arguments) as llm:
         ids = arguments.ids
         if ids is None:
-            file = arguments.file if arguments.prompt in (None, "-") else None
-            text = read_prompt(file) if arguments.prompt in (None, "-") else arguments.prompt
             note_markup(llm.tokenizer, text, arguments=arguments)
-            ids = llm.tokenizer.encode(text, parse_special=arguments.parse_special)
+            ids = llm.tokenizer.encode(text, parse_special=bool(arguments.parse_special))
         tokenizer = None
         with suppress(TokenizerError):  # ids alone need none
             tokenizer = llm.tokenizer

@@ -10,13 +10,13 @@ from linnet.engine.cli.counts import count
 from linnet.engine.machine import MOST_THREADS
 from linnet.kernels.isa import ISAS
 from linnet.kernels.ops.cache_types import CACHE_TYPES
-from linnet.models.parts.numerics import ACTIVATIONS
+from linnet.kernels.products.linear import ACTIVATIONS
 
 THREADS = {"type": count(1, MOST_THREADS), "metavar": "N"}
 
 
 def add_machine(
-    parser: argparse.ArgumentParser, *, threads: Mapping[str, Any] = THREADS,
+    parser: argparse._ActionsContainer, *, threads: Mapping[str, Any] = THREADS,
     numerics: bool = True,
 ) -> None:  # fmt: skip
     """-t, a flag for `threads`, --isa and, where there is a choice, those that `numerics` reads."""

@@ -13,14 +13,14 @@ MOST_NAMED = 3  # control tokens in a note
 def add_parse_special(parser: argparse.ArgumentParser) -> None:
     """Whether a prompt is markup; else `note_markup` says what is not read as such."""
     parser.add_argument(
-        "--parse-special", action="store_true",
-        help="read control tokens that are spelled in the prompt as tokens, not as text",
+        "--parse-special", action=argparse.BooleanOptionalAction,
+        help="whether control tokens that are spelled in the prompt are tokens; default: text",
     )  # fmt: skip
 
 
 def note_markup(tokenizer: Tokenizer, *texts: str, arguments: argparse.Namespace) -> None:
     """Warn of control tokens that these texts spell, where that is all they do."""
-    if arguments.parse_special:
+    if arguments.parse_special is not None:
         return
     found = list(dict.fromkeys(t for text in texts for t in tokenizer.control_tokens_in(text)))
     if found:

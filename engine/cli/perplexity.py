@@ -33,8 +33,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_parse_special(parser)
     add("--chunks", type=count(1, MAX_CONTEXT), metavar="N", help="the first N windows alone")
     kl = parser.add_mutually_exclusive_group()
-    kl.add_argument("--kl-base", metavar="FILE", help="write what this model predicts, for --kl")
+    kl.add_argument(
+        "--kl-base", "--kl-divergence-base", "--save-all-logits", metavar="FILE",
+        help="write what this model predicts, for --kl",
+    )  # fmt: skip
     kl.add_argument("--kl", metavar="FILE", help="compare with what --kl-base wrote, on its text")
+    add("--kl-divergence", action="store_true", help="--kl with the file of --kl-base")
     add_running(parser, context=f"tokens in a window; 0: the model's; default {N_CTX}")
     add("-q", "--quiet", action="store_true", help="no running estimate on stderr")
     add("-o", "--output", choices=("text", "json"), default="text", help="json: one object")
@@ -42,6 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Figures on stdout; the perplexity so far, window by window, on stderr."""
+    if arguments.kl_divergence:
+        if arguments.kl_base is None:
+            raise ValueError("--kl-divergence needs a file: --kl-divergence-base FILE")
+        arguments.kl, arguments.kl_base = arguments.kl_base, None
     base = Base.open(arguments.kl) if arguments.kl is not None else None
     named = [arguments.file, arguments.ctx_size, arguments.parse_special or None]
     if base and any(value is not None for value in named):
@@ -52,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     with open_model(arguments, n_ctx=base.n_ctx if base else given) as llm:
         n_ctx = llm.n_ctx
         note_markup(llm.tokenizer, text, arguments=arguments)
-        encoded = llm.tokenizer.encode(text, parse_special=arguments.parse_special)
+        encoded = llm.tokenizer.encode(text, parse_special=bool(arguments.parse_special))
         ids = base.ids if base else np.array(encoded, np.int32)
         n = n_windows(len(ids), n_ctx, arguments.chunks, at_least=1 if base else 2)
         figures = _measure(llm, ids[: n * n_ctx], n_ctx, base, arguments)

@@ -6,13 +6,15 @@ import argparse
 import sys
 
 from linnet.engine.cli.counts import count
+from linnet.engine.cli.model import add_model_flags, model_path
 from linnet.engine.machine import MOST_THREADS
 from linnet.engine.quantize.quantize import Quantized, quantize_file
 from linnet.engine.quantize.recipes import RECIPES
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="IN.gguf", help="the model to quantise")
+    add_model_flags(parser)
+    parser.add_argument("source", nargs="?", metavar="MODEL", help="the model to quantise")
     parser.add_argument("target", metavar="OUT.gguf", help="the file to write")
     parser.add_argument("type", metavar="TYPE", type=str.upper, help=f"one of {', '.join(RECIPES)}")
     parser.add_argument(
@@ -22,8 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if (arguments.source is None) == (arguments.model is None):
+        raise ValueError("one model, MODEL or -m MODEL, is wanted (see linnet quantize --help)")
+    arguments.model = arguments.model or arguments.source
     quantized = quantize_file(
-        arguments.source,
+        str(model_path(arguments)),
         arguments.target,
         arguments.type,
         threads=arguments.threads,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 MOST_BYTES = 256 << 20  # so that /dev/zero ends, too
@@ -45,6 +46,30 @@ def read_text(path: str | None) -> str:
 def read_prompt(path: str | None) -> str:
     """`read_text` without its last line feed, with which editors and `echo` end what they write."""
     return read_text(path).removesuffix("\n")
+
+
+def add_text(parser: argparse.ArgumentParser, what: str, file: str) -> None:
+    """-p and -f, for `given_text`; `what` -p takes, and `file` -f."""
+    parser.add_argument("-p", "--prompt", dest="prompt_text", metavar="TEXT", help=what)
+    parser.add_argument("-f", "--file", metavar="FILE", help=file)
+
+
+TEXTS = "prompt_text", "file"  # where arguments have what `add_text` has flags for
+
+
+def given_text(arguments: argparse.Namespace, read: Callable[[str | None], str]) -> str:
+    """The one text given: as PROMPT or TEXT, by a flag, or piped into stdin. `read`: how files and
+    stdin are. Raises ValueError for none, or several, and what `read` raises."""
+    given = [arguments.prompt, *(getattr(arguments, name) for name in TEXTS)]
+    sources = [source for source in given if source is not None]
+    if len(sources) == 1 and arguments.file is None and sources != ["-"]:
+        return str(sources[0])
+    piped = not sources and sys.stdin is not None and not sys.stdin.isatty()
+    if len(sources) == 1 or piped:
+        text = read(arguments.file)
+        if text or not piped:
+            return text
+    raise ValueError("give one prompt: as PROMPT, with -p TEXT, in a file with -f FILE, or piped")
 
 
 def unescaped(text: str) -> str:

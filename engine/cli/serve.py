@@ -28,14 +28,17 @@ from linnet.engine.cli.options import (
     set_template,
 )
 from linnet.engine.cli.reading import read_text
+from linnet.engine.extras import installing
 from linnet.engine.open_model import MOST_PARALLEL, N_PARALLEL, N_SLOTS
 from linnet.engine.running.embedding import POOLINGS
+from linnet.engine.sampling.parameter import MAX_INT
+from linnet.engine.sampling.params import PARAMETERS
 from linnet.models.parts.config import MAX_CONTEXT
 
 if TYPE_CHECKING:
     from linnet.engine.server.run import Server
 
-MISSING = "linnet serve needs packages of its own: pip install 'linnet[serve]'"
+MISSING = f"linnet serve needs packages of its own: {installing('serve')}"
 LOCAL = "127.0.0.1"
 SWITCH_SECONDS = 0.0005  # between threads of Python: the loop's and that of the steps
 DAY = 86400.0
@@ -77,7 +80,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}", action=argparse.BooleanOptionalAction, default=True, help=what)
     add("--metrics-compat", action="store_true", help="llama-server's names in /metrics, too")
     add("--log-format", choices=("text", "json"), default="text", help="of lines on stderr")
-    add_sampling(parser, without=("logprobs", "prompt_logprobs"))
+    add_sampling(parser, without=("logprobs", "prompt_logprobs", "max_tokens"))
+    parser.add_argument(
+        *PARAMETERS["max_tokens"].flags, dest="max_tokens", type=count(-1, MAX_INT), metavar="N",
+        default=-1, help="tokens at most, of requests that do not say; default -1: no limit",
+    )  # fmt: skip
     add_running(
         parser, context="tokens of each sequence; 0: the model's; by default that, at most 8192"
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from linnet.engine.checks import known
+from linnet.engine.compat.shapes import ending, shape_fields
 from linnet.engine.sampling.params import SamplingParams
 
 RANDOM_SEED: Final = 0xFFFFFFFF  # another one each time
@@ -31,9 +32,7 @@ _REFUSED: Final[Mapping[str, Sequence[Any]]] = {
     "yarn_ext_factor": (-1.0,), "yarn_orig_ctx": (0,),
 }  # fmt: skip
 _REFUSED_BY_CALLS: Final[Mapping[str, Sequence[Any]]] = {
-    "function_call": (None,), "functions": (None, []), "grammar": (None,),
-    "response_format": (None, {"type": "text"}), "stopping_criteria": (None, []),
-    "suffix": (None,), "tool_choice": (None, "auto", "none"),
+    "function_call": (None,), "functions": (None, []), "suffix": (None,),
 }  # fmt: skip
 # Of calls: the fields of SamplingParams that they are, whose defaults are the same.
 _SAMPLING: Final = {
@@ -46,7 +45,8 @@ _SAMPLING: Final = {
 } | {
     "logits_processor": "logits_processors", "mirostat_mode": "mirostat", "typical_p": "typ_p",
 }  # fmt: skip
-_OTHERS: Final = {"tfs_z", "top_logprobs"}  # the first has no effect, nor has it in llama.cpp
+# The first has no effect, nor has it in llama.cpp.
+_OTHERS: Final = {"tfs_z", "top_logprobs", "grammar", "response_format", "stopping_criteria"}
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -68,10 +68,12 @@ def cache_type(name: str, number: int | None) -> str | None:
 
 
 def sampling_params(
-    options: Mapping[str, Any], *, seed: int, last_n_tokens: int, echo: bool = False
+    options: Mapping[str, Any], *, seed: int, last_n_tokens: int, eos_id: int | None,
+    echo: bool = False,
 ) -> SamplingParams:  # fmt: skip
     """Of the arguments of a call. `seed`: where it gives none; `last_n_tokens`: that penalties look
-    at; `echo`: whether logprobs are wanted of the prompt, too. Raises ValueError and TypeError."""
+    at; `eos_id`: what ends a text; `echo`: whether logprobs are wanted of the prompt, too. Raises
+    ValueError and TypeError."""
     names = _SAMPLING.keys() | _REFUSED_BY_CALLS.keys() | _OTHERS
     known(options, names, "argument of this call")
     _refuse(options, _REFUSED_BY_CALLS)
@@ -80,6 +82,7 @@ def sampling_params(
         for name, value in options.items()
         if name in _SAMPLING and value is not None
     }
+    given.setdefault("max_tokens", None)
     for name in ("max_tokens", "top_k"):  # of which 0 and less are no limit
         if isinstance(given.get(name), int) and given[name] <= 0:
             given[name] = None if name == "max_tokens" else 0
@@ -91,9 +94,13 @@ def sampling_params(
         given["logprobs"] = (options.get("top_logprobs") or 0) if asked else None
     if echo:
         given["prompt_logprobs"] = given.get("logprobs")
-    if "logits_processors" in given:
-        given["logits_processors"] = [*map(_on_arrays, given["logits_processors"])]
-    return SamplingParams(repeat_last_n=last_n_tokens, **given)
+    processors = [*given.pop("logits_processors", ())]
+    if criteria := options.get("stopping_criteria"):
+        processors.append(ending(criteria, eos_id))
+    given |= shape_fields(options.get("grammar"), options.get("response_format"))
+    return SamplingParams(
+        repeat_last_n=last_n_tokens, logits_processors=[*map(_on_arrays, processors)], **given
+    )
 
 
 def _on_arrays(processor: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -24,6 +24,7 @@ from linnet.engine.compat.results import (
     text_chunks,
     text_completion,
 )
+from linnet.engine.compat.shapes import tool_choice_of
 from linnet.engine.llm import LLM
 from linnet.engine.openai.text import TextChoice
 from linnet.engine.running.generation import Chunk, Generation
@@ -55,7 +56,7 @@ class Llama:
 
     Arguments that say how llama.cpp computes (`n_gpu_layers`, `flash_attn`, ...) change nothing
     here. Those that would change what comes out, and are not there, raise ValueError: LoRA, RoPE's
-    parameters, grammars, `stopping_criteria`, `suffix`. `logits_all` is not needed for `logprobs`.
+    parameters, `suffix`, `functions`. `logits_all` is not needed for `logprobs`.
 
     What is otherwise: conversations go by the file's chat template, or by `chat_template`, and
     `chat_format` is ignored with a warning; with `tools`, answers are read for their calls;
@@ -101,17 +102,16 @@ class Llama:
         cache_dir: str | os.PathLike[str] | None = None, **options: Any,
     ) -> Self:  # fmt: skip
         """The one model file in a repository on the Hugging Face hub whose name matches a glob
-        pattern. Needs linnet[hub]. Parts of a split file come by themselves, so
-        `additional_files` are not downloaded. `options`: what Llama takes.
+        pattern. Parts of a split file come by themselves, so `additional_files` are not downloaded.
+        `options`: what Llama takes.
 
         Raises HubError, and ValueError for what is no name.
         """
-        from linnet.engine.gguf.hub import download_matching  # imports what few need
+        from linnet.engine.gguf.hub import fetch  # imports what few need
+        from linnet.engine.gguf.named import hub_model
 
-        return cls(
-            download_matching(repo_id, filename, local_dir=local_dir, cache_dir=cache_dir),
-            **options,
-        )
+        model = hub_model(repo_id)._replace(file=filename)
+        return cls(fetch(model, local_dir=local_dir, cache_dir=cache_dir), **options)
 
     # -- text -----------------------------------------------------------------------------------
     def create_completion(
@@ -126,7 +126,8 @@ class Llama:
         prompt comes first. `model`: the name to say. `options`: stop, seed, top_k, top_p, min_p,
         typical_p, repeat_penalty, presence_penalty, frequency_penalty, mirostat_mode, mirostat_tau,
         mirostat_eta, logit_bias and logprobs, as in `SamplingParams`; logits_processor: functions
-        of all token ids so far (n,) and the logits (n_vocab,) to other logits.
+        of all token ids so far (n,) and the logits (n_vocab,) to other logits; stopping_criteria: a
+        function of the same that is true where the text ends; grammar: a `LlamaGrammar`.
 
         Raises ContextOverflow, which is a ValueError, ValueError for values out of range, and
         TypeError for an argument there is not.
@@ -148,29 +149,42 @@ class Llama:
 
     def create_chat_completion(
         self, messages: Sequence[Mapping[str, Any]], *,
-        tools: Sequence[Mapping[str, Any]] | None = None, tool_choice: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None, tool_choice: Any = None,
         temperature: float = 0.2, stream: bool = False, model: str | None = None, **options: Any,
     ) -> Any:  # fmt: skip
         """The answer to a conversation: a dict of OpenAI's "chat.completion" or, with `stream`, an
         iterator of "chat.completion.chunk".
 
         Its content is the text as the model wrote it, reasoning included; with `tools`, calls are
-        taken out of it. `tool_choice`: "auto" or "none". `options`: max_tokens, logprobs (a bool)
-        and top_logprobs, and those of `create_completion`, whose errors are raised; and
-        TemplateError.
+        taken out of it. `tool_choice`: "auto", "none", "required", or the tool that is to be
+        called, as OpenAI's API names it. `options`: max_tokens, logprobs (a bool) and top_logprobs,
+        response_format ("json_object" with a "schema", or OpenAI's "json_schema"), and those of
+        `create_completion`, whose errors are raised; and TemplateError.
         """
-        params = self._params(options | {"temperature": temperature, "tool_choice": tool_choice})
-        tools = None if tool_choice == "none" else tools
-        ids = self.llm.chat_template.encode(messages, tools=tools)
+        params = self._params(options | {"temperature": temperature})
+        choice = tool_choice_of(tool_choice)
+        offered = () if choice == "none" else tools or ()
+        ids = self.llm.chat_template.encode(messages, tools=offered or None)
         request: TextRequest = TextRequest(llm=self.llm, ids=ids, params=params)
-        if tools:
+        if offered or choice not in ("auto", "none") or params.shape:
             request = ChatRequest(
-                llm=self.llm, ids=ids, params=params, tools=tools, tells_reasoning=False
-            )
+                llm=self.llm, ids=ids, params=params, tools=offered, tool_choice=choice,
+                parallel_tool_calls=not isinstance(tool_choice, Mapping), tells_reasoning=False,
+            )  # fmt: skip
         give = chat_chunks if stream else chat_completion
         answer = request.begin()
         said = answer.read_all(self._chunks(answer.generation))
         return give(said, model or self.model_path, self.llm.tokenizer)
+
+    def generate(
+        self, tokens: Sequence[int], *, temp: float = 0.8, reset: bool = True, **options: Any
+    ) -> Iterator[int]:
+        """The ids that follow, one by one, until the model ends, whose end token is not given, or
+        the context is full. `options`: those of `create_completion`; `reset` changes nothing."""
+        params = self._params(options | {"temperature": temp, "max_tokens": None})
+        for chunk in self._chunks(self.llm.generation(tokens, params)):
+            if chunk.token_id is not None:
+                yield chunk.token_id
 
     # -- tokens ---------------------------------------------------------------------------------
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
@@ -247,6 +261,9 @@ class Llama:
         """Forget the last prompt. What a prompt gives does not depend on those before."""
         self._ids = []
 
+    def set_cache(self, cache: Any) -> None:
+        """Changes nothing: prefixes are kept, and found again, by themselves."""
+
     def set_seed(self, seed: int) -> None:
         """For calls that give none."""
         self._seed = seed
@@ -272,7 +289,10 @@ class Llama:
 
     # -- within ---------------------------------------------------------------------------------
     def _params(self, options: Mapping[str, Any], *, echo: bool = False) -> SamplingParams:
-        return sampling_params(options, seed=self._seed, last_n_tokens=self._last_n, echo=echo)
+        return sampling_params(
+            options, seed=self._seed, last_n_tokens=self._last_n, echo=echo,
+            eos_id=self.llm.tokenizer.eos_id,
+        )  # fmt: skip
 
     def _chunks(self, generation: Generation) -> Iterator[Chunk]:
         """As they come; the tokens so far are what `save_state` saves."""

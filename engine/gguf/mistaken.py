@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import Final
 
-HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", re.ASCII)
+from linnet.engine.gguf.named import FORMS, NAME, SCHEME
+
 SHOWN: Final = 60  # characters of a text
 _FAILED: Final = "a download that failed"
 _CONVERT: Final = "it has to be converted to GGUF"
@@ -27,21 +28,43 @@ _BEGINNINGS: Final = (
 def check_path(path: str | os.PathLike[str]) -> str | None:
     """What a path is that cannot be a file's, or None.
 
-    Raises FileNotFoundError for a name on the hub, where there is no such file.
+    Raises FileNotFoundError where there is nothing, which says what may have been meant.
     """
     text = os.fspath(path)
     if not text:
         return "the path is empty, as of a variable that is not set"
-    if re.match(r"(https?|ftp|hf|s3):/", text, re.I):
-        return "a URL; download it first, or give user/model with -hf (LLM.from_pretrained)"
+    if SCHEME.match(text):
+        return "a URL, which has to be downloaded"
     if os.path.isdir(text):
         inside = sorted(file.name for file in Path(text).iterdir() if file.suffix == ".gguf")
         found = f"in it: {', '.join(map(repr, inside[:5]))}" if inside else "no GGUF file is in it"
         return f"a folder; {found}"
-    if HUB_NAME.fullmatch(text) and not text.endswith(".gguf") and not os.path.exists(text):
-        why = f"No such file; a model on the hub is given with -hf {text} (LLM.from_pretrained)"
-        raise FileNotFoundError(errno.ENOENT, why, text)
+    if not os.path.lexists(text):
+        raise missing(text)
     return None
+
+
+def missing(path: str) -> FileNotFoundError:
+    """The error for a model that is not there, with files beside it that are spelled alike."""
+    from difflib import get_close_matches  # takes a moment, as few commands do
+
+    folder, name = os.path.split(path)
+    try:
+        files = [each for each in sorted(os.listdir(folder or ".")) if each.endswith(".gguf")]
+    except OSError:
+        files = []
+    by_stem = {each.removesuffix(".gguf").lower(): each for each in files}
+    stem = name.removesuffix(".gguf").lower()
+    close = [os.path.join(folder, by_stem[each]) for each in get_close_matches(stem, by_stem)]
+    if not close and os.path.exists(home := os.path.expanduser(path)):
+        close = [home]
+    why = "No such file"
+    if close:
+        why += f"; did you mean {' or '.join(map(repr, close))}?"
+    elif not path.lower().endswith(".gguf"):
+        name_on_hub = NAME.fullmatch(path)
+        why += f"; -hf {path} is for the hub" if name_on_hub else f"; a model is {FORMS}"
+    return FileNotFoundError(errno.ENOENT, why, path)
 
 
 def what_begins(head: bytes) -> str | None:

@@ -35,6 +35,7 @@ from linnet.engine.gguf.metadata import MAX_KEYS, Metadata
 from linnet.engine.gguf.mistaken import check_path, what_begins
 from linnet.engine.gguf.source import GGUFError, Source
 from linnet.engine.gguf.types import GGML_TYPES, REMOVED_TYPES, GGMLType
+from linnet.kernels import log
 
 __all__ = ["GGMLType", "GGUFError", "GGUFFile", "Tensor"]
 
@@ -74,6 +75,12 @@ class GGUFFile:
         self._tensors = _merge_tensors(self._parts)
         self.version: Final = self._parts[0].version
         self.alignment: Final = self._parts[0].alignment
+        n_bytes = sum(tensor.data.nbytes for tensor in self._tensors.values())
+        how = "mapped" if mmap else "read into memory"
+        log.info(
+            __name__, "%s: %s, %d tensors, %.1f MB of weights, GGUF %d",
+            self.path, how, len(self._tensors), n_bytes / 1e6, self.version,
+        )  # fmt: skip
         for part in self._parts:
             if part.n_trailing:
                 message = f"{part.n_trailing} bytes after the last tensor are ignored"

@@ -23,6 +23,8 @@ from linnet.engine.machine import available_memory, check_memory
 PART_BYTES: Final = 1 << 24  # read at a time
 BATCH: Final = 4096  # strings decoded as one text
 BATCH_BYTES: Final = 1 << 20
+# A FIFO does not block, and Windows, which has none, leaves line ends alone.
+FLAGS: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class GGUFError(ValueError):
@@ -50,14 +52,14 @@ class Source:
     def __init__(self, path: Path, *, mapped: bool) -> None:
         self._path: Final = os.fspath(path)
         self.at = 0
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # so that a FIFO does not block
+        descriptor = os.open(path, FLAGS)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise self.error("not a regular file")
             self._mapped: Final = mapped and status.st_size > 0
             self._raw: Final = (
-                mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+                mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
                 if self._mapped
                 else self._read_all(descriptor, status.st_size)
             )
@@ -90,11 +92,11 @@ class Source:
         at = 0
         with memoryview(memory) as view:
             while at < size:
-                with view[at : at + PART_BYTES] as part:
-                    n_read = os.readv(descriptor, [part])
-                if not n_read:
+                part = os.read(descriptor, min(PART_BYTES, size - at))
+                if not part:
                     raise self.error(f"cut from {size} bytes to {at} while it was read")
-                at += n_read
+                view[at : at + len(part)] = part
+                at += len(part)
         return memory
 
     # ---- at the cursor, which moves on

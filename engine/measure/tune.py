@@ -3,11 +3,12 @@
     best = the instruction set's defaults
     for parameter in prefetch_bytes, fewest_bytes, most_bytes, tile:
         for round in rounds:                   # so that slow moments strike all alike
-            for candidate in (best, best with other values of this parameter):
+            for candidate in (best, best with other values of this parameter, best again):
                 time one pass of the products that the parameter matters for
-        best = the candidate that is clearly faster than best, if one is
+        winner = the candidate that is clearly faster than best, if one is
+        best = winner, if it is so in new rounds of best, winner and best again, too
 
-What was stored before plays no part in it.
+Clearly is by more than best differs from itself. What was stored before plays no part in it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ VALUES = {
     "most_bytes": tuple(n * KIB for n in (128, 256, 512, 1024, 2048, 4096)),
 }
 
-LEAST_GAIN = 1.02  # what is less is noise
+LEAST_GAIN = 0.02  # what is less is noise
+BUSY = 0.1  # so far measurements of one thing differ only beside other processes
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 25
 SECONDS = 1.0  # for all candidates of a parameter, where so many rounds take less
 
@@ -51,6 +53,7 @@ N_LAYERS = 8  # 309 MB, which no cache of one core holds
 PROMPT_LAYER = (("Q4_K", 4096, 2048), ("Q6_K", 1024, 2048))
 N_PROMPT = 512
 
+Floats = npt.NDArray[np.float64]
 Setting = int | tuple[int, int]
 Timer = Callable[[str, Tuning], float]
 """(parameter, tuning) -> seconds of one pass of what the parameter matters for"""
@@ -58,33 +61,44 @@ Timer = Callable[[str, Tuning], float]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A candidate. `speed`: how many times as fast as the best so far, which is `before`."""
+    """A candidate. `seconds`: the median; `spread`: half of what the middle half of them covers, as
+    a share of it. `speed`: how many times as fast as the best so far, which is `before`; `noise`:
+    by how much that differs from itself."""
 
     parameter: str
     value: Setting
     seconds: float
+    spread: float
     speed: float
+    noise: float
     before: bool
     chosen: bool
 
 
 def tune(
-    isa: ISA, measure: Timer, on_step: Callable[[], object] = lambda: None
-) -> tuple[Tuning, list[Measured]]:
-    """The fastest tuning, and all that was measured. `on_step` hears of each parameter done."""
+    isa: ISA, measure: Timer, on_step: Callable[[], object] = lambda: None,
+    n_rounds: int | None = None,
+) -> tuple[Tuning, list[Measured]]:  # fmt: skip
+    """The fastest tuning, and all that was measured. `on_step` hears of each parameter done;
+    `n_rounds`: by default as many as take a second, within bounds."""
     best, rows = isa.defaults, []
     for parameter in parameters(isa):
         values: Sequence[Setting] = VALUES.get(parameter) or isa.tiles_to_try
         tunings = list(_candidates(best, parameter, values))
-        seconds = _alternate(partial(measure, parameter), tunings)
-        before = tunings.index(best)
-        speeds = seconds[:, before, np.newaxis] / seconds
-        chosen = choose(speeds, before)
+        rounds = partial(_alternate, partial(measure, parameter), n_rounds=n_rounds)
+        before, seconds = tunings.index(best), rounds([*tunings, best])
+        speeds, noise = _speeds(seconds, before)
+        chosen = choose(speeds, before, noise)
+        if chosen != before:
+            again = _speeds(rounds([best, tunings[chosen], best]), 0)
+            chosen = chosen if choose(again[0], 0, again[1]) else before
         rows += [
             Measured(
                 parameter,
                 value=getattr(tuning, parameter),
                 seconds=float(np.median(seconds[:, i])),
+                spread=_spread(seconds[:, i]),
+                noise=noise,
                 speed=float(np.median(speeds[:, i])),
                 before=i == before,
                 chosen=i == chosen,
@@ -101,15 +115,29 @@ def parameters(isa: ISA) -> tuple[str, ...]:
     return tuple(VALUES) if isa.tiles is not None else (*VALUES, "tile")
 
 
-def choose(speeds: npt.NDArray[np.float64], before: int) -> int:
+def choose(speeds: Floats, before: int, noise: float) -> int:
     """The candidate to take, of speeds (n_rounds, n_candidates) relative to candidate `before`.
 
-    The fastest by the median, if that is `LEAST_GAIN` at least and three rounds in four agree that
-    there is a gain; otherwise `before`.
+    The fastest by the median, if it gains `LEAST_GAIN` and more than `noise`, and three rounds in
+    four agree that there is a gain; otherwise `before`.
     """
     medians = np.median(speeds, axis=0)
-    gains = (medians >= LEAST_GAIN) & (np.quantile(speeds, 0.25, axis=0) > 1)
+    gains = (medians >= 1 + LEAST_GAIN) & (medians > 1 + noise)
+    gains &= np.quantile(speeds, 0.25, axis=0) > 1
     return int(np.argmax(np.where(gains, medians, 0))) if gains.any() else before
+
+
+def _speeds(seconds: Floats, before: int) -> tuple[Floats, float]:
+    """Of seconds (n_rounds, n_candidates + 1), the last being those of `before` again: speeds
+    (n_rounds, n_candidates) relative to `before`, and by how much that differs from itself."""
+    speeds = seconds[:, before, np.newaxis] / seconds
+    again = speeds[:, -1]
+    return speeds[:, :-1], max(_spread(again), abs(float(np.median(again)) - 1))
+
+
+def _spread(samples: Floats) -> float:
+    low, middle, high = np.quantile(samples, (0.25, 0.5, 0.75))
+    return float((high - low) / 2 / middle)
 
 
 def _candidates(best: Tuning, parameter: str, values: Sequence[Setting]) -> Iterator[Tuning]:
@@ -124,18 +152,19 @@ def _candidates(best: Tuning, parameter: str, values: Sequence[Setting]) -> Iter
 
 
 def _alternate(
-    measure: Callable[[Tuning], float], tunings: Sequence[Tuning]
-) -> npt.NDArray[np.float64]:
+    measure: Callable[[Tuning], float], tunings: Sequence[Tuning], n_rounds: int | None = None
+) -> Floats:
     """Seconds (n_rounds, n_candidates); each round begins with the next candidate."""
     rounds: list[list[float]] = []
-    n_rounds = FEWEST_ROUNDS
-    while len(rounds) < n_rounds:
+    n = n_rounds or FEWEST_ROUNDS
+    while len(rounds) < n:
         seconds = [0.0] * len(tunings)
         for i in range(len(tunings)):
             candidate = (i + len(rounds)) % len(tunings)
             seconds[candidate] = measure(tunings[candidate])
         rounds.append(seconds)
-        n_rounds = min(max(FEWEST_ROUNDS, int(SECONDS / sum(rounds[0]))), MOST_ROUNDS)
+        if n_rounds is None:
+            n = min(max(FEWEST_ROUNDS, int(SECONDS / sum(rounds[0]))), MOST_ROUNDS)
     return np.array(rounds)
 
 

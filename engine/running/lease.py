@@ -41,7 +41,7 @@ class Lease:
         if self._process != os.getpid():
             raise RuntimeError("this session was opened before the process forked; open one here")
         if self._closed:
-            raise RuntimeError("this session is closed")
+            raise RuntimeError("the model is closed")
 
     @contextmanager
     def hold(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from linnet.engine.checks import whole
 from linnet.engine.machine import available_memory, check_memory
 from linnet.engine.running.batch import Batch
 from linnet.engine.sampling.logits import Blocks, Logits
+from linnet.kernels import log
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.runtime.program import Lowered, Program
@@ -70,6 +71,11 @@ class Runner:
         graph.allocate(self.n_slots)
         self.program.lay_out(keep=kept)
         self.team = Team(library, n_threads)
+        log.info(
+            __name__, "%d threads; up to %d sequences of %d tokens, %.1f MB of keys and values, "
+            "%.1f MB of tables and buffers", n_threads, self.n_slots, n_ctx,
+            self.kv_bytes / 1e6, table_bytes / 1e6,
+        )  # fmt: skip
         self._lowered: dict[tuple[int | None, int | None], Lowered] = {}
         self._lowering = threading.Lock()
 
@@ -133,9 +139,14 @@ class Runner:
         with self._lowering:
             if key not in self._lowered:
                 n_tokens, n_outputs = key
-                self._lowered[key] = self.program.lower(
+                n_before = self.library.n_compiled
+                lowered = self._lowered[key] = self.program.lower(
                     self.library, n_tokens=n_tokens, n_outputs=n_outputs
                 )
+                log.info(
+                    __name__, "passes of %s tokens: %d steps of native code, %d kernels compiled",
+                    n_tokens or "many", len(lowered.steps), self.library.n_compiled - n_before,
+                )  # fmt: skip
             return self._lowered[key]
 
     def _budget(self, kv_tokens: int | None, n_full: int) -> int:

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
+from linnet.engine.extras import installing
 from linnet.engine.json_schemas import as_meant
 from linnet.engine.sampling.mask import Mask
 from linnet.engine.sampling.params import SamplingParams
@@ -251,7 +252,7 @@ def _llguidance() -> Any:
     try:
         return importlib.import_module("llguidance")
     except ModuleNotFoundError as error:
-        wanted = "answers in a shape need llguidance: pip install 'linnet[structured]'"
+        wanted = f"answers in a shape need llguidance: {installing('structured')}"
         raise ModuleNotFoundError(wanted, name="llguidance") from error
 
 

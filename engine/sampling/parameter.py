@@ -8,7 +8,7 @@ import reprlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -45,19 +45,26 @@ class Parameter(NamedTuple):
 
 def ranged(
     kind: type[_T], default: float | None, low: float, high: float, usage: str, note: str,
-    key: str | None = None, off: int | float | None = None,
+    key: str | None = None, off: int | float | None = None, optional: bool = False,
 ) -> Any:  # fmt: skip
-    """A field for a number from `low` to `high`; if the default is None, for which flags have -1,
-    for None as well.
+    """A field for a number from `low` to `high`; if the default is None, for None as well.
 
     `usage`: the flags, and what stands for a value in their help; `key`: what follows
     `general.sampling.` in files, and `off`: what is meant there by numbers out of range.
+    `optional`: whether None is taken although it is not the default. Of numbers from 0 on, -1
+    stands for None, or else for `off`, as in other programs.
     """
+    has_none, takes_minus_one = default is None or optional, kind is int and low == 0
+    or_none = ", or None" if has_none else ""
+    or_none = ", or -1 or None" if has_none and takes_minus_one else or_none
 
     def check(name: str, value: object) -> _T | None:
-        if default is None and value is None:
+        if value is None and has_none:
             return None
-        return number(kind, name, value, low, high, "" if default is not None else ", or None")
+        is_minus_one = takes_minus_one and isinstance(value, _KINDS[int][1]) and value == -1
+        if is_minus_one and (has_none or off is not None):
+            return None if has_none else cast(_T, off)
+        return number(kind, name, value, low, high, or_none)
 
     *flags, metavar = usage.split()
     if default is not None:

@@ -7,11 +7,14 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import wraps
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linnet.engine.checks import known
+from linnet.engine.sampling.elsewhere import ELSEWHERE
 from linnet.engine.sampling.parameter import (
     MAX_INT,
     Parameter,
@@ -40,12 +43,19 @@ SHAPES: Final = ("json_schema", "regex", "choice", "grammar")  # of answers
 LogitsProcessor: TypeAlias = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
 
 _MAX_BIAS: Final = 1000
+_BIAS: Final = re.compile(r"(\d{1,10})([+-](?:\d+(?:\.\d*)?|\.\d+|inf))")  # 15043+1, 15043-inf
 _NAMES: Final = {name.replace("_", ""): name for name in DEFAULT_ORDER} | {
     "nucleus": "top_p", "temp": "temperature", "typ": "typ_p",
 }  # fmt: skip
 
 
 def _bias(name: str, bias: object) -> dict[int, float]:
+    if isinstance(bias, list | tuple) and all(isinstance(each, str) for each in bias):
+        found = [_BIAS.fullmatch(each) for each in bias]
+        if not all(found):
+            wrong = bias[found.index(None)]
+            raise error(name, wrong, "a token id, + or -, and a number, as in 15043-inf")
+        bias = {int(each[1]): float(each[2]) for each in found if each}
     if not isinstance(bias, Mapping):
         raise error(name, bias, "a mapping from token ids to numbers")
     return {
@@ -87,11 +97,26 @@ def _mirostat(name: str, value: Any) -> int:
     raise error(name, value, "0, which is off, or 2, which is Mirostat 2.0")
 
 
+def _names_checked(params: type[SamplingParams]) -> type[SamplingParams]:
+    """Have a TypeError for a field there is not say what it is called here."""
+    keep = params.__init__
+
+    @wraps(keep)
+    def init(self: SamplingParams, **given: Any) -> None:
+        known(given, PARAMETERS, "field of SamplingParams", ELSEWHERE)
+        keep(self, **given)
+
+    params.__init__ = init  # type: ignore[method-assign]
+    return params
+
+
+@_names_checked
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How to choose tokens, and when to stop; the defaults are those of llama-cli.
 
-    `max_tokens`: the most to generate; None for as many as fit the context.
+    `max_tokens`: the most to generate, at which `finish_reason` is "length"; None, or -1, for as
+        many as fit the context.
     `samplers`: the names of the samplers, in their order, of those in `DEFAULT_ORDER`; a string of
         names with ";" between them will do. One whose parameters are off does nothing.
     `temperature`: divides logits; at 0 the likeliest token is always taken.
@@ -120,8 +145,9 @@ class SamplingParams:
         `logit_bias`; 0 is off.
     `mirostat_tau`: how many bits of surprise Mirostat aims for; `mirostat_eta`: how fast it gets
         there.
-    `logit_bias`: what is added to logits, by token id; -inf rules a token out.
-    `seed`: the same one draws the same tokens; None for another every time.
+    `logit_bias`: what is added to logits, by token id; -inf rules a token out. A list of texts as
+        "15043+1" and "15043-inf" will do.
+    `seed`: the same one draws the same tokens; None, or -1, for another every time.
     `stop`: a string, or several, before which the text ends; kept as a tuple. Control tokens in
         them are found, too, though they give no text.
     `stop_token_ids`: tokens that end the text as the model's own end tokens do; kept as a tuple.
@@ -136,18 +162,20 @@ class SamplingParams:
     `json_schema`: answer in JSON that this schema allows, a dict, JSON text, a boolean or a
         pydantic model; {} allows any object. `regex`: with what the expression matches. `choice`:
         with one of these texts. `grammar`: by one in GBNF or Lark. At most one of them; an answer
-        that `max_tokens` ends is cut. Needs linnet[structured].
+        that `max_tokens` ends is cut. Needs linnet-llm[structured].
     `logits_processors`: functions of all token ids so far, the prompt's first, and of a copy of the
         logits, f32 (n_vocab,), to other such logits; called one after another before anything else.
 
-    Raises `ValueError` naming the field, its value and the limits. For what the samplers do, see
-    `linnet.engine.sampling.samplers` and `linnet.engine.sampling.dry`.
+    Where None stands for no number, -1 is taken for it, and for `top_k` as 0. Raises `ValueError`
+    naming the field, its value and the limits, and TypeError for a field there is not. For what the
+    samplers do, see `linnet.engine.sampling.samplers` and `linnet.engine.sampling.dry`.
     """
 
     # A field says all there is to know: checks, commands' flags and files' keys follow from it.
     max_tokens: int | None = ranged(
-        int, None, 0, MAX_INT, "-n --n-predict --predict N", "tokens at most; -1: no limit"
-    )
+        int, 512, 0, MAX_INT, "-n --n-predict --predict N", "tokens at most; -1: no limit",
+        optional=True,
+    )  # fmt: skip
     samplers: Sequence[str] = field(default=DEFAULT_ORDER, metadata={
         "check": _samplers, "flags": ["--samplers"], "key": "general.sampling.sequence",
         "argument": {"metavar": "NAMES", "help": "in this order; by default the model's, or "
@@ -206,11 +234,15 @@ class SamplingParams:
         float, 0.1, 0, 100, "--mirostat-lr X", "how fast to get there", key="mirostat_eta"
     )
     logit_bias: Mapping[int, float] = field(  # by token id
-        default_factory=dict, hash=False, metadata={"check": _bias}
-    )
+        default_factory=dict, hash=False, metadata={
+            "check": _bias, "flags": ["-l", "--logit-bias"],
+            "argument": {"action": "append", "metavar": "ID+BIAS", "help": "add to the logit of a "
+                         "token, as in 15043+1; 15043-inf rules it out; may be repeated"},
+        },
+    )  # fmt: skip
     seed: int | None = ranged(int, None, 0, 2**64 - 1, "-s --seed SEED", "-1: another each time")
     stop: Sequence[str] = field(default=(), metadata={  # one string, or several; kept as a tuple
-        "check": strings, "flags": ["--stop"],
+        "check": strings, "flags": ["--stop", "-r", "--reverse-prompt"],
         "argument": {"action": "append", "metavar": "TEXT", "help": "end there; may be repeated"},
     })  # fmt: skip
     min_tokens: int = ranged(int, 0, 0, MAX_INT, "--min-tokens N", "tokens before one may end it")
@@ -220,7 +252,7 @@ class SamplingParams:
         "argument": {"action": "store_true", "help": "go on where the model would end"},
     })  # fmt: skip
     skip_special: bool = field(default=True, metadata={
-        "check": boolean, "flags": ["--special"],
+        "check": boolean, "flags": ["-sp", "--special"],
         "argument": {"action": "store_false", "help": "write control tokens out, too"},
     })  # fmt: skip
     logprobs: int | None = ranged(

@@ -1,1 +1,1 @@
-"""HTTP: the server that programs which speak OpenAI's API expect. Needs linnet[serve]."""
+"""HTTP: the server that programs which speak OpenAI's API expect. Needs linnet-llm[serve]."""

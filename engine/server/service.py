@@ -85,7 +85,7 @@ class Service:
         is_shaped = not given.keys().isdisjoint(SHAPES)  # in place of what the server has for all
         ours = self.settings.sampling.items()
         fields = {name: value for name, value in ours if not (is_shaped and name in SHAPES)}
-        llm, fields = self.llm.llm, {**fields, **given}
+        llm, fields = self.llm.llm, {"max_tokens": None, **fields, **given}
         if "logit_bias" in fields:
             fields["logit_bias"] = _by_id(fields["logit_bias"], llm.tokenizer)
         try:

@@ -333,6 +333,8 @@ def revealed(text: str) -> str:
 
 def _well_formed(text: str) -> str:
     """`text` with surrogate pairs joined, and each half without the other replaced by U+FFFD."""
+    if not isinstance(text, str):
+        raise ValueError(f"text is {reprlib.repr(text)}; it must be a str")
     try:
         text.encode()
     except UnicodeEncodeError:

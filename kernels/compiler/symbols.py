@@ -1,12 +1,22 @@
-"""What an object file wants from elsewhere, as ELF, Mach-O and COFF say it."""
+"""The names in object files: all of ELF, those wanted from elsewhere of Mach-O and COFF, too."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 ELF, MACH_O = b"\x7fELF\x02\x01", b"\xcf\xfa\xed\xfe"  # 64 bits, little-endian
 COFF = b"\x64\x86", b"\x64\xaa"  # x86-64, ARM64
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A name in an object: the section it lies in, and how many bytes it takes."""
+
+    name: str
+    section: int
+    n_bytes: int
 
 
 def undefined_symbols(code: bytes) -> set[str]:
@@ -15,13 +25,16 @@ def undefined_symbols(code: bytes) -> set[str]:
     Empty for bytes that are no object of a known format.
     """
     if code.startswith(ELF):
-        return set(_of_elf(code))
+        return {symbol.name for symbol in elf_symbols(code) if symbol.section == 0}  # SHN_UNDEF
     if code.startswith(MACH_O):
         return {name.removeprefix("_") for name in _of_mach_o(code)}
     return set(_of_coff(code)) if code.startswith(COFF) else set()
 
 
-def _of_elf(code: bytes) -> Iterator[str]:
+def elf_symbols(code: bytes) -> Iterator[Symbol]:
+    """All that have a name in an ELF object; none in other bytes."""
+    if not code.startswith(ELF):
+        return
     (sections_at,) = struct.unpack_from("<Q", code, 0x28)
     entry_size, n_sections = struct.unpack_from("<HH", code, 0x3A)
     sections = [
@@ -33,9 +46,9 @@ def _of_elf(code: bytes) -> Iterator[str]:
             continue
         names_at = sections[link][4]
         for at in range(offset + symbol_size, offset + size, symbol_size):
-            name, _, _, section = struct.unpack_from("<IBBH", code, at)
-            if section == 0 and name:  # SHN_UNDEF
-                yield _string(code, names_at + name)
+            name, _, _, section, _, n_bytes = struct.unpack_from("<IBBHQQ", code, at)
+            if name:
+                yield Symbol(_string(code, names_at + name), section, n_bytes)
 
 
 def _of_mach_o(code: bytes) -> Iterator[str]:

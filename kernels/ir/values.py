@@ -22,9 +22,11 @@ class Family:
     """A family of CPUs; this one knows only what all have.
 
     `vector_register`: the letter that stands for one in LLVM's inline assembly, if it is known.
+    `triple`: a machine of the family, as LLVM calls it.
     """
 
     vector_register: ClassVar[str] = ""
+    triple: ClassVar[str] = ""
 
     def pause(self, k: Emitter) -> None:
         """Emit the instruction for loops that wait, if there is one."""

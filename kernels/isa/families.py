@@ -10,7 +10,7 @@ from linnet.kernels.ir import Emitter, Family, Value, i32, i64
 class X86(Family):
     """The time stamp counter runs evenly on CPUs since 2008 (invariant TSC)."""
 
-    vector_register = "v"
+    vector_register, triple = "v", "x86_64-unknown-linux-gnu"
 
     def pause(self, k: Emitter) -> None:
         k.command("llvm.x86.sse2.pause")
@@ -23,7 +23,7 @@ class ARM64(Family):
     """The virtual counter, which programs may read. YIELD does nothing on most cores; ISB takes
     about as long as PAUSE."""
 
-    vector_register = "w"
+    vector_register, triple = "w", "aarch64-unknown-linux-gnu"
 
     def pause(self, k: Emitter) -> None:
         k.command("llvm.aarch64.isb", k.constant(i32, 15))

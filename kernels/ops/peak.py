@@ -118,7 +118,7 @@ class PeakFMA(Peak):
 
     @property
     def name(self) -> str:
-        return "f32 multiply-add"
+        return "f32 FMA"
 
     def zero(self, k: OpKernel) -> Value:
         return k.constant(f32[k.isa.lanes], 0)

@@ -17,6 +17,8 @@ from linnet.kernels.products.matvec import FloatMatVec, MatVec
 from linnet.kernels.products.tilemul import RoundToBF16, TileMatMul
 from linnet.kernels.quants import QuantType, WeightType
 
+ACTIVATIONS = ("int8", "f32")
+
 
 @dataclass(frozen=True)
 class Pack(Quantize):

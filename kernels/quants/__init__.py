@@ -17,7 +17,7 @@ from linnet.kernels.quants.q5_k import Q5_K
 from linnet.kernels.quants.q6_k import Q6_K
 from linnet.kernels.quants.q8_0 import Q8_0
 
-__all__ = ["WEIGHT_TYPES", "FloatType", "QuantType", "WeightType"]
+__all__ = ["WEIGHT_TYPES", "FloatType", "QuantType", "WeightType", "weight_type"]
 
 WEIGHT_TYPES: dict[str, WeightType] = {
     type.name: type
@@ -28,3 +28,11 @@ WEIGHT_TYPES: dict[str, WeightType] = {
         IQ4_NL(), IQ4_XS(), MXFP4(), NVFP4(),
     )
 }  # fmt: skip
+
+
+def weight_type(name: str) -> WeightType:
+    """The type of that name, in small letters or large. Raises ValueError for one there is not."""
+    type = WEIGHT_TYPES.get(name.upper())
+    if type is None:
+        raise ValueError(f"type {name!r} is unknown; known: {', '.join(WEIGHT_TYPES)}")
+    return type

@@ -1,6 +1,6 @@
 """A packed matrix to multiply by, without a model around it: for tests of layers, and other code.
 
-    matrix = PackedMatrix(WEIGHT_TYPES["Q4_K"], packed)
+    matrix = PackedMatrix("Q4_K", packed)
     out = matrix.matmul(x)
 
 Behind it are the kernels that models run, on the calling thread alone: activations are quantised
@@ -19,8 +19,8 @@ from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.products.activations import packed_bytes
-from linnet.kernels.products.linear import Linear
-from linnet.kernels.quants import WeightType
+from linnet.kernels.products.linear import ACTIVATIONS, Linear
+from linnet.kernels.quants import WeightType, weight_type
 from linnet.kernels.runtime.program import Buffer, Lowered, Program, Rows
 from linnet.kernels.runtime.serial import serial
 
@@ -30,21 +30,26 @@ Floats = npt.NDArray[np.float32]
 class PackedMatrix:
     """Weights (n_out, n_columns) packed as GGUF files hold them; used where they lie.
 
-    `packed`: u8 (n_out, row_bytes), contiguous. `activations`: multiply "int8" or "f32" ones.
-    `library`: where kernels come from; by default one of its own for the best this CPU has.
+    `type`: its name, as "Q4_K", or an object. `packed`: u8 (n_out, row_bytes), contiguous.
+    `activations`: multiply "int8" or "f32" ones. `library`: where kernels come from; by default one
+    of its own for the best this CPU has.
 
     Not for two threads at once. Raises TypeError and ValueError for packed bytes that are not such
-    an array or not whole blocks.
+    an array or not whole blocks, ValueError for a type or activations that there are not.
     """
 
     def __init__(
         self,
-        type: WeightType,
+        type: WeightType | str,
         packed: npt.NDArray[np.uint8],
         *,
         activations: str = "int8",
         library: Library | None = None,
     ) -> None:
+        type = weight_type(type) if isinstance(type, str) else type
+        if activations not in ACTIVATIONS:
+            known = " or ".join(map(repr, ACTIVATIONS))
+            raise ValueError(f"activations is {activations!r}; it must be {known}")
         _check("packed", packed, np.uint8)
         n_bytes = packed.shape[1]
         if not packed.size or n_bytes % type.bytes:
@@ -56,6 +61,9 @@ class PackedMatrix:
         self.n_out, self.n_columns = len(packed), n_bytes // type.bytes * type.block
         self.library = library or Library(choose_isa())
         self._products: dict[int | None, _Product] = {}
+
+    def __repr__(self) -> str:
+        return f"PackedMatrix({self.type.name}, {self.n_out} x {self.n_columns})"
 
     def matmul(self, x: Floats, out: Floats | None = None) -> Floats:
         """x (n_rows, n_columns) @ weights.T; returns (n_rows, n_out), which is `out` if given.

@@ -252,12 +252,12 @@ class Graph:
     # -- numbers one by one ---------------------------------------------------------------------
     def combine(self, op: Elementwise, x: Buffer, y: Buffer) -> Buffer:
         """op(x, y): a gate and what it lets through, for example."""
-        return self._elementwise(type(op).__name__, op, x, y)
+        return self._elementwise(op.symbol, op, x, y)
 
     def apply(self, op: Unary, x: Buffer) -> Buffer:
         """op(x)"""
-        out = self.buffer(type(op).__name__, x.width, x.rows)
-        self.program.step(type(op).__name__, op, x=x, out=out, width=x.width)
+        out = self.buffer(op.symbol, x.width, x.rows)
+        self.program.step(op.symbol, op, x=x, out=out, width=x.width)
         return out
 
     def columns(self, x: Buffer, start: int, width: int, *, every: int) -> Buffer:

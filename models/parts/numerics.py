@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from linnet.kernels.ops.cache_types import CACHE_TYPES, CacheType
-
-ACTIVATIONS = ("int8", "f32")
+from linnet.kernels.products.linear import ACTIVATIONS
 
 
 @dataclass(frozen=True, slots=True)

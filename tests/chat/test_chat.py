@@ -502,6 +502,6 @@ def test_a_template_that_is_missing_can_be_given(tmp_path: Path) -> None:
 def test_a_template_that_is_given_replaces_the_file_s(tmp_path: Path) -> None:
     metadata = (("tokenizer.chat_template", STRING, "to be"),)
     path = TinyLlama(metadata=metadata).write(tmp_path / "tiny.gguf")
-    for source, text in ((None, "to be"), ("or not", "or not"), ("", "")):
+    for source, text in ((None, "to be"), ("or not", "or not"), ("", ""), ("{{ 7 }}", "7")):
         with LLM(path, chat_template=source) as llm:
             assert llm.chat_template.render(HELLO) == text

@@ -1,4 +1,4 @@
-"""`linnet chat` and `generate --chat`: turns, commands, templates, and Ctrl-C at a terminal."""
+"""`linnet chat` behind a pipe, and `generate --chat`: turns, templates, what a file suggests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 import math
 import re
-import stat
 import sys
 import warnings
 from itertools import takewhile
@@ -16,15 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.gguf_builder import FLOAT32, INT32, STRING
-from support.terminal_process import linnet_at_terminal
 from support.tiny_llama import TinyLlama
-from test_cli import Result, Run, Terminal, check_refused, run
+from test_cli import Result, Run, check_refused, run
 
 from linnet import LLM, SamplingParams
-from linnet.engine.cli.chat import COMMANDS
 from linnet.engine.cli.conversation import Conversation
 from linnet.engine.cli.main import main
-from linnet.engine.cli.terminal import visible, write
+from linnet.engine.cli.repl.commands import COMMANDS
 from linnet.engine.sampling.params import DEFAULT_ORDER
 
 __all__ = ["run"]  # a fixture
@@ -146,8 +143,10 @@ def test_a_template_of_a_file(run: Run, tmp_path: Path) -> None:
     ("argv", "parts"),
     [
         (["chat"], ["-m", "-hf"]),
-        (["chat", "-m", "MODEL", "hello"], ["no place for 'hello'"]),
-        (["chat", "-m", "MODEL", "--temp=-1"], ["temperature is -1"]),
+        (["chat", "-m", "MODEL", "hello", "you"], ["goes in quotes"]),
+        (["chat", "-m", "MODEL", "--temp=-1"], ["--temp is -1"]),
+        (["chat", "-m", "MODEL", "hello", "-p", "hello"], ["give one first message"]),
+        (["chat", "-m", "MODEL", "--load", "x", "--system", "s"], ["leave --system out"]),
         (["chat", "-m", "MODEL", "--system", "no"], ["refuses the messages: not so"]),
         (["generate", "-m", "MODEL", "--system", "no", "x"], ["refuses the messages: not so"]),
         (["chat", "-m", "MODEL", "-rea", "maybe"], ["'maybe'"]),
@@ -188,14 +187,14 @@ def test_commands_are_not_sent(chat: Run, path: str) -> None:
     assert chat(stdin=b"/bye\nhello") == Result(0, "", "")
     shown = chat(stdin=b"/system\n/system s t\n/system\n/help")
     assert (shown.status, shown.out) == (0, "")
-    assert shown.err.startswith("there is no system prompt\ns t\n/reset ")
-    assert all(f"\n{name} " in f"\n{shown.err}" for name in COMMANDS)
+    assert shown.err.startswith("there is no system prompt\ns t\n/regen ")
+    assert all(f"\n{command.names[0]} " in f"\n{shown.err}" for command in COMMANDS)
 
 
 def test_what_begins_with_a_slash(chat: Run, path: str) -> None:
     result = chat(stdin=b"hello\n/usr/bin is what\nbye\n")
     assert (result.status, result.out) == (2, texts(answers(path, "hello")))
-    assert "there is no command '/usr/bin'; there are /reset, /system" in result.err
+    assert "there is no command '/usr/bin' (/help lists them)" in result.err
     expected = texts(answers(path, "/usr/bin is what"))
     assert chat(stdin=b" /usr/bin is what") == Result(0, expected, "")
 
@@ -242,7 +241,7 @@ def test_lines_that_are_no_text(chat: Run, path: str, monkeypatch: pytest.Monkey
     result = chat(stdin=b"hello\n\xff\n")
     assert (result.status, result.out) == (2, texts(answers(path, "hello")))
     assert result.err.startswith("linnet: line 2 of stdin is not text in UTF-8")
-    monkeypatch.setattr("linnet.engine.cli.chat.MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("linnet.engine.cli.repl.turns.MOST_BYTES", 1 << 20)
     check_refused(chat(stdin=b"a" * (1 << 20) + b"\n"), "line 1 of stdin has more than 1 MiB")
     check_refused(chat(stdin=b"a" * (1 << 20)), "tokens do not fit the context of 256", "-c")
 
@@ -447,132 +446,3 @@ def test_a_bad_suggestion_does_not_end_generate(run: Run, tmp_path: Path) -> Non
     path = tiny(tmp_path / "odd.gguf", ("general.sampling.sequence", STRING, "top_k;top_x"))
     with pytest.warns(UserWarning, match=r"general\.sampling\.sequence\[1\] is 'top_x'"):
         assert run("generate", "-m", path, "-n", 1, "a").status == 0
-
-
-# ---- at a terminal -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("a\x1b]0;title\x07b\x9bc\x00", r"a\x1b]0;title\x07b\x9bc\x00"),
-        ("\r\x7f\x08", r"\r\x7f\x08"),
-        ("\tä\n 👩‍🚀", "\tä\n 👩‍🚀"),
-    ],
-)
-def test_a_terminal_is_given_nothing_to_obey(
-    text: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(text)
-    assert capsys.readouterr().out == text
-    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
-    write(text)
-    assert terminal.getvalue() == shown
-
-
-def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
-    path = tiny(tmp_path / "long.gguf", n_ctx=1 << 14)
-    long = "--ignore-eos", "-c", "16384", "-n", "16000", "--temp", "0", "-t", "1"
-    saved = tmp_path / "saved.json"
-    with linnet_at_terminal("chat", "-m", path, *long, XDG_STATE_HOME=str(tmp_path)) as terminal:
-        assert "a context of 16384 tokens; /help lists" in terminal.until("> ")
-        terminal.type("hello\n")
-        terminal.until("hello\n")
-        shown = terminal.some(100)  # the answer is under way
-        terminal.type("\x03")
-        terminal.until("^C\n> ")
-        terminal.type(f"/save {saved}\n")
-        terminal.until("2 messages\n> ")
-        question, answer = json.loads(saved.read_text())
-        assert question == {"role": "user", "content": "hello"}
-        assert answer["role"] == "assistant"
-        assert visible(answer["content"])[:20] == shown[:20]
-        terminal.type("bye\n")  # it can answer again
-        terminal.until("bye\n")
-        terminal.some(100)
-        terminal.type("\x03")
-        terminal.until("^C\n> ")
-        terminal.type("/exit\n")
-        assert terminal.wait() == 0
-
-
-def test_what_is_typed(path: str, tmp_path: Path) -> None:
-    """Ctrl-C clears the line, errors do not end it, answers are the ones of a pipe."""
-    history = tmp_path / "linnet" / "history"
-    argv = "chat", "-m", path, *GREEDY
-    (first, one, _, two) = answers(path, "hello", "bye\nbye")
-    with linnet_at_terminal(*argv, XDG_STATE_HOME=str(tmp_path)) as terminal:
-        terminal.until("> ")
-        terminal.type("half")
-        terminal.until("half")
-        assert terminal.interrupt("\n> ") == "\n(Ctrl-D or /exit leaves)\n> "
-        terminal.type("/nope\n")
-        assert "there is no command '/nope'" in terminal.until("\n> ")
-        terminal.type(f"{'a' * 600}\n")
-        assert re.search(
-            r"\d+ tokens do not fit the context of 256.*, or /reset", terminal.until("\n> ")
-        )
-        terminal.type("hello\n")
-        screen = terminal.until("]\n> ")
-        assert re.search(
-            r"\[ prompt \d+ tokens, 0 of them cached, [\d.]+ tok/s \| "
-            r"answer 9 tokens, [\d.]+ tok/s \]", screen
-        )  # fmt: skip
-        terminal.type("bye\\\n")
-        terminal.until(". ")
-        terminal.type("bye\n")
-        assert re.search(r"prompt \d+ tokens, [1-9]\d* of them cached", terminal.until("]\n> "))
-        terminal.type(f"/save {tmp_path / 'saved.json'}\n")
-        terminal.until("4 messages\n> ")
-        terminal.type("/reset\n")
-        terminal.until("(a new conversation)\n> ")
-        terminal.type("\x04")
-        assert terminal.wait() == 0
-    saved = json.loads((tmp_path / "saved.json").read_text())
-    assert saved == [first, one, {"role": "user", "content": "bye\nbye"}, two]
-    lines = history.read_text().splitlines()
-    assert lines[:1] + lines[2:5] == ["/nope", "hello", "bye", "bye"]
-    assert stat.S_IMODE(history.stat().st_mode) == 0o600
-    with linnet_at_terminal(*argv, "-q", XDG_STATE_HOME=str(tmp_path)) as terminal:
-        assert terminal.until("> ") == "> "
-        terminal.type("\x10\x10\x10\n")  # three up: past /reset and /save, to "bye"
-        terminal.until("bye")
-        assert "tok/s" not in terminal.until("\n> ")
-        terminal.type("/bye\n")
-        assert terminal.wait() == 0
-
-
-def test_a_terminal_whose_stdout_goes_elsewhere(path: str, tmp_path: Path) -> None:
-    """As before `| tee`: that has the answers alone, the terminal all else, and errors go on."""
-    said = tmp_path / "said"
-    (_, one, _, two) = answers(path, "hello", "bye\nbye")
-    argv = "chat", "-m", path, *GREEDY
-    env = {"XDG_STATE_HOME": str(tmp_path), "PYTHONIOENCODING": "utf-8:strict"}
-    with said.open("wb") as out, linnet_at_terminal(*argv, stdout=out, **env) as terminal:
-        assert "a context of 256 tokens; /help lists" in terminal.until("> ")
-        terminal.type("/nope\n")
-        assert "there is no command '/nope'" in terminal.until("\n> ")
-        terminal.type("\udcff\n")
-        assert "the line is not text in UTF-8" in terminal.until("\n> ")
-        terminal.type("half")
-        terminal.until("half")
-        assert terminal.interrupt("\n> ").endswith("\n(Ctrl-D or /exit leaves)\n> ")
-        terminal.type("hello\n")
-        assert "answer 9 tokens" in terminal.until("]\n> ")
-        terminal.type("bye\\\n")
-        terminal.until(". ")
-        terminal.type("bye\n")
-        terminal.until("]\n> ")
-        terminal.type("\x04")
-        assert terminal.wait() == 0
-    assert said.read_text() == texts([one, two])
-
-
-def test_a_history_that_cannot_be_kept_is_no_error(path: str, tmp_path: Path) -> None:
-    (tmp_path / "linnet").write_text("a file where a folder belongs")
-    with linnet_at_terminal("chat", "-m", path, XDG_STATE_HOME=str(tmp_path)) as terminal:
-        terminal.until("> ")
-        terminal.type("/system\n")
-        terminal.until("no system prompt\n> ")
-        terminal.type("/exit\n")
-        assert terminal.wait() == 0

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,9 +235,12 @@ def test_json_is_one_object(generate: Run, expected: str) -> None:
 
 
 def test_json_shows_log_probabilities(generate: Run, path: str) -> None:
-    result = generate("-o", "json", "--logprobs", 2, "--prompt-logprobs", 0, PROMPT)
+    result = generate("-o", "jsonl", "--logprobs", 2, "--prompt-logprobs", 0, PROMPT)
     assert (result.status, result.err) == (0, "")
-    fields = json.loads(result.out)
+    *chunks, fields = map(json.loads, result.out.splitlines())  # a line for each token before it
+    assert "".join(chunk["text"] for chunk in chunks) == fields["text"]
+    assert [chunk["token_id"] for chunk in chunks] == fields["token_ids"]
+    assert [chunk["logprobs"] for chunk in chunks] == fields["logprobs"]
     assert [each["id"] for each in fields["logprobs"]] == fields["token_ids"]
     for each in fields["logprobs"]:
         assert each["top"][0] == {name: each[name] for name in ("id", "text", "logprob")}
@@ -252,6 +257,18 @@ def test_json_shows_log_probabilities(generate: Run, path: str) -> None:
     for flag in ("--logprobs", "--prompt-logprobs"):
         check_refused(generate(flag, 2, PROMPT), f"{flag} is for -o json")
         assert generate("-q", flag, -1, PROMPT).status == 0
+
+
+def test_verbose_tells_what_is_done(generate: Run, path: str, request: Any) -> None:
+    listening = logging.getLogger("linnet")
+    request.addfinalizer(partial(setattr, listening, "handlers", listening.handlers[:]))
+    request.addfinalizer(partial(listening.setLevel, listening.level))
+    plain, told = generate("-q", PROMPT), generate("-q", "-v", PROMPT)
+    assert (told.status, told.out, plain.err) == (0, plain.out, "")
+    lines = told.err.splitlines()
+    assert all(re.match(r" *\d+ ms linnet\.[\w.]+: ", line) for line in lines)
+    for what in (f"{path}: mapped", "kernels for ", " threads; ", "steps of native code"):
+        assert any(what in line for line in lines)
 
 
 def test_the_closing_line_says_what_there_is_to_say(
@@ -375,8 +392,9 @@ def test_no_prompt_or_two_are_refused(
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
-        ([], ["COMMAND"]),
         (["sing"], ["'sing'", "generate", "inspect", "tokenize"]),
+        (["server"], ["no command 'server'; close: serve "]),
+        (["model.gguf"], ["'model.gguf' is a model"]),
         (["generate", "--loud", "x"], ["no flag '--loud'", "generate --help"]),
         (["generate", "--tem", "1", "x"], ["'--tem' (close: --temp"]),  # no flag is cut short
         (["generate", "a", "b"], ["b", "generate --help"]),
@@ -384,10 +402,12 @@ def test_no_prompt_or_two_are_refused(
         (["generate", "-n", "many", "x"], ["-n", "'many'", "generate --help"]),
         (["generate", "-o", "xml", "x"], ["'xml'", "json"]),
         (["generate", "--isa", "z80", "x"], ["'z80'", "generic"]),
+        (["generate", "--spec-type", "draft", "x"], ["--spec-type draft needs", "-md FILE"]),
+        (["generate", "--spec-type", "none", "-md", "y", "x"], ["-md is for --spec-type draft"]),
         (["generate", "-p"], ["-p"]),
-        (["inspect"], ["FILE"]),
+        (["inspect"], ["MODEL"]),
         (["tokenize", "-p", "a"], ["-m"]),
-        (["tokenize", "-m", "x", "-p", "a", "-f", "b"], ["not allowed with"]),
+        (["tokenize", "-m", "x", "-p", "a", "-f", "b"], ["give one prompt"]),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(
@@ -399,17 +419,16 @@ def test_wrong_arguments_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("argv", "flag", "close"),
     [
-        ("-hff x -hf a/b hi", "-hff", "-hf"),
-        ("-fa on", "-fa", None),
+        ("-hfq x -hf a/b hi", "-hfq", "-hf"),
         ("-prompt hi", "-prompt", "--prompt"),
-        ("-n 4 -ngl 99 hi", "-ngl", None),
-        ("-no-cnv -st hi", "-no-cnv", None),
+        ("--no-parf hi", "--no-parf", None),
+        ("-no-cnv -zz hi", "-zz", None),
         ("-temp 0 hi", "-temp", "--temp"),
-        ("-r x", "-r", None),
+        ("--delays 1", "--delays", None),
         ("-help", "-help", "--help"),
         ("-q5 x", "-q5", None),  # a number, but -q takes none
         ("--ignoreeos=1 --loud hi", "--ignoreeos", "--ignore-eos"),
-        ("-mg 0 --version", "-mg", None),
+        ("-mn 0 --version", "-mn", None),
     ],
 )
 def test_a_flag_is_known_as_a_whole_or_named(
@@ -423,22 +442,22 @@ def test_a_flag_is_known_as_a_whole_or_named(
 
 def test_what_begins_with_a_dash(generate: Run) -> None:
     """As a value of a flag or behind -- anything may; elsewhere what cannot be a flag."""
-    for prompt in ("-hello", "-ngl", "-5", "--", "- one", "-hello you", "---"):
+    for prompt in ("-hello", "-nbl", "-5", "--", "- one", "-hello you", "---"):
         shown = Result(0, f"{prompt}\n", "")
         assert generate("-q", "-n0", "--", prompt) == shown
         if prompt != "--":
             assert generate("-q", "-n0", f"-p={prompt}") == shown
             assert generate("-q", "-p", prompt, "-n", "0") == shown
-        if not re.fullmatch("-hello|-ngl|--", prompt):
+        if not re.fullmatch("-hello|-nbl|--", prompt):
             assert generate(prompt, "-q", "-n0") == shown
     check_refused(generate("-hello"), "goes after --")
     check_refused(generate("-p", "-n", "4"), "-p/--prompt: expected one argument")
     check_refused(generate("-p", "--", "x"), "-p/--prompt: expected one argument")
-    check_refused(generate("-n", "-2", "x"), "max_tokens")
+    check_refused(generate("-n", "-2", "x"), "-n is -2; it must be", "or -1")
 
 
 def test_a_flag_whose_value_is_optional_takes_no_flag(run: Run) -> None:
-    check_refused(run("bench", "--ops", "-hff"), "no flag '-hff' (close: -hf)")
+    check_refused(run("bench", "--ops", "-hfq"), "no flag '-hfq' (close: -hf")
     check_refused(run("bench", "--ops", "nope", "-n", "1"), "nope")
     check_refused(run("bench", "--ops", "--layers"), "--ops measures kernels alone")
 
@@ -446,13 +465,13 @@ def test_a_flag_whose_value_is_optional_takes_no_flag(run: Run) -> None:
 @pytest.mark.parametrize(
     ("flag", "value", "name"),
     [
-        ("-n", "-2", "max_tokens"),
-        ("--temp", "nan", "temperature"),
-        ("--top-p", "1.5", "top_p"),
-        ("--stop", "", "stop"),
-        ("-s", "-5", "seed"),
-        ("--logprobs", "21", "logprobs"),
-        ("--min-tokens", "10", "min_tokens"),
+        ("-n", "-2", "-n is -2; it must be an integer from 0 to 2147483647, or -1"),
+        ("--temp", "nan", "--temp is nan"),
+        ("--top-p", "1.5", "--top-p is 1.5"),
+        ("--stop", "", "--stop[0] is ''"),
+        ("-s", "-5", "-s is -5"),
+        ("--logprobs", "21", "--logprobs is 21"),
+        ("--min-tokens", "10", "--min-tokens is 10; it must be at most -n, which is 9"),
         ("-t", "0", "argument -t/--threads: '0' is not a whole number from 1 to 1024"),
         ("-c", "-1", "argument -c/--ctx-size: '-1' is not a whole number from 0 to 16777216"),
     ],
@@ -539,7 +558,7 @@ def test_errors_are_one_line_that_a_terminal_cannot_obey(
         raise error
 
     monkeypatch.setattr("linnet.engine.cli.inspect.GGUFFile", fail)
-    result = run("inspect", "x")
+    result = run("inspect", "/dev/null")
     check_refused(result)
     assert result.err == f"linnet: {line}\n"
 
@@ -616,20 +635,26 @@ def test_inspect_checks_weights(run: Run, path: str, tmp_path: Path) -> None:
     )
 
 
-def test_tokenize_prints_a_list_for_each_text(run: Run, path: str, tmp_path: Path) -> None:
-    encode = Tokenizer.from_gguf(path).encode
-    assert run("tokenize", "-m", path, "-p", "to\nbe") == Result(
-        0, f"{encode('to' + chr(10) + 'be')}\n", ""
-    )
-    texts = ["to be", "", " and\r", "on\x0b\u2028on"]
-    lines = "".join(f"{encode(text)}\n" for text in texts)
-    file = tmp_path / "texts"
-    file.write_bytes("\n".join(texts).encode())
-    assert run("tokenize", "-m", path, "-f", file) == Result(0, lines, "")
-    stdin = "".join(f"{text}\n" for text in texts).encode()
-    assert run("tokenize", "-m", path, stdin=stdin) == Result(0, lines, "")
-    plain = f"{encode('to be', add_special=False)}\n"
-    assert run("tokenize", "-m", path, "--no-special", "-p", "to be") == Result(0, plain, "")
+def test_tokenize_prints_the_tokens_of_a_text(run: Run, path: str, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_gguf(path)
+    text = "to\nbe \u2028on\r\n\n"
+    ids = tokenizer.encode(text)
+    listed = Result(0, f"{ids}\n", "")
+    file = tmp_path / "text"
+    file.write_bytes(text.encode())
+    written = text.replace("\n", r"\n").replace("\r", r"\r")
+    for source in (["-p", written], [written], ["-p", text, "--no-escape"], ["-f", file]):
+        assert run("tokenize", "-m", path, "--ids", *source) == listed
+    for source in ([], ["-"], ["--stdin"], ["-f", "-"]):
+        assert run("tokenize", path, "--ids", *source, stdin=text.encode()) == listed
+    shown = run("tokenize", path, "--show-count", "-f", file).out.splitlines()
+    pieces = [tokenizer.token_bytes(each).decode(errors="backslashreplace") for each in ids]
+    assert shown[:-1] == [f"{i:6} -> {piece!r}" for i, piece in zip(ids, pieces, strict=True)]
+    assert shown[-1] == f"Total number of tokens: {len(ids)}"
+    plain = Result(0, f"{tokenizer.encode('to be', add_special=False)}\n", "")
+    assert run("tokenize", path, "--no-special", "--ids", "to be") == plain
+    check_refused(run("tokenize", path, "--stdin", "-f", file), "--stdin and -f")
+    check_refused(run("tokenize", path, "--stdin", "to be"), "give one prompt")
 
 
 def test_version_and_help_are_no_errors(run: Run) -> None:
@@ -646,6 +671,7 @@ def test_version_and_help_are_no_errors(run: Run) -> None:
 
 # ---- in a process of its own ---------------------------------------------------------------------
 
+FIGURES = r"prompt 13 tokens, [\d.]+ tok/s \| generated \d+ tokens.* \| peak memory \d+ MB"
 LONG = ["-n", "16000", "-c", "16384", "--ignore-eos", "--temp", "0"]
 
 
@@ -680,7 +706,8 @@ def test_ctrl_c_ends_it_at_once(path: str) -> None:
         process.stdout.read(40)  # it is at work
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"\n")
+    assert process.returncode == 130
+    assert re.fullmatch(rf"\n{FIGURES}\n", err.decode()), err
 
 
 def test_ctrl_c_ends_a_prompt_at_once(path: str, tmp_path: Path) -> None:
@@ -748,7 +775,8 @@ def test_ctrl_c_is_not_lost_in_a_module_that_drops_it(
     with_it = os.pathsep.join([str(tmp_path), str(ROOT)])
     with linnet_process(*argv, stdin=subprocess.PIPE, PYTHONPATH=with_it) as process:
         _, err = process.communicate(PROMPT.encode(), timeout=60)
-    assert (process.returncode, err.strip(b"\n")) == (130, b"")
+    assert process.returncode == 130
+    assert re.fullmatch(rf"(\n{FIGURES})?\n*", err.decode()), err
 
 
 def test_a_second_ctrl_c_ends_it_whatever_the_first_has_come_to(path: str, tmp_path: Path) -> None:
@@ -770,7 +798,8 @@ def test_a_second_ctrl_c_ends_it_whatever_the_first_has_come_to(path: str, tmp_p
             pass
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"\n")
+    assert process.returncode == 130
+    assert re.fullmatch(rf"\n{FIGURES}\n\n", err.decode()), err
 
 
 def test_a_command_that_ignores_ctrl_c_goes_on(path: str, expected: str) -> None:
@@ -835,8 +864,7 @@ def test_a_warning_that_nobody_reads_ends_nothing(path: str) -> None:
         (["generate", "-q=h", "foo"], "-q takes no value; there is 'h'"),
         (["generate", "--chat=foo", "x"], "--chat takes no value; there is 'foo'"),
         (["tune", "--", "--reset"], "there is no place for '--reset'"),
-        (["chat", "model.gguf", "-m"], "there is no place for 'model.gguf'"),
-        (["bench", "Q4_K", "--ops"], "there is no place for 'Q4_K'"),
+        (["chat", "model.gguf", "-m"], "argument -m/--model: expected one argument"),
     ],
 )
 def test_no_flag_takes_what_is_not_its_own(run: Run, argv: list[str], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Answers on a terminal: reasoning is dim, and nothing else of the text changes."""
+"""Answers on a terminal: reasoning is dim, lines are broken, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import pytest
 
 from linnet import Chunk
 from linnet.engine.chat.formats.parts import Part
-from linnet.engine.cli.painter import DIM, PLAIN, Painter
+from linnet.engine.cli.repl.painter import DIM, PLAIN, Painter
 
 CHUNKS = [
     Chunk("<think>", part=Part()), Chunk("w", part=Part(reasoning="w")),
     Chunk("hy", part=Part(reasoning="hy")), Chunk("</think>", part=Part()),
     Chunk("so", part=Part(content="so")),
 ]  # fmt: skip
-TEXT = "<think>why</think>so"
+TEXT = "<think>why</think>so\n"
 
 
-def painted(capsys: pytest.CaptureFixture[str], chunks: list[Chunk]) -> str:
+def painted(capsys: pytest.CaptureFixture[str], chunks: list[Chunk], *, end: bool = True) -> str:
     painter = Painter()
     for chunk in chunks:
         painter.write(chunk)
-    painter.end()
+    if end:
+        painter.end()
+    else:
+        painter.stop()
     return capsys.readouterr().out
 
 
@@ -37,8 +40,8 @@ def test_reasoning_is_dim(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_terminal(monkeypatch)
-    assert painted(capsys, CHUNKS) == f"<think>{DIM}why</think>{PLAIN}so"
-    assert painted(capsys, CHUNKS[:2]) == f"<think>{DIM}w{PLAIN}"  # stopped there
+    assert painted(capsys, CHUNKS) == f"<think>{DIM}why</think>{PLAIN}so\n"
+    assert painted(capsys, CHUNKS[:2], end=False) == f"<think>{DIM}w{PLAIN}"  # stopped there
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}], ids=str)
@@ -47,6 +50,17 @@ def test_not_where_colours_are_not_wanted(
 ) -> None:
     at_terminal(monkeypatch, **env)
     assert painted(capsys, CHUNKS) == TEXT
+
+
+def test_words_are_wrapped_where_the_cursor_moves(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"{'a ' * 39}\x1bab\n"
+    lines = f"{'a ' * 39}\n".replace(" \n", " \\\x1b[1D\x1b[K\n\\x1bab\n")
+    at_terminal(monkeypatch, NO_COLOR="1")
+    assert painted(capsys, [Chunk(text)]) == lines
+    monkeypatch.setenv("TERM", "dumb")
+    assert painted(capsys, [Chunk(text)]) == text.replace("\x1b", r"\x1b")
 
 
 def test_a_pipe_has_the_text_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,19 +18,16 @@ def test_generate_reads_it_where_it_is_there_and_writes_it(
 ) -> None:
     file = str(tmp_path / "prompt.kv")
     generate = ["generate", "-m", path, *GREEDY, "-o", "json", "--prompt-cache"]
+    raw = "--raw", PROMPT
+    more = "--raw", f"{PROMPT} and so on"
     first, again, longer, _ = (
-        json.loads(run(*generate, file, *argv).out)
-        for argv in ([PROMPT], [PROMPT], [PROMPT + " and so on"], ["--chat", PROMPT])
+        json.loads(run(*generate, file, *argv).out) for argv in (raw, raw, more, [PROMPT])
     )
     n = first["stats"]["n_prompt"]
     assert [each["stats"]["n_cached"] for each in (first, again, longer)] == [0, n - 1, n]
     assert first["token_ids"] == again["token_ids"]
-    assert (
-        longer["token_ids"]
-        == json.loads(
-            run("generate", "-m", path, *GREEDY, "-o", "json", PROMPT + " and so on").out
-        )["token_ids"]
-    )
+    plain = json.loads(run("generate", "-m", path, *GREEDY, "-o", "json", *more).out)
+    assert longer["token_ids"] == plain["token_ids"]
     again = json.loads(run(*generate, file, "--chat", PROMPT).out)
     assert again["stats"]["n_cached"] == again["stats"]["n_prompt"] - 1
 

@@ -58,15 +58,15 @@ def test_one_of_two_texts(run: Run, flags: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("-j", "{"), "json_schema is no JSON"),
-        (("-j", "null"), "json_schema is None; it must be a JSON schema"),
-        (("-j", '{"type": "x"}'), "json_schema cannot be enforced"),
+        (("-j", "{"), "-j is no JSON"),
+        (("-j", "null"), "-j is None; it must be a JSON schema"),
+        (("-j", '{"type": "x"}'), "-j cannot be enforced"),
         (("-jf", "nowhere.json"), "'nowhere.json': No such file"),
-        (("-jf", "grammar.gbnf"), "json_schema is no JSON"),
-        (("--grammar-file", "schema.json"), "grammar cannot be enforced"),
-        (("--regex", "("), "regex cannot be enforced"),
+        (("-jf", "grammar.gbnf"), "-j is no JSON"),
+        (("--grammar-file", "schema.json"), "--grammar cannot be enforced"),
+        (("--regex", "("), "--regex cannot be enforced"),
         (("-j", "{}", "-jf", "schema.json"), "--json-schema and --json-schema-file are given"),
-        (("-j", "{}", "--grammar-file", "grammar.gbnf"), "json_schema and grammar are given"),
+        (("-j", "{}", "--grammar-file", "grammar.gbnf"), "-j and --grammar are given"),
         (("--reasoning-budget", "-2"), "'-2' is not a whole number"),
     ],
     ids=str,
@@ -79,7 +79,7 @@ def test_what_is_refused(run: Run, command: list[str], flags: tuple[str, ...], s
 @pytest.mark.usefixtures("files")
 def test_without_llguidance_it_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    check_refused(run("generate", "-j", "{}", *HOW), "pip install 'linnet[structured]'")
+    check_refused(run("generate", "-j", "{}", *HOW), 'pip install "linnet-llm[structured]"')
 
 
 @pytest.mark.parametrize("budget", [0, 3])

@@ -473,7 +473,7 @@ def test_commands_end_with_status_2_and_one_line(
     data, message = test_gguf_hostile.REFUSED[name]
     path = tmp_path / "model.gguf"
     path.write_bytes(data)
-    for arguments in (["inspect", path], ["generate", "-m", path, "x"], ["tokenize", "-m", path]):
+    for arguments in (["inspect", path], ["generate", path, "x"], ["tokenize", path, "x"]):
         check_command(capsys, arguments, message)
 
 
@@ -500,7 +500,8 @@ def test_generate_ends_with_status_2_where_logits_are_not_numbers(
 ) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(with_scales("Q8_0", math.nan))
-    check_command(capsys, ["generate", "-m", path, "x"], "logits are not all finite", out="x")
+    arguments = ["generate", "-m", path, "--raw", "x"]
+    check_command(capsys, arguments, "logits are not all finite", out="x")
 
 
 def check_command(

@@ -18,7 +18,8 @@ from support.hub_server import Hub
 from support.tiny_llama import TinyLlama
 
 from linnet import LLM
-from linnet.engine.gguf.hub import HubError, choose, download, download_matching, matching, parts
+from linnet.engine.gguf.hub_files import choose, matching, parts
+from linnet.engine.gguf.named import HubError, HubModel, hub_model
 
 REPO = "somebody/tiny-GGUF"
 FILE = f"/{REPO}/resolve/main/tiny-q8_0.gguf"
@@ -66,9 +67,9 @@ def linnet(hub: Hub, tmp_path: Path) -> Fetch:
 
 
 @pytest.fixture
-def fetch(linnet: Fetch, monkeypatch: pytest.MonkeyPatch) -> Fetch:
+def fetch(linnet: Fetch) -> Fetch:
     """`linnet -hf NAME`, of a file that is no model: what is said of it names the file."""
-    return lambda name, **more: linnet("tokenize", "-p", "x", "-hf", name, **more)
+    return lambda name, *more, **env: linnet("tokenize", "-p", "x", "-hf", name, *more, **env)
 
 
 def check_fetched(result: Result, file: str) -> None:
@@ -84,6 +85,8 @@ def check_fetched(result: Result, file: str) -> None:
     ("quant", "file"),
     [
         (None, "tiny-Q4_K_M.gguf"),
+        ("latest", "tiny-Q4_K_M.gguf"),
+        ("tiny-IQ4_XS.gguf", "tiny-IQ4_XS.gguf"),
         ("Q4_K_M", "tiny-Q4_K_M.gguf"),
         ("q4_k_m", "tiny-Q4_K_M.gguf"),
         ("Q8_0", "tiny-q8_0.gguf"),
@@ -153,27 +156,29 @@ def test_compat_takes_a_repository_and_a_pattern(hub: Hub, tmp_path: Path) -> No
         assert n_ctx == "64"
         assert Path(path).is_relative_to(tmp_path / "cache")
         assert Path(path).name == "tiny-Q4_K_M.gguf"
-    with pytest.raises(ValueError, match="no name on the hub; it must be user/model"):
-        download_matching(f"{REPO}:Q8_0", "*")
 
 
 @pytest.mark.parametrize("name", ["", "model", "a/b/c", "a/b:", "a/b:Q4:1", "/b", "a b/c"])
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no name on the hub"):
-        download(name)
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(HubError, match=re.escape("pip install linnet[hub]")):
-        download(REPO)
+        hub_model(name)
 
 
 def test_the_api_takes_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, names = TinyLlama().write(tmp_path / "tiny.gguf"), []
-    monkeypatch.setattr("linnet.engine.gguf.hub.download", lambda name: names.append(name) or path)
-    with LLM.from_pretrained(f"{REPO}:Q8_0", n_ctx=64) as llm:
-        assert (llm.path, llm.n_ctx, names) == (path, 64, [f"{REPO}:Q8_0"])
+    path, asked = TinyLlama().write(tmp_path / "tiny.gguf"), []
+    monkeypatch.setattr(
+        "linnet.engine.gguf.hub.fetch", lambda model, **how: asked.append((model, how)) or path
+    )
+    for llm in (LLM(f"{REPO}:Q8_0", n_ctx=64), LLM(f"hf.co/{REPO}:Q8_0", n_ctx=64)):
+        with llm:
+            assert (llm.path, llm.n_ctx, asked.pop()) == (path, 64, (HubModel(REPO, "Q8_0"), {}))
+    how = {"token": "hf_x", "cache_dir": tmp_path, "local_dir": None}
+    with LLM.from_pretrained(
+        repo_id=REPO, filename="*Q8_0*", token="hf_x", cache_dir=tmp_path, n_ctx=64
+    ) as llm:
+        assert (llm.n_ctx, asked.pop()) == (64, (HubModel(REPO, file="*Q8_0*"), how))
+    with LLM.from_pretrained(f"{REPO}:Q8_0", revision="v1") as llm:
+        assert asked.pop()[0] == HubModel(REPO, "Q8_0", revision="v1")
 
 
 # ---- downloads -----------------------------------------------------------------------------------
@@ -182,14 +187,24 @@ def test_the_api_takes_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_model_is_downloaded_once(hub: Hub, linnet: Fetch, tmp_path: Path) -> None:
     model = TinyLlama().write(tmp_path / "tiny.gguf")
     hub.repos[REPO]["tiny-Q4_K_M.gguf"] = model.read_bytes()
-    expected = linnet("tokenize", "-m", str(model), "-p", "to be")
+    expected = linnet("tokenize", "-m", str(model), "-p", "to be", "--ids")
     for _ in range(2):
-        found = linnet("tokenize", "-hf", REPO, "-p", "to be")
+        found = linnet("tokenize", "-hf", REPO, "-p", "to be", "--ids")
         assert (found.status, found.out) == (0, expected.out), found.err
     assert hub.downloads == [f"/{REPO}/resolve/main/tiny-Q4_K_M.gguf"]
     assert json.loads(expected.out)
-    offline = linnet("tokenize", "-hf", REPO, "-p", "to be", HF_HUB_OFFLINE="1")
-    assert (offline.status, offline.out) == (0, expected.out), offline.err
+    n_requests = len(hub.requests)
+    for flags, env in (([], {"HF_HUB_OFFLINE": "1"}), (["--offline"], {})):
+        offline = linnet("tokenize", REPO, "to be", "--ids", *flags, **env)
+        assert (offline.status, offline.out) == (0, expected.out), offline.err
+    assert len(hub.requests) == n_requests
+
+
+def test_a_file_is_asked_for_by_its_name(hub: Hub, fetch: Fetch) -> None:
+    check_fetched(fetch(REPO, "-hff", "tiny-IQ4*"), "tiny-IQ4_XS.gguf")
+    check_fetched(fetch(REPO, "-hft", "hf_abc"), "tiny-Q4_K_M.gguf")
+    assert hub.tokens[-1] == "Bearer hf_abc"
+    check_fetched(fetch(f"{hub.url}/{REPO}/blob/main/tiny-q8_0.gguf?a=b"), "tiny-q8_0.gguf")
 
 
 def test_parts_lie_beside_each_other(hub: Hub, fetch: Fetch, tmp_path: Path) -> None:
@@ -233,6 +248,7 @@ def test_without_a_hub_the_cache_is_all_there_is(hub: Hub, fetch: Fetch) -> None
         ("a/empty", "a/empty has no GGUF file"),
         (f"{REPO}:Q3_K", "has no Q3_K; it has F16, IQ4_XS, Q4_K_M, q8_0"),
         ("one", "'one' is no name on the hub"),
+        (f"http://127.0.0.1/{REPO}", "'http://127.0.0.1/somebody/tiny-GGUF' is no URL of a GGUF"),
     ],
 )
 def test_what_cannot_be_had_is_one_line(fetch: Fetch, name: str, said: str) -> None:
@@ -247,3 +263,38 @@ def test_a_file_and_a_name_are_one_too_many(linnet: Fetch) -> None:
     result = linnet("tokenize", "-m", "x.gguf", "-hf", REPO, "-p", "x")
     assert result.status == 2
     assert "not allowed with" in result.err
+
+
+# ---- what was downloaded -------------------------------------------------------------------------
+
+
+def test_models_are_pulled_listed_and_removed(hub: Hub, linnet: Fetch, tmp_path: Path) -> None:
+    assert linnet("list").out.split() == ["name", "type", "size", "modified"]
+    pulled = linnet("pull", REPO, f"{REPO}:Q8_0", f"{REPO}:F16")
+    paths = [Path(line) for line in pulled.out.splitlines()]
+    names = "tiny-Q4_K_M.gguf", "tiny-q8_0.gguf", "tiny-F16-00001-of-00002.gguf"
+    assert tuple(path.name for path in paths) == names
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": "http://127.0.0.1:1"}
+    url = f"{hub.url}/{REPO}/resolve/main/tiny-IQ4_XS.gguf"
+    (path,) = linnet("pull", "-mu", url, **env).out.splitlines()
+    assert Path(path).read_bytes() == FILES["tiny-IQ4_XS.gguf"]
+    listed = json.loads(linnet("list", "-o", "json", **env).out)
+    sizes = [len(FILES["tiny-Q4_K_M.gguf"]), 4, 16, 6]
+    assert [each["n_bytes"] for each in listed] == [16, sizes[0], 4, 6]
+    named = [each["name"] for each in listed]
+    assert named == [f"{REPO}:F16", f"{REPO}:Q4_K_M", f"{REPO}:q8_0", url]
+    rows = linnet("list", **env).out.splitlines()[1:]
+    assert [row.split()[:2] for row in rows] == [
+        [name, type] for name, type in zip(named, ["F16", "Q4_K_M", "Q8_0", "IQ4_XS"], strict=True)
+    ]
+    asked = linnet("rm", REPO, **env)
+    assert asked.status == 2
+    assert f"{REPO}:q8_0" in asked.err
+    assert "-y says yes" in asked.err
+    assert "was not downloaded" in linnet("rm", "-y", f"{REPO}:Q2_K", **env).err
+    assert linnet("rm", "-y", f"{REPO}:Q8_0", url, **env).status == 0
+    assert not Path(path).exists()
+    assert [path.exists() for path in paths] == [True, False, True]
+    assert linnet("rm", "--yes", f"hf.co/{REPO}", **env).status == 0
+    assert not [*tmp_path.rglob("*.gguf"), *tmp_path.rglob("blobs/*")]
+    assert linnet("list", "-o", "json", **env).out == "[]\n"

@@ -52,26 +52,33 @@ def test_what_cannot_be_told_is_not_guessed(tmp_path: Path, data: bytes) -> None
     ("path", "message"),
     [
         ("", "'': the path is empty"),
-        ("https://huggingface.co/a/b/resolve/main/x.gguf", "a URL; .*-hf"),
-        ("hf://a/b", "a URL; .*-hf"),
+        ("https://huggingface.co/a/b/resolve/main/x.gguf", "a URL, which has to be downloaded"),
+        ("hf://a/b", "a URL, which has to be downloaded"),
     ],
 )
-def test_a_path_that_is_none_is_named_for_what_it_is(
-    capsys: pytest.CaptureFixture[str], path: str, message: str
-) -> None:
+def test_a_path_that_is_none_is_named_for_what_it_is(path: str, message: str) -> None:
     with pytest.raises(GGUFError, match=message):
-        LLM(path)
-    assert main(["generate", "-m", path, "a"]) == 2
-    assert "not a GGUF file" in capsys.readouterr().err
+        GGUFFile(path)
 
 
-@pytest.mark.parametrize("name", ["user/model", "Qwen/Qwen3-0.6B-GGUF:Q8_0"])
-def test_a_name_on_the_hub_is_told_from_a_path(name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=f"-hf {name}"):
-        LLM(name)
-    with pytest.raises(FileNotFoundError) as caught:
-        LLM("models/missing.gguf")
-    assert "-hf" not in str(caught.value)
+def test_a_path_that_is_not_there_says_what_may_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "SmolLM2-135M.gguf").touch()
+    for path, said in (
+        ("models/SmolLM-135M.gguf", "did you mean 'models/SmolLM2-135M.gguf'?"),
+        ("models/smollm2-135m", "did you mean 'models/SmolLM2-135M.gguf'?"),
+        ("models/other", "-hf models/other is for the hub"),  # their folder is there
+        ("models/other.gguf", "No such file"),
+        ("llama3", "a model is a GGUF file, user/model[:QUANT] on the Hugging Face hub, or a URL"),
+    ):
+        with pytest.raises(FileNotFoundError) as caught:
+            LLM(path)
+        assert said in str(caught.value)
+        assert main(["generate", path, "a text"]) == 2
+        assert said in capsys.readouterr().err or path == "llama3"
 
 
 def test_a_folder_says_what_is_in_it(tmp_path: Path) -> None:

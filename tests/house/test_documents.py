@@ -1,15 +1,21 @@
-"""The documents speak of files that are there."""
+"""The documents speak of files that are there, and are pages of a site."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from support import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-PATH = re.compile(r"(?<![\w./-])(?:docs|engine|kernels|models|scripts|tests|\.ci)/[\w/.*-]*\w")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "examples/README.md"])
+PATH = re.compile(
+    r"(?<![\w./-])(?:docs|engine|examples|kernels|models|scripts|tests|\.ci)/[\w/.*-]*\w"
+)
 TEST = re.compile(r"`(test_\w+\.py)`")
 LINK = re.compile(r"\]\(([^):#]+)\)")
 
@@ -21,3 +27,36 @@ def test_what_a_document_names_is_there(document: Path) -> None:
     assert named
     assert [path for path in sorted(named) if not any(ROOT.glob(path))] == []
     assert [link for link in LINK.findall(text) if not (document.parent / link).exists()] == []
+
+
+def test_what_docstrings_say_of_arguments_is_a_list_on_a_page() -> None:
+    pytest.importorskip("griffe")
+    from docstring_lists import with_lists
+
+    text = "What `x` is.\n\n`x`: one,\nor two. `y`: no.\n`z`, `w`: three.\n\nOf `x`:\n`v`: four"
+    assert with_lists(text) == (
+        "What `x` is.\n\n- `x`: one,\nor two. `y`: no.\n- `z`, `w`: three.\n\nOf `x`:\n`v`: four"
+    )
+
+
+def test_every_page_has_its_place() -> None:
+    """Of the site, which `mkdocs build --strict` makes."""
+
+    def pages(part: Any) -> Iterator[str]:
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict | list):
+            for each in part.values() if isinstance(part, dict) else part:
+                yield from pages(each)
+
+    placed = [*pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])]
+    assert sorted(placed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/index.md", "docs/python.md"])
+def test_python_in_documents_compiles(document: str) -> None:
+    text = (ROOT / document).read_text()
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert programs
+    for program in programs:
+        compile(program, document, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

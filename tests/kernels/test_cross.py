@@ -19,8 +19,7 @@ from support.random_products import OF_ACTIVATIONS
 
 from linnet.kernels.compiler import cpu_features
 from linnet.kernels.compiler.cpu_features import system_features
-from linnet.kernels.compiler.cross import CrossCompiler
-from linnet.kernels.compiler.jit import ALLOWED_SYMBOLS, Source
+from linnet.kernels.compiler.jit import ALLOWED_SYMBOLS, Compiler, Source
 from linnet.kernels.compiler.symbols import undefined_symbols
 from linnet.kernels.ir import Family
 from linnet.kernels.isa import ISAS
@@ -41,10 +40,10 @@ class Elsewhere(Generic):
 
 
 MACHINES = (
-    CrossCompiler(OF_ISA["neon"], "aarch64-linux-gnu"),
-    CrossCompiler(OF_ISA["neoni8mm"], "aarch64-apple-darwin"),
-    CrossCompiler(OF_ISA["avx2"], "x86_64-pc-windows-msvc-elf"),
-    CrossCompiler(Elsewhere(), "riscv64-linux-gnu", "spacemit-x60"),
+    Compiler(OF_ISA["neon"], "aarch64-linux-gnu"),
+    Compiler(OF_ISA["neoni8mm"], "aarch64-apple-darwin"),
+    Compiler(OF_ISA["avx2"], "x86_64-pc-windows-msvc-elf"),
+    Compiler(Elsewhere(), "riscv64-linux-gnu", "spacemit-x60"),
 )
 
 
@@ -73,7 +72,7 @@ def other_kernels() -> Iterator[Source]:
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=of_machine)
-def test_kernels_call_nothing_that_is_not_there(machine: CrossCompiler) -> None:
+def test_kernels_call_nothing_that_is_not_there(machine: Compiler) -> None:
     """Of every second type one kind of kernel, other ones on each machine; and all others."""
     sources = list(other_kernels())
     if machine.isa.family.vector_register:
@@ -82,7 +81,7 @@ def test_kernels_call_nothing_that_is_not_there(machine: CrossCompiler) -> None:
     for i, type in list(enumerate(TYPES, start=number // 2))[number % 2 :: 2]:
         kinds = kernels_of(type)
         sources.append(kinds[i // 2 % len(kinds)])
-    called = {source.symbol: undefined_symbols(machine.object(source)) for source in sources}
+    called = {source.symbol: undefined_symbols(machine.object_code(source)) for source in sources}
     assert {name: calls - ALLOWED_SYMBOLS for name, calls in called.items() if calls} == {
         name: set() for name, calls in called.items() if calls
     }
@@ -115,7 +114,7 @@ class Calls:
      "x86_64-pc-windows-msvc", "aarch64-pc-windows-msvc"],
 )  # fmt: skip
 def test_undefined_symbols_are_read_from_objects_of_each_format(triple: str) -> None:
-    code = CrossCompiler(Generic(), triple).object(Calls())
+    code = Compiler(Generic(), triple).object_code(Calls())
     assert undefined_symbols(code) == {"first", "a_second_one"}
 
 

@@ -497,7 +497,6 @@ def test_an_opaque_value_is_not_computed_ahead(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LINNET_DUMP", "opt")
-    monkeypatch.setenv("LINNET_CACHE", "0")
     library = Library(best_library.isa)
 
     def trace(k: Kernel, out: Pointer) -> None:

@@ -10,9 +10,11 @@ import hashlib
 import io
 import multiprocessing
 import os
+import platform
 import stat
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,13 @@ import pytest
 from support.kernel_harness import run
 
 from linnet.kernels.compiler.host import available_isas, choose_isa
-from linnet.kernels.compiler.jit import CompileError, Library, host_features
+from linnet.kernels.compiler.jit import CompileError, Compiler, Library, host_features
 from linnet.kernels.compiler.object_cache import ObjectCache
+from linnet.kernels.compiler.symbols import undefined_symbols
+from linnet.kernels.ir import Family
 from linnet.kernels.isa import ISA
+from linnet.kernels.isa.families import ARM64, X86
+from linnet.kernels.isa.generic import Generic
 from linnet.kernels.ops.elementwise import Add
 
 PATIENCE = 120  # seconds that a process may take to start and to compile
@@ -385,27 +391,62 @@ define void @broken(ptr %p, i64 %n) {
 # ---- dumps ---------------------------------------------------------------------------------------
 
 
-def test_dumps_show_a_kernel_at_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dumps_show_a_kernel_at_each_stage_whatever_is_cached(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LINNET_CACHE", "0")
-    monkeypatch.setenv("LINNET_DUMP", "ir,opt,asm")
     op = Add()
     Library(choose_isa()).address(op)
+    monkeypatch.setenv("LINNET_DUMP", "ir,opt,asm")
+    Library(choose_isa()).address(op)
     dumped = {path.name: path.read_text() for path in (tmp_path / "linnet-dump").iterdir()}
-    assert dumped.keys() == {f"{op.symbol}.{stage}" for stage in ("ir", "opt", "asm")}
-    assert f'define void @"{op.symbol}"' in dumped[f"{op.symbol}.ir"]
-    assert f"define void @{op.symbol}" in dumped[f"{op.symbol}.opt"]
-    assert f"{op.symbol}:" in dumped[f"{op.symbol}.asm"]
+    ir, opt, asm = (op.symbol + ending for ending in (".ll", ".opt.ll", ".s"))
+    assert dumped.keys() == {ir, opt, asm}
+    assert f'define void @"{op.symbol}"' in dumped[ir]
+    assert f"define void @{op.symbol}" in dumped[opt]
+    assert f"{op.symbol}:" in dumped[asm]
+
+
+def test_what_is_dumped_can_be_compiled_again(best_library: Library) -> None:
+    """As `opt` and `llc` do, with the attributes that its first line names."""
+    compiler = Compiler(best_library.isa)
+    for stage in ("ir", "opt"):
+        module = llvm.parse_assembly(compiler.text(Add(), stage))
+        module.verify()
+        assert module.triple == llvm.get_process_triple()
+    heading = compiler.text(Add(), "asm").splitlines()[0]
+    name, triple = best_library.isa.name, llvm.get_process_triple()
+    assert heading.startswith(f"# add for {name}: -mtriple={triple} -m")
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [(X86(), ("addps", "xmm")), (ARM64(), ("fadd", "v0.4s"))],
+    ids=["x86", "arm"],
+)
+def test_code_of_other_machines_can_be_looked_at(family: Family, words: tuple[str, ...]) -> None:
+    """Whatever this CPU is."""
+    compiler = Compiler(type("Elsewhere", (Generic,), {"family": family, "attributes": ()})())
+    text = compiler.text(Add(), "asm")
+    assert all(word in text for word in words)
+    assert undefined_symbols(compiler.object_code(Add())) == set()
+
+
+def test_broken_ir_can_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LINNET_DUMP", "ir")
+    with pytest.raises(CompileError):
+        Library(choose_isa()).address(Broken("nonsense"))
+    assert "nonsense" in (tmp_path / "linnet-dump" / "broken.ll").read_text()
 
 
 def test_nothing_is_dumped_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LINNET_CACHE", "0")
     monkeypatch.setenv("LINNET_DUMP", "opt")
     Library(choose_isa()).address(Add())
     monkeypatch.delenv("LINNET_DUMP")
     Library(choose_isa()).address(Add())
-    assert [path.suffix for path in (tmp_path / "linnet-dump").iterdir()] == [".opt"]
+    assert [path.name for path in (tmp_path / "linnet-dump").iterdir()] == ["add.opt.ll"]
 
 
 @pytest.mark.parametrize("asked", ["foo", "ir,foo", "ir opt", "1"])
@@ -417,4 +458,55 @@ def test_an_unknown_stage_is_refused_whatever_is_cached(
         Library(choose_isa())
     for harmless in ("", "ir,"):
         monkeypatch.setenv("LINNET_DUMP", harmless)
+        Library(choose_isa())
+
+
+# ---- names for perf ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def perf_map(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file that `perf` looks for, as a process of another number would have it."""
+    n = 2**31 - os.getpid()  # no process has so large a number
+    monkeypatch.setattr(os, "getpid", lambda: n)
+    path = Path(f"/tmp/perf-{n}.map")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="perf is Linux's")
+def test_perf_is_told_where_each_kernel_lies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, perf_map: Path
+) -> None:
+    library = Library(choose_isa())
+    library.address(Answer())
+    assert not perf_map.exists()
+    monkeypatch.setenv("LINNET_PERF", "1")
+    library = Library(choose_isa())  # from the cache
+    address = library.address(Answer())
+    library.address(Answer())
+    library.address(Add())
+    (first, second) = perf_map.read_text().splitlines()
+    start, n_bytes, name = first.split()
+    assert (int(start, 16), name) == (address, "answer")
+    code = ctypes.string_at(address, int(n_bytes, 16))
+    assert code[-1:] == b"\xc3" or platform.machine() != "x86_64"  # ret
+    assert second.endswith(" add")
+    assert stat.S_IMODE(perf_map.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="perf is Linux's")
+def test_a_link_that_a_stranger_put_there_is_not_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, perf_map: Path
+) -> None:
+    perf_map.symlink_to(tmp_path / "precious")
+    monkeypatch.setenv("LINNET_PERF", "1")
+    with pytest.raises(OSError, match=perf_map.name):
+        Library(choose_isa()).address(Answer())
+    assert not (tmp_path / "precious").exists()
+
+
+def test_another_word_for_perf_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINNET_PERF", "yes")
+    with pytest.raises(ValueError, match="LINNET_PERF is 'yes'; it must be 1, or 0"):
         Library(choose_isa())

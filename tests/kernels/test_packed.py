@@ -19,6 +19,7 @@ from support.kernel_harness import (
     unwritten,
 )
 
+import linnet
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ops.base import MOST_FEW_ROWS
 from linnet.kernels.products.activations import Quantize, packed_bytes
@@ -67,6 +68,19 @@ def test_products_equal_those_in_float64(
     out = matrix.matmul(x)
     assert out.shape == (n_rows, N_OUT)
     assert nmse(out, truth(multiplied, matrix)) < EXACT
+
+
+def test_a_type_may_be_given_by_its_name(matrix: PackedMatrix) -> None:
+    x = normal(3, N_COLUMNS)
+    for name in ("Q4_K", "q4_k"):
+        named = linnet.PackedMatrix(name, matrix.packed, library=matrix.library)
+        assert named.type is Q4_K
+        assert np.array_equal(named.matmul(x), matrix.matmul(x))
+        assert repr(named) == f"PackedMatrix(Q4_K, {N_OUT} x {N_COLUMNS})"
+    with pytest.raises(ValueError, match="type 'Q4_X' is unknown; known: F32, "):
+        linnet.PackedMatrix("Q4_X", matrix.packed)
+    with pytest.raises(ValueError, match="activations is 'f16'; it must be 'int8' or 'f32'"):
+        linnet.PackedMatrix(Q4_K, matrix.packed, activations="f16")
 
 
 @pytest.mark.parametrize("n_rows", [1, 70])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import math
+import shutil
+import sqlite3
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,13 +24,15 @@ from support.tiny_architectures import N_EXPERTS, N_KV, N_USED
 from support.tiny_architectures import TINY as ARCHITECTURES
 from support.tiny_llama import TinyLlama
 
+import linnet
 from linnet import LLM
 from linnet.engine.cli import main as cli
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.measure.bench import layers as layers_module
 from linnet.engine.measure.bench import measure as measure_module
 from linnet.engine.measure.bench import ops as ops_module
-from linnet.engine.measure.bench import plot, report
+from linnet.engine.measure.bench import plot, report, tables
+from linnet.engine.measure.bench.build import build
 from linnet.engine.measure.bench.layers import OUTSIDE, group_of, layers, timeline
 from linnet.engine.measure.bench.measure import (
     BenchModel,
@@ -34,6 +41,7 @@ from linnet.engine.measure.bench.measure import (
     measure,
     statistics_of,
 )
+from linnet.engine.measure.bench.spread import spread
 from linnet.engine.measure.bench.workload import Workload
 from linnet.engine.measure.roofline import peak_rate, weights_read
 from linnet.kernels.compiler.jit import Library
@@ -54,12 +62,18 @@ EXPERTS = ARCHITECTURES["qwen3moe"]
 KV_BYTES = 2 * 2 * 2 * 64 * 2  # of a position: layers, keys and values, KV heads, head, f16
 LLAMA_BENCH = {
     "build_commit", "build_number", "cpu_info", "gpu_info", "backends", "model_filename",
-    "model_type", "model_size", "model_n_params", "n_batch", "n_ubatch", "n_threads", "type_k",
-    "type_v", "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts",
+    "model_type", "model_size", "model_n_params", "n_batch", "n_ubatch", "n_threads", "cpu_mask",
+    "cpu_strict", "poll", "type_k", "type_v", "n_gpu_layers", "n_cpu_moe", "split_mode", "main_gpu",
+    "no_kv_offload", "flash_attn", "devices", "tensor_split", "tensor_buft_overrides", "use_mmap",
+    "use_direct_io", "load_mode", "embeddings", "no_op_offload", "no_host", "repack", "fit_target",
+    "fit_min_ctx", "n_prompt", "n_gen", "n_depth", "test_time", "avg_ns", "stddev_ns", "avg_ts",
     "stddev_ts",
 }  # fmt: skip
 SAMPLES = {"samples_ns", "samples_ts"}
-OURS = {"gb_s", "read_gb_s", "roofline", "load_s", "compile_s", "first_token_s", "n_parallel"}
+OURS = {
+    "version", "isa", "synthetic", "n_parallel", "test", "gb_s", "read_gb_s", "roofline", "load_s",
+    "compile_s", "first_token_s",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +252,8 @@ def test_a_row_is_consistent(path: str) -> None:
     ticks: list[None] = []
     row = measure(BenchModel(path), test, repetitions=3, tick=lambda: ticks.append(None))
     assert len(ticks) == 3
-    assert row.keys() == LLAMA_BENCH | SAMPLES | OURS | {"isa", "test"}
+    assert row.keys() == LLAMA_BENCH | SAMPLES | OURS
+    assert (row["synthetic"], row["use_mmap"], row["load_mode"]) == (False, True, "mmap")
     assert row["samples_ts"] == [1e9 * 16 / ns for ns in row["samples_ns"]]
     assert row["roofline"] == pytest.approx(row["gb_s"] / row["read_gb_s"])
     assert row["first_token_s"] > row["load_s"] > 0
@@ -380,7 +395,7 @@ def test_products_name_the_instruction_they_are_made_of() -> None:
         dot = "int8 dot" if isa.tiles is None else "bf16 tiles"
         for n_rows, name in ((1, "int8 dot"), (None, dot)):
             assert Linear(Q4_K()).lowered(n_rows, isa).peak.name == name
-            assert FloatLinear(Q4_K()).lowered(n_rows, isa).peak.name == "f32 multiply-add"
+            assert FloatLinear(Q4_K()).lowered(n_rows, isa).peak.name == "f32 FMA"
 
 
 def test_where_llvm_would_leave_work_out_there_is_no_peak(
@@ -406,8 +421,8 @@ def test_layers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         rows = layers(BenchModel(path), test, repetitions=3)
         assert {row["test"] for row in rows} == {name}
-        assert [row["step"] for row in rows][-1] == OUTSIDE
-        assert sum(row["calls"] for row in rows[:-1]) == len(steps)
+        assert sorted(rows, key=lambda row: -row["us"]) == rows
+        assert sum(row["calls"] for row in rows if row["step"] != OUTSIDE) == len(steps)
         assert sum(row["share"] for row in rows) == pytest.approx(1)
         assert all(row["wait_us"] <= row["us"] + 1e-9 for row in rows)
         (ffn_up,) = (row for row in rows if row["step"] == "ffn_up")
@@ -458,6 +473,23 @@ def test_ops(numerics: Numerics) -> None:
 
 
 @pytest.mark.usefixtures("small_kernels")
+def test_ops_of_shapes_that_are_asked_for() -> None:
+    """From cache where they fit into half of it, which has 64 KiB here."""
+    rows = list(ops_module.ops(["Q8_0", "F32"], shapes=[(96, 64), (7, 4096)], repetitions=1))
+    found = {(row["type"], row["shape"], row["from"]) for row in rows}
+    assert found == {
+        (type, shape, source)
+        for type in ("Q8_0", "F32")
+        for shape in ("96 x 64", "7 x 4096")
+        for source in ("memory", "cache")
+        if (type, shape, source) != ("F32", "7 x 4096", "cache")
+    }
+    for row in rows:
+        n_out, n_columns = map(int, row["shape"].split(" x "))
+        assert row["n_operations"] == 2 * n_out * n_columns * row["n_rows"]
+
+
+@pytest.mark.usefixtures("small_kernels")
 def test_ops_without_a_peak_have_no_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops_module, "peak_rate", lambda *_: None)
     for row in ops_module.ops(["Q8_0"], repetitions=1):
@@ -498,18 +530,69 @@ def test_csv(capsys: pytest.CaptureFixture[str], path: str) -> None:
     _, out, _ = bench(capsys, "-m", path, *FAST, "-o", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["n_gen"] for row in rows] == ["0", "2"]
-    assert rows[0].keys() == LLAMA_BENCH | OURS | {"isa", "test"}
+    assert rows[0].keys() == LLAMA_BENCH | OURS
+    assert (rows[0]["use_mmap"], rows[0]["synthetic"], rows[0]["poll"]) == ("1", "0", "")
+
+
+def test_sql_is_what_a_database_takes_and_stderr_may_have_another_format(
+    capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path
+) -> None:
+    model = tmp_path / "it's, tiny.gguf"  # with a comma of its own, which no list has
+    model.symlink_to(path)
+    status, out, err = bench(capsys, "-m", model, *FAST, "-o", "sql", "-oe", "jsonl")
+    assert status == 0
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(out)
+        database.row_factory = sqlite3.Row
+        found = [dict(row) for row in database.execute("SELECT * FROM llama_bench")]
+    expected = [json.loads(line) for line in err.splitlines()]
+    assert [row["model_filename"] for row in found] == [str(model)] * 2
+    for row in expected:
+        for samples in SAMPLES:
+            del row[samples]
+    assert found == expected
 
 
 def test_markdown(capsys: pytest.CaptureFixture[str], path: str) -> None:
     status, out, err = bench(capsys, "-m", path, *FAST, "-d", "0-4+4")
     assert (status, err) == (0, "")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[:6]]
-    header = ["model", "size", "params", "backend", "threads", "test", "t/s"]
-    assert lines[0][:7] == header
+    assert lines[0] == ["model", "size", "threads", "test", "t/s", "GB/s", "roofline"]
     assert len({len(line) for line in out.splitlines()[:6]}) == 1  # columns are straight
-    assert [line[5] for line in lines[2:]] == ["pp4", "tg2", "pp4 @ d4", "tg2 @ d4"]
-    assert all(float(line[6].split(" ± ")[0]) > 0 for line in lines[2:])
+    assert max(map(len, out.splitlines()[:-1])) <= 100
+    assert [line[3] for line in lines[2:]] == ["pp4", "tg2", "pp4 @ d4", "tg2 @ d4"]
+    assert all(float(line[4].split(" ± ")[0]) > 0 for line in lines[2:])
+    assert out.splitlines()[-1].startswith(f"build: linnet {linnet.__version__}")
+
+
+def test_several_models_in_one_flag(capsys: pytest.CaptureFixture[str], path: str) -> None:
+    models = f"{path},{path}", "--synthetic", "llama-160m:Q4_0", "--n-layers", 1
+    argv = *models, "-p", 1, "-n", 0, "-r", 1, "-t", 1
+    status, out, err = bench(capsys, "-m", *argv, "--progress", "--delay", 0)
+    assert status == 0
+    names = [line.split("|")[1].strip() for line in out.splitlines()[2:5]]
+    assert names[0] == names[1] != names[2]
+    assert [name.endswith(" random") for name in names] == [False, False, True]
+    assert [line.split(": ")[1] for line in err.splitlines()] == ["1/3", "2/3", "3/3"]
+
+
+class Screen(io.StringIO):
+    """stdout and stderr of a terminal, together."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_rows_do_not_run_into_the_bar(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a terminal shows of a line is what follows its last carriage return."""
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert cli.main(["bench", "-m", path, *map(str, FAST), "-d", "0,4"]) == 0
+    shown = [line.split("\r")[-1] for line in screen.getvalue().split("\n")]
+    assert "pp4:" in screen.getvalue()  # there was a bar
+    assert [line.startswith("| ") and line.endswith(" |") for line in shown[:6]] == [True] * 6
+    assert not any("it/s" in line for line in shown)
 
 
 def test_flags_come_again_and_several_passes_have_a_column(
@@ -519,8 +602,19 @@ def test_flags_come_again_and_several_passes_have_a_column(
     _, out, _ = bench(capsys, *argv)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[:8]]
     at = lines[0].index("n_batch")
-    found = {(line[at], line[at + 1]) for line in lines[2:]}
+    found = {(line[at], line[at + 1]) for line in lines[2:8]}
     assert found == {(b, p) for b in "23" for p in ("pp4", "pp5", "pp6")}
+
+
+def test_passes_have_no_more_tokens_than_a_batch_and_a_ubatch(
+    capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    argv = "-m", path, "-r", 1, "-t", 1, "-n", 0, "-p", 4, "-o", "jsonl"
+    for given, expected in (
+        ("-b 3 -ub 2", [2]), ("-b 2,4 -ub 3,1", [2, 1, 3]), ("-ub 3", [3]), ("", [512]),
+    ):  # fmt: skip
+        _, out, _ = bench(capsys, *argv, *given.split())
+        assert [json.loads(line)["n_ubatch"] for line in out.splitlines()] == expected
 
 
 def test_the_shipped_model_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -533,7 +627,9 @@ def test_a_synthetic_model_may_have_fewer_layers(capsys: pytest.CaptureFixture[s
     status, out, _ = bench(capsys, *model, "-p", 1, "-n", 0, "-r", 1, "-t", 1, "-o", "json")
     assert status == 0
     per_layer = 4 * 768 * 768 + 3 * 768 * 3072 + 2 * 768
-    assert json.loads(out)[0]["model_n_params"] == 2 * 32000 * 768 + 768 + 2 * per_layer
+    (row,) = json.loads(out)
+    assert row["model_n_params"] == 2 * 32000 * 768 + 768 + 2 * per_layer
+    assert (row["synthetic"], row["use_mmap"], row["load_mode"]) == (True, False, "none")
 
 
 @pytest.mark.parametrize(
@@ -557,7 +653,14 @@ def test_a_synthetic_model_may_have_fewer_layers(capsys: pytest.CaptureFixture[s
         (["--ops", "Q9_9"], "kernel 'Q9_9' is unknown; known: F32, "),
         (["--ops", "norm", "--layers"], "--ops measures kernels alone"),
         (["-pg", "4,2", "-p", "0", "-n", "0", "--layers"], "--layers takes prompts"),
-        (["-o", "sql"], "argument -o/--output: invalid choice: 'sql'"),
+        (["-o", "xml"], "argument -o/--output: invalid choice: 'xml'"),
+        (["--delay", "-1"], "argument --delay: '-1' is not a number from 0 to 3600"),
+        (["--shape", "4x32"], "--shape is for kernels: give --ops, too"),
+        (["--ops", "--shape", "4096"], "argument --shape: '4096' is not MxK, as 4096x2048"),
+        (["--ops", "--shape", "0x32"], "'0' is not a whole number from 1 to"),
+        (["--ops", "norm", "--shape", "4x32"], "--shape is for products with weights, which norm"),
+        (["--ops", "Q4_K", "--shape", "4x100"], "Q4_K: 100 columns are not a multiple of 256"),
+        (["-t", "1,2", "--plot", "x.svg"], "--plot shows one model, on one number of threads"),
     ],
 )
 def test_bad_arguments_are_one_line(
@@ -579,28 +682,120 @@ def test_ops_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_layers_from_the_command_line(capsys: pytest.CaptureFixture[str], path: str) -> None:
     status, out, err = bench(capsys, "-m", path, *FAST, "--layers")
     assert status == 0
-    assert {line.split("|")[1].strip() for line in out.splitlines()[2:]} == {"pp4", "tg1"}
-    assert "us while watched" in err
+    table, _ = out.split("\n\n")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert {line[0] for line in lines[2:]} == {"pp4", "tg1"}
+    assert [line[4] for line in lines if line[1] == "total"] == ["100.0%"] * 2
+    assert max(map(len, out.splitlines())) <= 100
+    assert "while watched" in err
 
 
-def test_sizes_and_counts_read_as_in_llama_bench() -> None:
-    assert report.size(800_000_000) == "762.94 MiB"
+def test_small_steps_are_one_row_and_all_have_a_sum() -> None:
+    def row(step: str, us: float) -> dict[str, Any]:
+        known = {
+            "model_filename": "m",
+            "test": "tg1",
+            "n_threads": 1,
+            "calls": 2,
+            "wait_us": us / 2,
+        }
+        return known | {
+            "step": step,
+            "us": us,
+            "share": us / 1000,
+            "n_bytes": 8000,
+            "n_operations": 0,
+        }
+
+    rows = [row("a", 990), row("b", 4), row("c", 3), row("d", 3)]
+    first, others, total = tables.layers_in_short(rows)
+    assert (first, others["step"], total["step"]) == (rows[0], "3 others", "total")
+    assert (others["us"], others["calls"], others["wait_us"]) == (10, 6, 5)
+    assert (total["us"], total["calls"], total["share"]) == (1000, 8, 1)
+    assert (total["gb_s"], total["gflop_s"]) == (0.032, 0)
+    (*_, b, _) = tables.layers_in_short([row("a", 996), row("b", 4)])
+    assert b["step"] == "b"  # alone, it needs no other name
+
+
+def test_figures_have_the_digits_that_matter() -> None:
+    assert report.size(800_000_000) == "763 MiB"
     assert report.size(3 << 30) == "3.00 GiB"
-    assert (report.count(6_820_096), report.count(1_235_814_432)) == ("6.82 M", "1.24 B")
+    figures = (1234.5, 123.4, 12.34, 1.234, 0.1234, 0.01234, 0, None)
+    shown = ["1234", "123", "12.3", "1.23", "0.123", "0.012", "0", ""]
+    assert [report.number(n) for n in figures] == shown
+    times = [report.duration(us) for us in (2e6, 399_948, 1000, 12.34, 0.25)]
+    assert times == ["2.00 s", "400 ms", "1.00 ms", "12.3 us", "250 ns"]
+    assert report.rate(17.123, 0.4) == "17.12 ± 0.40"
+    assert report.rate(45507.6, 1234.5) == "45508 ± 1234"
+
+
+def test_names_of_models_are_short_and_tell_random_weights() -> None:
+    row = {"model_type": "llama 1.2B Q4_K - Medium", "synthetic": True}
+    assert tables.model_name(row) == "llama 1.2B Q4_K_M random"
+    assert tables.model_name(row | {"synthetic": False}) == "llama 1.2B Q4_K_M"
+
+
+# ---- the build -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_checkout_has_a_commit_and_a_number(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert build(tmp_path) == {
+        "version": linnet.__version__, "build_commit": "unknown", "build_number": 0,
+    }  # fmt: skip
+    build.cache_clear()
+    git("init", "-q")
+    (tmp_path / "file").write_text("a")
+    git("add", "file")
+    git("commit", "-qm", "one")
+    found = build(tmp_path)
+    assert git("rev-parse", "HEAD").startswith(found["build_commit"])
+    assert found["build_number"] == 1
+    build.cache_clear()
+    (tmp_path / "file").write_text("b")
+    assert build(tmp_path)["build_commit"] == f"{found['build_commit']}-dirty"
+    build.cache_clear()
 
 
 # ---- the picture ---------------------------------------------------------------------------------
 
 
-def test_steps_that_meet_share_a_label() -> None:
-    row = {"n_bytes": 10, "share": 0.5}
-    rows = [
-        row | {"step": "a", "n_operations": 100, "gflop_s": 50.0},
-        row | {"step": "b", "n_operations": 120, "gflop_s": 40.0},
-        row | {"step": "c", "n_operations": 100, "gflop_s": 500.0},
-        row | {"step": "d", "n_operations": 100, "gflop_s": 50.0, "share": 0.001},
-    ]
-    assert plot.labels(rows) == [((10, 50), ["a", "b"]), ((10, 500), ["c"])]
+def step(name: str, test: str, share: float) -> dict[str, Any]:
+    return {"step": name, "test": test, "share": share}
+
+
+def test_steps_that_take_some_time_have_a_number_which_is_the_same_in_all_passes() -> None:
+    rows = [step("a", "pp", 0.5), step("b", "pp", 0.029), step("c", "pp", 0.03)]
+    rows += [step("c", "tg", 0.9), step("b", "tg", 0.05)]
+    found = [(number, row["test"], row["step"]) for number, row in plot.key_of(rows)]
+    assert found == [(1, "pp", "a"), (2, "pp", "c"), (2, "tg", "c"), (3, "tg", "b")]
+
+
+def test_what_memory_cannot_give_is_from_cache() -> None:
+    row = {"n_bytes": 2000, "us": 1.0}  # 2 GB/s
+    assert plot.is_from_cache(row, 1.9e9)
+    assert not plot.is_from_cache(row, 2.1e9)
+
+
+@pytest.mark.parametrize("gap", [0.0, 3.0, 30.0])
+def test_labels_keep_off_points_lines_and_each_other(gap: float) -> None:
+    """Many points on a heap, or in a row, beside a line."""
+    points = [((100.0 + gap * i, 100.0), 7.0) for i in range(12)]
+    line = [((float(x), 112.0), 1.0) for x in range(0, 400, 4)]
+    radius = 6.0
+    labels = spread(points, line, radius)
+    taken = [*points, *line, *((label, radius) for label in labels)]
+    for i, label in enumerate(labels):
+        others = [other for j, other in enumerate(taken) if j != len(points) + len(line) + i]
+        assert all(math.dist(label, at) >= radius + size - 1e-6 for at, size in others)
+        assert math.dist(label, points[i][0]) < 100
+    alone = spread(points[:1], [], radius)
+    assert math.dist(alone[0], points[0][0]) == pytest.approx(7 + radius)
 
 
 def test_without_matplotlib_the_error_says_what_to_install(
@@ -610,7 +805,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, out, err = bench(capsys, "-m", path, "--plot", tmp_path / "roof.svg")
     assert (status, out) == (2, "")
-    assert err == "linnet: --plot needs matplotlib: pip install linnet[plot]\n"
+    assert err == 'linnet: --plot needs matplotlib: pip install "linnet-llm[plot]"\n'
 
 
 def test_an_ending_that_matplotlib_does_not_know_is_refused_at_once(
@@ -626,16 +821,33 @@ def test_an_ending_that_matplotlib_does_not_know_is_refused_at_once(
         assert ".svg" in err
 
 
-def test_a_picture_shows_every_test(
-    capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path
+def test_a_folder_that_is_not_there_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("linnet.engine.cli.bench.layers", lambda *_, **__: pytest.fail("measured"))
+    status, out, err = bench(capsys, "-m", path, "--plot", tmp_path / "none" / "roof.svg")
+    assert (status, out) == (2, "")
+    assert err == f"linnet: '{tmp_path}/none/roof.svg': No such file or directory\n"
+    kept = tmp_path / "kept.svg"
+    kept.write_text("a picture")
+    for target in (kept, tmp_path / "new.svg"):  # asking leaves no trace
+        plot.check_path(str(target))
+    assert (kept.read_text(), list(tmp_path.iterdir())) == ("a picture", [kept])
+
+
+def test_a_picture_shows_every_test(
+    capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    for share in ("LEAST_SHARE", "NUMBERED_SHARE"):
+        monkeypatch.setattr(plot, share, 0.0)
     target = tmp_path / "roof.SVG"
     status, _, _ = bench(capsys, "-m", path, *FAST, "--plot", target)
     assert status == 0
     picture = target.read_text()
     assert "<svg" in picture
-    for text in ("pp4", "tg1", "ffn_up", "int8 dot"):
+    for text in ("pp4", "tg1", "ffn_up", "int8 dot", "memory", "30% of the pass"):
         assert f"<!-- {text}" in picture
 
 

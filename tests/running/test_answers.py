@@ -161,7 +161,7 @@ def test_commands_read_markup_where_they_are_asked_to(
         assert main([command, "-m", path, *argv]) == 0
         return capsys.readouterr().out
 
-    ids = json.loads(shown("tokenize", "-p", "a</s>b", "--parse-special"))
+    ids = json.loads(shown("tokenize", "--ids", "-p", "a</s>b", "--parse-special"))
     assert EOS in ids
     assert (
         json.loads(shown("logits", "-p", "a</s>b", "--parse-special", "-o", "json"))["ids"] == ids
@@ -171,15 +171,16 @@ def test_commands_read_markup_where_they_are_asked_to(
     file = tmp_path / "text"
     file.write_text("a</s>b" * 9)
     figures = shown("perplexity", "-f", str(file), "-c", "8", "-o", "json", "--parse-special")
-    n_tokens = len(json.loads(shown("tokenize", "-p", "a</s>b" * 9, "--parse-special")))
+    n_tokens = len(json.loads(shown("tokenize", "--ids", "-p", "a</s>b" * 9, "--parse-special")))
     assert json.loads(figures)["n_tokens"] == n_tokens // 8 * 3
 
 
 @pytest.mark.parametrize(
     "argv",
-    [["tokenize", "-p"], ["logits", "-p"], ["generate", "-n1", "-q", "-p"], ["generate", "-n1"]],
+    [["tokenize", "-p"], ["logits", "-p"], ["generate", "-n1", "-q", "-p"],
+     ["generate", "-n1", "--raw"]],
     ids=" ".join,
-)
+)  # fmt: skip
 def test_commands_say_what_markup_they_take_as_text(path: str, argv: list[str]) -> None:
     name, *flags = argv
     with pytest.warns(UserWarning, match=r"spells '</s>', '<s>', taken as text: --parse-special"):
@@ -189,7 +190,8 @@ def test_commands_say_what_markup_they_take_as_text(path: str, argv: list[str]) 
 def test_nothing_is_said_of_what_is_no_markup(path: str, recwarn: pytest.WarningsRecorder) -> None:
     for text in ("a<b>", "<|im_end|>", "<unk>"):
         assert main(["tokenize", "-m", path, "-p", text]) == 0
-    assert main(["tokenize", "-m", path, "-p", "</s>", "--parse-special"]) == 0
+    for flag in ("--parse-special", "--no-parse-special"):
+        assert main(["tokenize", "-m", path, "-p", "</s>", flag]) == 0
     assert main(["generate", "-m", path, "-n1", "--chat", "</s>"]) == 0
     assert not recwarn.list
 
@@ -230,7 +232,7 @@ def test_escapes_are_read_in_every_text(
     given: list[Any] = []
 
     def params(_: LLM, **fields: Any) -> SamplingParams:
-        given.append(fields[field])
+        given.append([*fields[field]])
         raise ValueError("enough")
 
     monkeypatch.setattr(LLM, "sampling_params", params)
@@ -256,9 +258,9 @@ def test_escapes_are_read_by_what_takes_a_text(
 ) -> None:
     file = tmp_path / "text"
     file.write_text(r"a\nb")
-    as_json = ["-o", "json"] if command == "logits" else []
+    as_json = ["-o", "json"] if command == "logits" else ["--ids"]
     for argv, text in ((["-p", r"a\nb"], "a\nb"), (["--no-escape", "-p", r"a\nb"], r"a\nb"),
                        (["-f", str(file)], r"a\nb")):  # fmt: skip
         assert main([command, "-m", path, *as_json, *argv]) == 0
         found = json.loads(capsys.readouterr().out)
-        assert (found["ids"] if as_json else found) == llm.tokenizer.encode(text)
+        assert (found["ids"] if command == "logits" else found) == llm.tokenizer.encode(text)

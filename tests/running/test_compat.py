@@ -115,6 +115,13 @@ def test_no_limit_is_the_context(llama: Llama, limit: int | None) -> None:
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.filterwarnings("ignore:n_ctx")
+def test_a_chat_has_no_limit_unless_one_is_given(path: Path) -> None:
+    with Llama(path, n_ctx=560) as llama:
+        answer = llama.create_chat_completion(MESSAGES, temperature=0, logit_bias={EOS: -1000.0})
+        assert answer["usage"]["total_tokens"] == 561
+
+
 def test_seeds_are_those_of_the_call_or_of_the_model(llama: Llama) -> None:
     def text(**options: Any) -> str:
         return str(llama(PROMPT, temperature=5, **options)["choices"][0]["text"])
@@ -349,7 +356,6 @@ def test_what_would_change_results_is_refused(
         ({"suffix": "end"}, "suffix is 'end'; it must be None"),
         ({"logprobs": 21}, "logprobs is 21; it must be"),
         ({"grammar": "root ::= x"}, "grammar is"),
-        ({"stopping_criteria": [len]}, "stopping_criteria is"),
         ({"mirostat_mode": 1}, "mirostat is 1"),
         ({"temperature": -1}, "temperature is -1"),
         ({"max_tokens": "many"}, "max_tokens is 'many'"),
@@ -361,17 +367,6 @@ def test_calls_refuse_what_there_is_not(
     for stream in (False, True):
         with pytest.raises(ValueError, match=message):
             llama(PROMPT, stream=stream, **options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"response_format": {"type": "json_object"}}, {"tool_choice": "required"},
-     {"functions": [{"name": "add"}]}],
-)  # fmt: skip
-def test_chats_refuse_what_cannot_be_enforced(llama: Llama, options: dict[str, Any]) -> None:
-    (name,) = options
-    with pytest.raises(ValueError, match=f"{name} is .*; it must be None"):
-        llama.create_chat_completion(MESSAGES, **options)
 
 
 def test_what_nobody_knows_is_a_type_error(llama: Llama, path: Path) -> None:

@@ -118,6 +118,7 @@ def test_nothing_runs_that_ctrl_c_came_before(monkeypatch: pytest.MonkeyPatch) -
     assert done == [2]
 
 
+@pytest.mark.usefixtures("signals_anywhere")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 def test_storms_of_ctrl_c_never_have_two_run_at_once() -> None:
     work, rng, n_interrupted = Work(), random.Random(0), 0

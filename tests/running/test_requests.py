@@ -104,7 +104,7 @@ GREEDY_FIELDS: dict[str, Any] = {"temperature": 0, "max_tokens": 8, "ignore_eos"
 @pytest.mark.parametrize("messages", [None, "hello", {"role": "user"}, 5, iter([{"role": "user"}])])
 def test_messages_are_a_list(llm: LLM, messages: Any) -> None:
     template = ChatTemplate("{{ messages }}", llm.tokenizer)
-    with pytest.raises(ValueError, match=r"messages is .*; it must be a list of dicts"):
+    with pytest.raises(ValueError, match=r"messages is .*; it must be a list such as"):
         template.encode(messages)
 
 
@@ -119,20 +119,20 @@ def test_messages_that_hold_themselves_are_refused(llm: LLM) -> None:
     ("flags", "name"),
     [
         (["-c", str(10**30)], "argument -c/--ctx-size: "),
-        (["-n", str(10**30)], "max_tokens"),
-        (["-s", str(2**64)], "seed"),
-        (["-b", "0"], "argument -b/--batch-size: '0' is not"),
+        (["-n", str(10**30)], "-n is"),
+        (["-s", str(2**64)], "-s is"),
+        (["-b", "0"], "argument -b/-ub/--batch-size/--ubatch-size: '0' is not"),
         (["-t", "1025"], "argument -t/--threads: '1025' is not"),
-        (["--top-k=-1"], "top_k"),
-        (["--min-p", "nan"], "min_p"),
-        (["--temp", "inf"], "temperature"),
-        (["--temp", "1e308"], "temperature"),
-        (["--repeat-penalty", "0"], "repeat_penalty"),
-        (["--repeat-last-n=-2"], "repeat_last_n"),
-        (["--samplers", "top_k;x"], "samplers[1] is 'x'; it must be one of penalties, dry"),
-        (["--mirostat", "1"], "mirostat is 1; it must be 0, which is off, or 2"),
-        (["--dry-sequence-breaker", "a" * 41], "dry_sequence_breakers[0]"),
-        (["--stop", "a" * 1_000_001], "stop has 1000001 characters"),
+        (["--top-k=-2"], "--top-k is"),
+        (["--min-p", "nan"], "--min-p is"),
+        (["--temp", "inf"], "--temp is"),
+        (["--temp", "1e308"], "--temp is"),
+        (["--repeat-penalty", "0"], "--repeat-penalty is"),
+        (["--repeat-last-n=-2"], "--repeat-last-n is"),
+        (["--samplers", "top_k;x"], "--samplers[1] is 'x'; it must be one of penalties, dry"),
+        (["--mirostat", "1"], "--mirostat is 1; it must be 0, which is off, or 2"),
+        (["--dry-sequence-breaker", "a" * 41], "--dry-sequence-breaker[0]"),
+        (["--stop", "a" * 1_000_001], "--stop has 1000001 characters"),
     ],
 )
 def test_commands_refuse_the_same_in_a_line(

@@ -345,6 +345,7 @@ def test_a_pass_that_nobody_wants_any_more_ends(
     assert len(watched.tokens(watched.request(ids_of(9), 5))[0]) == 6
 
 
+@pytest.mark.usefixtures("signals_anywhere")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 def test_ctrl_c_at_any_moment_leaves_other_threads_as_they_are(
     watched_of: Callable[..., Watched],

@@ -830,6 +830,7 @@ def test_a_forked_process_is_told_to_open_its_own(open_session: Sessions) -> Non
     assert session.prompt([1, 2]).tobytes() == expected
 
 
+@pytest.mark.usefixtures("signals_anywhere")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 def test_ctrl_c_at_any_moment_leaves_the_session_usable(open_session: Sessions) -> None:
     session, ids = open_session(threads=2), ids_of(20)

@@ -343,7 +343,7 @@ def test_what_shares_a_grammar_has_places_of_its_own(
 
 def test_what_to_install_is_told(constraints: Constraints, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'linnet\[structured\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "linnet-llm\[structured\]"'):
         constraints.of(SamplingParams(regex="a"))
 
 

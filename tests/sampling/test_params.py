@@ -14,7 +14,7 @@ from linnet.engine.sampling.parameter import MAX_STOP_CHARACTERS
 from linnet.engine.sampling.params import PARAMETERS, SamplingParams
 
 WITHOUT_FLAG = {  # of token ids and functions, which programs know
-    "logit_bias", "stop_token_ids", "logits_processors"
+    "stop_token_ids", "logits_processors"
 }  # fmt: skip
 INTEGERS = {
     "max_tokens": 0, "top_k": 0, "repeat_last_n": -1, "seed": 0, "dry_allowed_length": 1,
@@ -46,13 +46,24 @@ def test_every_parameter_says_what_it_takes_and_has_a_flag_or_a_reason_for_none(
             SamplingParams(**{name: object()})
     assert {name for name in PARAMETERS if not PARAMETERS[name].flags} == WITHOUT_FLAG
     flags = [flag for parameter in PARAMETERS.values() for flag in parameter.flags]
-    assert all(re.fullmatch(r"-\w|--[a-z][a-z-]+", flag) for flag in flags)
+    assert all(re.fullmatch(r"-\w{1,2}|--[a-z][a-z-]+", flag) for flag in flags)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "logprobs", "prompt_logprobs"])
+def test_minus_one_is_none(name: str) -> None:
+    for value in (-1, None, np.int64(-1)):
+        assert getattr(SamplingParams(**{name: value}), name) is None
+    assert SamplingParams(top_k=-1).top_k == 0
+
+
+def test_a_text_has_a_length_by_default() -> None:
+    assert SamplingParams().max_tokens == SamplingParams.from_metadata({}).max_tokens == 512
 
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers_are_checked(name: str) -> None:
     low = INTEGERS[name]
-    for value in (True, 1.0, math.nan, "1", low - 1, 2**64, np.float32(1), [1]):
+    for value in (True, 1.0, -1.0, math.nan, "1", low - 2, 2**64, np.float32(1), [1]):
         with pytest.raises(ValueError, match=f"^{name} is .*; it must be an integer from {low} to"):
             SamplingParams(**{name: value})
     if name in ("top_k", "repeat_last_n"):
@@ -102,7 +113,8 @@ def test_numbers_are_checked(name: str) -> None:
         ({"stop": 5}, "stop is 5; it must be a string, or a list of strings"),
         ({"stop": ["a" * MAX_STOP_CHARACTERS, "b"]}, "stop has 1000001 characters; .* 1000000"),
         ({"ignore_eos": 1}, "ignore_eos is 1; it must be True or False"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -2}, "seed is -2; it must be an integer from 0 to .*, or -1 or None"),
+        ({"min_tokens": 513}, "min_tokens is 513; it must be at most max_tokens, which is 512"),
         ({"mirostat": 1}, "mirostat is 1; it must be 0, which is off, or 2, which is Mirostat 2.0"),
         ({"mirostat": 2.0}, r"mirostat is 2\.0"),
         ({"mirostat": True}, "mirostat is True"),

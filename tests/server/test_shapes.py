@@ -156,5 +156,5 @@ def test_without_llguidance_it_is_said(server: Running, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "llguidance", None)
     error = server.refusal(CHAT, 501, **asked(response_format=BY_SCHEMA))
     assert error["param"] == "response_format"
-    assert "pip install 'linnet[structured]'" in error["message"]
+    assert 'pip install "linnet-llm[structured]"' in error["message"]
     server.chat()

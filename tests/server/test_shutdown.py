@@ -211,8 +211,9 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         (["--max-body", "0"], "1 to 1024"), (["--kv-tokens", "x"], "1 to"),
         (["--kv-tokens", "100", "--port", "0"], "kv_tokens"), (["--pooling", "x"], "mean"),
         (["--reasoning-format", "x"], "deepseek"), (["--log-format", "x"], "json"),
-        (["--api-key", ""], "empty"), (["--api-key", "a,,b"], "empty"), (["--top-p", "2"], "top_p"),
-        (["--api-key-file", os.devnull], "no key"), (["-sys", "x"], "-sys"), (["x"], "no place"),
+        (["--api-key", ""], "empty"), (["--api-key", "a,,b"], "empty"),
+        (["--top-p", "2"], "--top-p is 2"), (["--api-key-file", os.devnull], "no key"),
+        (["-sys", "x"], "-sys"), (["x"], "No such file"),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -122,7 +122,7 @@ def decoded() -> list[int]:
     """Private memory behind 1,000 and 4,000 tokens; the same of Python's, and its peak. Without
     drafts, which look the text up in an index of it."""
     with LLM(sys.argv[1], n_threads=2, spec_type="none") as llm:
-        params = SamplingParams(seed=1, ignore_eos=True)
+        params = SamplingParams(seed=1, ignore_eos=True, max_tokens=-1)
         for _ in llm.stream([1], params):  # fills the cache
             pass
         figures = [private_bytes() for n, _ in enumerate(llm.stream([1], params)) if n in MARKS]
@@ -148,7 +148,7 @@ class Failing:
         self.n, self.count, self.where = n, 0, ""
         memory, disk = MemoryError("no more"), OSError(5, "Input/output error")
         thread = RuntimeError("can't start new thread")
-        system = "open fstat stat readv replace mkdir read"
+        system = "open fstat stat replace mkdir read"
         arrays = "empty zeros full arange frombuffer concatenate stack array ascontiguousarray"
         self._points: dict[tuple[Any, str], Exception] = {
             **{(np, name): memory for name in arrays.split()},

@@ -15,7 +15,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass(slots=True)
 class Hub:
-    """`repos`: files by repository and path. `requests`: method, path and range of each request.
+    """`repos`: files by repository and path. `requests`: method, path and range of each request;
+    `tokens`: what each had for authorization.
 
     The connection that sends a file breaks off after so many bytes, once for each of `breaks`.
     """
@@ -23,6 +24,7 @@ class Hub:
     repos: dict[str, dict[str, bytes]]
     gated: set[str] = field(default_factory=set)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
     url: str = ""
 
@@ -39,6 +41,7 @@ class Hub:
         class Handler(_Handler):
             def respond(self) -> None:
                 hub.requests.append((self.command, self.path, self.headers["Range"]))
+                hub.tokens.append(self.headers["Authorization"])
                 self.answer(hub)
 
             do_GET = do_HEAD = respond  # noqa: N815
@@ -69,7 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
             info = {"id": repo, "siblings": [{"rfilename": path} for path in files]}
             headers = {"Content-Type": "application/json"}
             return self._send(200, json.dumps(info).encode(), headers)
-        return self._send_file(hub, files["/".join(parts[4:])])
+        file = files.get("/".join(parts[4:]))
+        return self._send(404, b"", {}) if file is None else self._send_file(hub, file)
 
     def _send_file(self, hub: Hub, data: bytes) -> None:
         start, status = 0, 200

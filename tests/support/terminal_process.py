@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import sys
 import termios
@@ -14,9 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
+import pyte
+
 from support import ROOT
 
-SECONDS = 60.0  # for what should take one
+SECONDS = 15.0  # for what should take one
+COLUMNS, ROWS = 80, 40
 
 
 class TerminalProcess:
@@ -25,24 +29,36 @@ class TerminalProcess:
     def __init__(self, process: subprocess.Popen[bytes], fd: int) -> None:
         self.process, self._fd = process, fd
         self._unread = b""
+        self._screen = pyte.Screen(COLUMNS, ROWS)
+        self._stream = pyte.ByteStream(self._screen)
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode(errors="surrogateescape"))
 
+    def paste(self, text: str) -> None:
+        """As a terminal that was asked to mark what is pasted."""
+        self.type(f"\x1b[200~{text}\x1b[201~")
+
     def until(self, text: str) -> str:
-        """What is on the screen since the last call, up to `text`, as one line feed a line."""
+        """What came since the last call, up to `text`, as one line feed a line."""
         wanted = text.replace("\n", "\r\n").encode()
         self._read(lambda: wanted in self._unread, repr(text))
         return self._take(self._unread.index(wanted) + len(wanted))
 
-    def interrupt(self, text: str) -> str:
-        """Ctrl-C at a prompt, and the screen up to `text`.
+    def shows(self, text: str) -> str:
+        """The lines on the screen, as soon as they end with `text`."""
+        self._read(lambda: self._lines().endswith(text), repr(text))
+        return self._lines()
 
-        A second one after some seconds: CPython's readline does not see the first where it has
-        shown the prompt and is about to wait for a key.
+    def interrupt(self, text: str) -> str:
+        """Ctrl-C at a prompt of `input`, and what comes up to `text`.
+
+        A second one after some seconds: CPython does not see the first where it has shown the
+        prompt and is about to wait for a key.
         """
         self.type("\x03")
-        if not self._come(lambda: text.replace("\n", "\r\n").encode() in self._unread, 5.0):
+        wanted = text.replace("\n", "\r\n").encode()
+        if not self._come(lambda: wanted in self._unread, 5.0):
             self.type("\x03")
         return self.until(text)
 
@@ -51,8 +67,14 @@ class TerminalProcess:
         self._read(lambda: len(self._unread) >= n_bytes, f"{n_bytes} bytes")
         return self._take(n_bytes)
 
+    def _lines(self) -> str:
+        """Down to the cursor's."""
+        rows = self._screen.display[: self._screen.cursor.y + 1]
+        return "\n".join(row.rstrip() for row in rows)
+
     def _read(self, enough: Callable[[], bool], what: str) -> None:
-        assert self._come(enough, SECONDS), f"no {what} after {self._unread!r}"
+        found = self._come(enough, SECONDS)
+        assert found, f"no {what} after {self._unread!r}, on\n{self._lines()}"
 
     def _come(self, enough: Callable[[], bool], seconds: float) -> bool:
         """Read until there is enough; returns False where it does not come in time, or the end."""
@@ -66,6 +88,7 @@ class TerminalProcess:
             if not data:
                 return False
             self._unread += data
+            self._stream.feed(data)
         return True
 
     def _take(self, n_bytes: int) -> str:
@@ -81,11 +104,13 @@ class TerminalProcess:
 def linnet_at_terminal(
     *argv: str, stdout: IO[bytes] | None = None, **env: str
 ) -> Iterator[TerminalProcess]:
-    """`python -m linnet ARGUMENTS`, as the foreground of a terminal that knows no escapes.
+    """`python -m linnet ARGUMENTS`, as the foreground of a terminal that knows no escapes, unless
+    `env` gives it a TERM.
 
     `stdout`: where that goes instead.
     """
     ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", ROWS, COLUMNS, 0, 0))
     with subprocess.Popen(
         [sys.executable, "-m", "linnet", *argv], stdin=theirs,
         stdout=stdout or theirs, stderr=theirs,

@@ -367,5 +367,5 @@ def test_the_command_prints_the_ids(tmp_path: Path, capsys: pytest.CaptureFixtur
     writer.write_kv_data_to_file()
     writer.close()
     ids = build(pre="llama-bpe").encode("hello world")
-    assert main(["tokenize", "-m", str(path), "-p", "hello world"]) == 0
+    assert main(["tokenize", "-m", str(path), "--ids", "-p", "hello world"]) == 0
     assert capsys.readouterr().out == f"{ids}\n"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linnet.engine.machine import cpu_name
 from linnet.engine.measure.bench.measure import BenchModel, BenchTest, fill, load
 from linnet.engine.running.runner import Runner
 from linnet.kernels.ops.work import Work
@@ -41,7 +42,7 @@ def layers(
     model: BenchModel, test: BenchTest, *, repetitions: int = 5, isa: str | None = None,
     numerics: Numerics = INT8,
 ) -> list[Row]:  # fmt: skip
-    """A row for every kind of step, of a pass as the test makes it.
+    """A row for every kind of step, of a pass as the test makes it; what takes most time first.
 
     That is one pass of its prompt, of `n_batch` tokens at most, or of one token for each sequence.
     Raises what `load` raises, and ValueError for a test of both.
@@ -61,7 +62,7 @@ def layers(
         lowered = runner.lowered(batch)
         plain = _seconds(lambda: runner.team.run(lowered), repetitions)
         rows = _watched(runner, lowered, repetitions)
-        known = {"isa": runner.library.isa.name, **loaded.facts}
+        known = {"isa": runner.library.isa.name, "cpu_info": cpu_name(), **loaded.facts}
         for row in rows:
             row |= {
                 "test": _name(test, n_tokens), "n_threads": test.n_threads,
@@ -147,7 +148,7 @@ def _watched(runner: Runner, lowered: Lowered, repetitions: int) -> list[Row]:
             n / row["us"] / 1e3 if row["us"] and n else None
             for n in (done.n_bytes, done.n_operations)
         )
-    return list(rows.values())
+    return sorted(rows.values(), key=lambda row: row["us"], reverse=True)
 
 
 def _seconds(run: Callable[[], None], repetitions: int) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from linnet import __version__
-from linnet.engine.gguf.file_types import FILE_TYPES
+from linnet.engine.gguf.description import description, n_params
 from linnet.engine.gguf.reader import GGUFFile
 from linnet.engine.machine import cpu_name
+from linnet.engine.measure.bench.build import build
 from linnet.engine.measure.bench.workload import Workload
 from linnet.engine.measure.roofline import peak_rate
 from linnet.engine.measure.synthetic import synthetic_model
@@ -28,7 +27,15 @@ from linnet.models.parts.numerics import INT8, Numerics
 from linnet.models.parts.weights import Tensor
 
 Row = dict[str, Any]
-QUALITIES = {"S": "Small", "M": "Medium", "L": "Large"}
+# What llama-bench says besides, and scripts look for: of GPUs, which there are not, and of what is
+# no setting here. Attention never stores its scores, as what is called flash attention.
+NOT_SET: Row = {
+    "cpu_mask": "0x0", "cpu_strict": False, "poll": None, "n_gpu_layers": 0, "n_cpu_moe": 0,
+    "split_mode": "none", "main_gpu": None, "no_kv_offload": False, "flash_attn": 1,
+    "devices": "none", "tensor_split": "0.00", "tensor_buft_overrides": "none",
+    "use_direct_io": False, "embeddings": False, "no_op_offload": 0, "no_host": False,
+    "repack": False, "fit_target": 0, "fit_min_ctx": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +92,7 @@ class BenchModel:
     def __init__(self, name: str, *, synthetic: bool = False, n_layers: int | None = None) -> None:
         """`n_layers`: of a synthetic model, instead of the shape's own. Raises ValueError for an
         unknown shape. Files are opened later."""
-        self.name = name
+        self.name, self.synthetic = name, synthetic
         self._model = synthetic_model(name, n_layers=n_layers) if synthetic else None
 
     @contextmanager
@@ -132,7 +139,7 @@ def load(
             loaded = time.perf_counter()
             workload.prompt(1)
             first = time.perf_counter()
-            facts = model_facts(model.name, metadata, tensors)
+            facts = model_facts(model, metadata, tensors)
             yield Loaded(workload, facts, loaded - started, first - started)
         finally:
             workload.close()
@@ -156,8 +163,7 @@ def measure(
         workload.n_filled = test.n_depth
         n_bytes = workload.bytes_read(test.n_prompt, test.n_gen)
         return {
-            "build_commit": f"linnet {__version__}",
-            "build_number": 0,
+            **build(),
             "cpu_info": cpu_name(),
             "gpu_info": "",
             "backends": "CPU",
@@ -166,6 +172,7 @@ def measure(
             "n_batch": test.n_batch,
             "n_ubatch": test.n_batch,
             "n_threads": test.n_threads,
+            **NOT_SET,
             "type_k": numerics.key_type.name,
             "type_v": numerics.value_type.name,
             "n_prompt": test.n_prompt,
@@ -189,7 +196,7 @@ def roofs(
     `load` raises."""
     with load(model, test, isa=isa, numerics=numerics) as loaded:
         workload, runner = loaded.workload, loaded.workload.runner
-        ops: dict[str, Peak] = {"f32 multiply-add": PeakFMA()}
+        ops: dict[str, Peak] = {"f32 FMA": PeakFMA()}
         steps = [step.op for step in runner.program.steps]
         for n_rows in (None, 1):
             lowered = [op.lowered(n_rows, runner.library.isa) for op in steps]
@@ -225,16 +232,19 @@ def fill(workload: Workload, n_positions: int) -> None:
         workload.prompt(n_positions)
 
 
-def model_facts(name: str, metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Row:
-    """The model's keys of llama-bench: file name, type, bytes and number of weights."""
-    n_params = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    scale, unit = (1e9, "B") if n_params >= 1e9 else (1e6, "M")
-    size = f"{n_params / scale:.{1 if n_params / scale < 10 else 0}f}{unit}"
+def model_facts(
+    model: BenchModel, metadata: Mapping[str, object], tensors: Mapping[str, Tensor]
+) -> Row:
+    """The model's keys of llama-bench: file name, type, bytes and number of weights, and how they
+    are loaded; and whether they are random."""
     return {
-        "model_filename": name,
-        "model_type": f"{metadata['general.architecture']} {size} {_type_name(metadata, tensors)}",
+        "model_filename": model.name,
+        "model_type": description(metadata, tensors),
         "model_size": sum(tensor.data.nbytes for tensor in tensors.values()),
-        "model_n_params": n_params,
+        "model_n_params": n_params(tensors),
+        "synthetic": model.synthetic,
+        "use_mmap": not model.synthetic,
+        "load_mode": "none" if model.synthetic else "mmap",
     }
 
 
@@ -253,16 +263,3 @@ def _deviation(samples: Iterable[float]) -> float:
     """Of a sample, as llama-bench: 0 for a single one."""
     values = list(samples)
     return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def _type_name(metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
-    """How llama.cpp calls the file's types, as "Q4_K - Medium"; else the type of most bytes."""
-    number = metadata.get("general.file_type")
-    if isinstance(number, int) and number in FILE_TYPES:
-        name = FILE_TYPES[number]
-        base, _, quality = name.rpartition("_")
-        return f"{base} - {QUALITIES[quality]}" if quality in QUALITIES else name
-    sizes: dict[str, int] = {}
-    for tensor in tensors.values():
-        sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.data.nbytes
-    return max(sizes, key=lambda name: sizes[name], default="no tensors")

@@ -1,13 +1,15 @@
 """Kernels one by one: a row for each type of weights, shape and number of rows.
 
-Shapes are those of a Llama of 1B. Products are measured with weights from memory (matrices in
-turn, four times what the last cache holds) and from a core's own cache (one matrix of half its
-size, again and again). The roofline is the longer of what reading takes, at the bandwidth measured
+Shapes are those of a Llama of 1B, unless others are asked for. Products are measured with weights
+from memory (matrices in turn, four times what the last cache holds) and from a core's own cache
+(one matrix of half its size, or of the shape asked for if it is no larger, again and again). The
+roofline is the longer of what reading takes, at the bandwidth measured
 on the same arrays, and what computing takes, at the measured peak of the instruction.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from linnet.engine.machine import cache_size
+from linnet.engine.machine import available_memory, cache_size, check_memory
 from linnet.engine.measure.roofline import peak_rate, read_bandwidth
 from linnet.engine.measure.synthetic import random_weights
 from linnet.kernels.compiler.host import choose_isa
@@ -35,12 +37,14 @@ from linnet.models.parts.weights import Matrix
 
 Row = dict[str, Any]
 Bytes = npt.NDArray[np.uint8]
+Shape = tuple[int, int]  # of a matrix: rows, which are outputs, and columns
 
 FEW, MANY = (1, 2, 4, 8), 512
 N_EMBD, N_FF, N_HEADS, N_KV_HEADS, HEAD_DIM = 2048, 8192, 32, 8, 64
 DEPTH = 8192
 OUT_BYTES = 128 << 10  # of results in a pass from cache, so that they leave it to the weights
-MOST_STEPS = 64  # in a pass
+MOST_STEPS = 64  # in a pass from cache
+MOST_MATRICES = 4096  # in a pass from memory: what takes more is too small to come from there
 LEAST_SECONDS = 0.05  # of passes measured
 L2_BYTES, L3_BYTES = 1 << 20, 32 << 20  # where the system does not tell
 OTHERS = ("attend", "norm", "rope", "pack", "silu")
@@ -73,57 +77,76 @@ def names() -> tuple[str, ...]:
 
 
 def ops(
-    wanted: Sequence[str] = (), *, n_threads: int = 1, isa: str | None = None,
-    numerics: Numerics = INT8, repetitions: int = 5,
+    wanted: Sequence[str] = (), *, shapes: Sequence[Shape] = (), n_threads: int = 1,
+    isa: str | None = None, numerics: Numerics = INT8, repetitions: int = 5,
 ) -> Iterator[Row]:  # fmt: skip
-    """A row for each kernel of `wanted`, by default of all.
+    """A row for each kernel of `wanted`, by default of all; products of these `shapes`, if any.
 
-    Raises ValueError for a name that is not among `names`, and ISAError.
+    Raises ValueError for a name that is not among `names`, for a shape that is no product's or not
+    the type's, MemoryError and ISAError.
     """
     for name in wanted:
         if name not in names():
             raise ValueError(f"kernel {name!r} is unknown; known: {', '.join(names())}")
+        if shapes and name not in WEIGHT_TYPES:
+            raise ValueError(f"--shape is for products with weights, which {name} is not")
+    wanted = wanted or (tuple(WEIGHT_TYPES) if shapes else names())
+    for (_, n_columns), name in itertools.product(shapes, wanted):
+        WEIGHT_TYPES[name].row_bytes(n_columns)
     library = Library(choose_isa(isa))
     team = Team(library, n_threads)
     try:
-        for name in wanted or names():
-            cases = (
-                _products(WEIGHT_TYPES[name], numerics) if name in WEIGHT_TYPES else _others(name)
-            )
-            for case in cases:
+        for name in wanted:
+            type = WEIGHT_TYPES.get(name)
+            for case in _others(name) if type is None else _products(type, shapes, numerics):
                 yield _measure(case, library, team, numerics=numerics, repetitions=repetitions)
     finally:
         team.close()
 
 
-def _products(type: WeightType, numerics: Numerics) -> Iterator[Case]:
-    """From memory with few rows and many, then from cache with few."""
+def _products(type: WeightType, shapes: Sequence[Shape], numerics: Numerics) -> Iterator[Case]:
+    """Of each shape from memory with few rows and many, then from cache with few."""
+    cache = (cache_size(2) or L2_BYTES) // 2
+    for n_out, n_columns in shapes or [(N_FF, N_EMBD)]:
+        row_bytes = type.row_bytes(n_columns)
+        n_matrices = max(2, -(-4 * (cache_size(3) or L3_BYTES) // (n_out * row_bytes)))
+        if n_matrices <= MOST_MATRICES:
+            yield from _product(type, (n_out, n_columns), n_matrices, "memory", numerics)
+        if not shapes:
+            n_out = max(32, cache // row_bytes // 32 * 32)
+        if n_out * row_bytes <= cache:
+            yield from _product(type, (n_out, n_columns), 1, "cache", numerics)
+
+
+def _product(
+    type: WeightType, shape: Shape, n_matrices: int, source: str, numerics: Numerics
+) -> Iterator[Case]:
+    """Of so many matrices in turn, or of one from cache."""
     in_int8 = isinstance(type, QuantType) and numerics.activations == "int8"
     op = "linear" if in_int8 else "linear f32"
-    row_bytes, random = type.row_bytes(N_EMBD), np.random.default_rng(0)
+    n_out, n_columns = shape
+    n_bytes = n_matrices * n_out * type.row_bytes(n_columns)
+    check_memory(n_bytes, available_memory(), f"{type.name} {n_out} x {n_columns}", "a smaller one")
+    weights = random_weights(np.random.default_rng(0), type, n_matrices * n_out, n_columns)
+    packed = weights.reshape(n_matrices, n_out, -1)
+    matrices = [Matrix("weights", type, n_out, n_columns, matrix) for matrix in packed]
 
-    def case(n_rows: int, n_out: int, source: str, n_matrices: int, copies: int) -> Case:
-        packed = weights[: n_matrices * n_out].reshape(n_matrices, n_out, row_bytes)
-        matrices = [Matrix("weights", type, n_out, N_EMBD, matrix) for matrix in packed]
+    def case(n_rows: int, copies: int) -> Case:
+        inputs: dict[int, Buffer] = {}
 
         def record(graph: Graph, copy: int) -> None:
-            x = inputs.setdefault(id(graph), graph.program.buffer("x", N_EMBD))
+            x = inputs.setdefault(id(graph), graph.program.buffer("x", n_columns))
             graph.linear(x, matrices[copy % n_matrices])
 
-        inputs: dict[int, Buffer] = {}
         arrays = [matrices[copy % n_matrices].packed for copy in range(copies)]
-        shape = f"{n_out} x {N_EMBD}"
-        return Case(op, shape, n_rows, "weights", record, type.name, source, copies, arrays)
+        named = f"{n_out} x {n_columns}"
+        return Case(op, named, n_rows, "weights", record, type.name, source, copies, arrays)
 
-    n_matrices = max(2, -(-4 * (cache_size(3) or L3_BYTES) // (N_FF * row_bytes)))
-    weights = random_weights(random, type, n_matrices * N_FF, N_EMBD)
     for n_rows in FEW:
-        yield case(n_rows, N_FF, "memory", n_matrices, n_matrices)
-    yield case(MANY, N_FF, "memory", 1, 1)
-    n_out = max(32, (cache_size(2) or L2_BYTES) // 2 // row_bytes // 32 * 32)
-    for n_rows in FEW:
-        copies = min(MOST_STEPS, max(4, OUT_BYTES // (4 * n_rows * n_out)))
-        yield case(n_rows, n_out, "cache", 1, copies)
+        from_cache = min(MOST_STEPS, max(4, OUT_BYTES // (4 * n_rows * n_out)))
+        yield case(n_rows, n_matrices if source == "memory" else from_cache)
+    if source == "memory":
+        yield case(MANY, 1)
 
 
 def _others(name: str) -> Iterator[Case]:
@@ -153,7 +176,7 @@ def _others(name: str) -> Iterator[Case]:
     for n_rows in (*FEW, MANY):
         copies = 1 if n_rows == MANY else MOST_STEPS
         shape = str(N_FF if name == "silu" else N_EMBD)
-        step = "SiluMultiply" if name == "silu" else name
+        step = "silumultiply" if name == "silu" else name
         yield Case(name, shape, n_rows, step, record, copies=copies)
 
 

@@ -1,0 +1,1 @@
+"""`linnet chat` at a terminal and behind a pipe: what is typed, what it does, how answers look."""
