@@ -60,10 +60,10 @@ def named(name: str) -> Command | None:
 
 
 def _unknown(name: str) -> str:
-    from difflib import get_close_matches  # takes a moment, as few need
+    from linnet.engine.cli.guesses import close  # imports what few need
 
-    close = get_close_matches(name.lower(), BY_NAME)
-    hint = f"close: {', '.join(close)}; " if close else ""
+    likely = close(name, BY_NAME)
+    hint = f"close: {', '.join(likely)}; " if likely else ""
     return f"there is no command {name[:100]!r} ({hint}/help lists them). {AS_IT_IS}"
 
 

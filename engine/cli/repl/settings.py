@@ -25,10 +25,10 @@ def field_named(name: str) -> str:
     ValueError."""
     field = FIELDS.get(name.lstrip("-")) or (name if name in NAMES else None)
     if field is None:
-        from difflib import get_close_matches  # takes a moment, as few need
+        from linnet.engine.cli.guesses import close  # imports what few need
 
-        close = get_close_matches(name, FIELDS)
-        known = f"close: {', '.join(close)}" if close else "/params lists them"
+        likely = close(name, FIELDS)
+        known = f"close: {', '.join(likely)}" if likely else "/params lists them"
         raise ValueError(f"there is no parameter {name[:100]!r} ({known})")
     return field
 
@@ -43,7 +43,7 @@ def value_of(field: str, text: str) -> Any:
         return SWITCHES[text] == (action == "store_true")
     if action == "append":
         return () if text == "none" else (unescaped(text),)
-    if text in ("-1", "none") and getattr(DEFAULTS, field) is None:
+    if text == "none":
         return None
     try:
         return argument.get("type", str)(text)
