@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+# Memory that nobody shares, which huge pages are for; Windows makes no difference.
+PRIVATE = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+
 
 def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
     """Zeroed memory that starts on a page; pages are taken from the system when touched.
@@ -17,9 +20,7 @@ def aligned(n_bytes: int) -> npt.NDArray[np.uint8]:
     MemoryError.
     """
     memory = _mapping(max(n_bytes, 1))
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    _advise(memory, "MADV_NOHUGEPAGE")
     return np.frombuffer(memory, np.uint8, n_bytes)
 
 
@@ -29,11 +30,8 @@ def in_huge_pages(n_bytes: int) -> npt.NDArray[np.uint8]:
     Rows of activations lie further apart than a small page is long; to find the page of each of
     them takes longer than to read it. Raises MemoryError.
     """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.frombuffer(_mapping(max(n_bytes, 1)), np.uint8, n_bytes)
-    memory = _mapping(max(n_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = _mapping(max(n_bytes, 1), **({"flags": PRIVATE} if PRIVATE else {}))
+    _advise(memory, "MADV_HUGEPAGE")
     return np.frombuffer(memory, np.uint8, n_bytes)
 
 
@@ -47,14 +45,13 @@ def release(part: npt.NDArray[Any]) -> None:
     while isinstance(base, np.ndarray):
         base = base.base
     memory = base.obj if isinstance(base, memoryview) else None
-    if not isinstance(memory, mmap.mmap) or not hasattr(mmap, "MADV_REMOVE"):
+    if not isinstance(memory, mmap.mmap):
         return
     offset = part.ctypes.data - np.frombuffer(memory, np.uint8).ctypes.data
     start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (offset + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if start < end:
-        with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_REMOVE, start, end - start)
+        _advise(memory, "MADV_REMOVE", start, end - start)
 
 
 def check_room(n_bytes: int) -> None:
@@ -63,7 +60,14 @@ def check_room(n_bytes: int) -> None:
     _mapping(n_bytes).close()
 
 
-def _mapping(n_bytes: int, **options: int) -> mmap.mmap:
+def _advise(memory: Any, advice: str, *part: int) -> None:
+    """Where the system knows an advice, by the name that `mmap` has for it."""
+    if hasattr(mmap, advice):
+        with contextlib.suppress(OSError):
+            memory.madvise(getattr(mmap, advice), *part)
+
+
+def _mapping(n_bytes: int, **options: Any) -> mmap.mmap:
     try:
         return mmap.mmap(-1, n_bytes, **options)
     except OSError as error:

@@ -8,6 +8,7 @@ print(llm.generate("Once upon a time", SamplingParams(max_tokens=64)).text)
 from __future__ import annotations
 
 import importlib
+import os
 
 TYPE_CHECKING = False  # as typing's, whose import takes as long as Python's start
 
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
     from linnet.kernels.runtime.packed import PackedMatrix as PackedMatrix
     from linnet.kernels.runtime.team import Interrupted as Interrupted
     from linnet.models.parts.errors import ModelError as ModelError
+
+# In a checkout the three folders beside this one are links here. Where the system makes none, as
+# Windows may not, git writes small files in their place; the folders are found by this then.
+if not os.path.isdir(os.path.join(os.path.dirname(__file__), "engine")):
+    __path__.append(os.path.dirname(os.path.dirname(__file__)))
 
 __version__ = "0.2.0"
 _HOMES = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import pty
 import re
 import shlex
 import signal
@@ -124,6 +123,8 @@ def attempt(argv: list[str], piped: str | None, folder: Path) -> Outcome:
     is_server, env = argv[0] == "serve", os.environ | {"PYTHONPATH": str(ROOT)}
     if is_server and "--port" not in argv:
         env["LINNET_ARG_PORT"] = str(PORT)
+    import pty  # not for Windows, where tests read the lines above
+
     terminal, child = pty.openpty()
     with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
         process = subprocess.Popen(

@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import signal
 import struct
 import subprocess
@@ -142,6 +141,8 @@ def work(options: argparse.Namespace) -> None:
     strict_warnings()
     files, parent = Seeds(seeds()), os.getppid()
     limit = _kilobytes("VmSize") * 1024 + ADDRESS_SPACE
+    import resource  # of Linux, as all that is measured here; tests import the rest anywhere
+
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     end, counts, told = time.monotonic() + options.seconds, Counts(), time.monotonic()
     with (

@@ -118,7 +118,8 @@ class _Worker:
                 [python, "-I", "-S", str(WORKER), *sys.path],  # where jinja2 is
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 env={**os.environ, IN_WORKER: "1"},
-                start_new_session=True,  # a terminal's Ctrl-C is for us
+                start_new_session=True,  # a terminal's Ctrl-C is for us; on Windows
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # so is a console's
             )  # fmt: skip
         except OSError as error:
             raise RuntimeError(f"there is no process for the chat template: {error}") from error
@@ -194,8 +195,9 @@ def _python() -> str:
     """
     if IN_WORKER in os.environ:
         raise RuntimeError("this process was started to render a chat template, and runs linnet")
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    beside = [Path(prefix, "bin", version) for prefix in (sys.exec_prefix, sys.base_exec_prefix)]
+    version = f"bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    name = "python.exe" if sys.platform == "win32" else version
+    beside = [Path(prefix, name) for prefix in (sys.exec_prefix, sys.base_exec_prefix)]
     for path in (Path(sys.executable or ""), *beside):
         if PYTHON.fullmatch(path.name) and path.is_file():
             return str(path)
@@ -206,10 +208,14 @@ def _python() -> str:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """And what it has started, which has its pipes: it leads a session of its own."""
+    """And what it has started, which has its pipes: it leads a session of its own. On Windows, a
+    virtual environment's Python starts the one it is of, and ends it with itself."""
     if process.poll() is None:
         with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
+            if sys.platform == "win32":
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import faulthandler
 import json
 import marshal
 import re
-import signal
 import sys
 from typing import Any, Final, NoReturn
 
@@ -91,17 +91,24 @@ def answer(how: bytes, text: str) -> None:
 
 def limit_memory() -> None:
     """Limit address space to `MEMORY` and forbid core dumps, where the system can."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
+    if sys.platform == "win32":
+        return
+    import resource
 
+    with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 def end_after(seconds: float) -> None:
-    """Have the system end this process after so long, in case its parent is gone; 0: never."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    """Have this process end after so long, whatever it is at, in case its parent is gone; 0: never.
+
+    By a thread that needs nothing of Python, and by no signal: Windows has no timer of those.
+    """
+    if seconds:
+        faulthandler.dump_traceback_later(seconds, exit=True)  # to stderr, which nobody reads
+    else:
+        faulthandler.cancel_dump_traceback_later()
 
 
 # ---- the environment of templates ----------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -44,8 +45,10 @@ def read_text(path: str | None) -> str:
 
 
 def read_prompt(path: str | None) -> str:
-    """`read_text` without its last line feed, with which editors and `echo` end what they write."""
-    return read_text(path).removesuffix("\n")
+    """`read_text` without its last line feed, with which editors and `echo` end what they write; on
+    Windows, with the carriage return that these put before it."""
+    text = read_text(path)
+    return text.removesuffix(os.linesep if text.endswith(os.linesep) else "\n")
 
 
 def add_text(parser: argparse.ArgumentParser, what: str, file: str) -> None:

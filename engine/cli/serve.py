@@ -152,10 +152,22 @@ async def _serve(
             os._exit(0)
         server.end()
 
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, on_signal)
+    _hear(on_signal)
     on_start()  # from here on signals are heard
     await server.run_model(opened, sockets, on_ready)
+
+
+def _hear(on_signal: Callable[[], None]) -> None:
+    """Have the loop call it for Ctrl-C, Ctrl-Break where there is one, and SIGTERM."""
+    loop = asyncio.get_running_loop()
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is None:
+            continue
+        try:
+            loop.add_signal_handler(number, on_signal)
+        except NotImplementedError:  # as on Windows, whose loop wakes up for signals all the same
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
 
 
 def _url(listening: socket.socket) -> str:

@@ -6,6 +6,8 @@ import ctypes
 import platform
 import sys
 
+from linnet.kernels import macos
+
 # LLVM's names of bits, as in Linux's asm/hwcap.h, by the number of the word that has them.
 HWCAPS = {
     16: {1: "neon", 8: "lse", 10: "fullfp16", 20: "dotprod", 22: "sve"},
@@ -37,11 +39,5 @@ def _from_hwcaps() -> dict[str, bool]:
 
 
 def _from_sysctl() -> dict[str, bool]:
-    by_name = ctypes.CDLL(None).sysctlbyname
-    found = {"neon": True}
-    for name, word in SYSCTLS.items():
-        value, size = ctypes.c_int(0), ctypes.c_size_t(ctypes.sizeof(ctypes.c_int))
-        asked = f"hw.optional.arm.FEAT_{word}".encode()
-        answer = by_name(asked, ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0))
-        found[name] = answer == 0 and bool(value.value)
-    return found
+    said = {name: macos.number(f"hw.optional.arm.FEAT_{word}") for name, word in SYSCTLS.items()}
+    return {"neon": True, **{name: bool(value) for name, value in said.items()}}

@@ -52,7 +52,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def is_own(status: os.stat_result) -> bool:
-    """Whether a file is the user's, and nobody else may write to it."""
-    if os.name != "posix":
-        return True
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+    """Whether a file is the user's, and nobody else may write to it; True on Windows, which has
+    other owners and modes than POSIX, and where a user's folders are the user's alone."""
+    getuid = getattr(os, "getuid", None)
+    return getuid is None or (status.st_uid == getuid() and not status.st_mode & 0o022)

@@ -215,7 +215,7 @@ class Library:
             folder = Path("linnet-dump")
             folder.mkdir(exist_ok=True)
             text = self._compiler.text(source, stage)
-            (folder / f"{source.symbol}{STAGES[stage]}").write_text(text)
+            (folder / f"{source.symbol}{STAGES[stage]}").write_text(text, "utf-8")
         started = time.perf_counter()
         code = self._compiler.object_code(source)
         missing = undefined_symbols(code) - ALLOWED_SYMBOLS

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
+import sys
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from linnet.kernels import macos
 from linnet.kernels.compiler.files import read_own, write_own
 from linnet.kernels.compiler.jit import host_features
 from linnet.kernels.compiler.object_cache import ObjectCache
@@ -86,5 +88,7 @@ def cpu() -> str:
             name, _, value = line.partition(":")
             names.setdefault(name.strip(), value.strip())
     known = [names[name] for name in CPU_FIELDS if name in names]
+    if sys.platform == "darwin":
+        known = [macos.text("machdep.cpu.brand_string") or ""]
     features = hashlib.sha256(",".join(sorted(host_features())).encode()).hexdigest()[:16]
     return ", ".join([*(known or [platform.processor()]), f"features {features}"])

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from linnet.kernels import macos
 from linnet.kernels.compiler.jit import Library
 from linnet.kernels.ir import Kernel, Pointer, Value, i32, i64, pointer, u64
 from linnet.kernels.isa import ISA
@@ -128,6 +129,8 @@ def _work(
     closed: threading.Event, serve: Any,
 ) -> None:  # fmt: skip
     """A server's life; it holds no reference to the Team, so that a forgotten Team ends."""
+    if sys.platform == "darwin":
+        macos.stay_on_fast_cores()
     wake.acquire()
     while not closed.is_set():
         serve(memory.ctypes.data, thread)  # even if the pass is over by now: the next may be near

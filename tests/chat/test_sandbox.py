@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.byte_pairs import build
 from support.serving import until
+from support.systems import needs_posix, needs_proc
 
 from linnet.engine.chat import sandbox
 from linnet.engine.chat.sandbox import IN_WORKER, SandboxedTemplate, TemplateError
@@ -28,6 +29,7 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
+@needs_posix
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_program_that_embeds_python_is_not_started_again(
     program: Path, frozen: bool, monkeypatch: pytest.MonkeyPatch
@@ -45,6 +47,7 @@ def test_a_program_that_embeds_python_is_not_started_again(
     assert not (program.parent / "started").exists()
 
 
+@needs_posix
 @pytest.mark.parametrize("executable", [None, "", "/no/such/python3", "."])
 def test_without_a_python_of_its_own(
     executable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -128,6 +131,7 @@ def test_attempts_are_not_trusted_either(
         template.attempts([HELLO, HELLO])
 
 
+@needs_proc
 def test_whoever_holds_the_pipes_ends_with_the_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +172,7 @@ def test_attempts_share_a_deadline() -> None:
         template.attempts([{"n": 1}, {"n": 99999}])
 
 
+@needs_proc
 def test_the_worker_has_the_environment_of_the_program() -> None:
     template = SandboxedTemplate(SOURCE, name="it", seconds=30)
     assert template._worker is not None

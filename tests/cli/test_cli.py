@@ -25,12 +25,14 @@ import numpy as np
 import pytest
 from support import ROOT
 from support.gguf_builder import F32, STRING, GGUFBuilder
+from support.systems import needs_devices, needs_posix, needs_signals
 from support.tiny_llama import N_VOCAB, TinyLlama
 
 import linnet
 from linnet import LLM, Chunk, SamplingParams, Tokenizer
 from linnet import __main__ as commands
 from linnet.engine.cli import main as cli
+from linnet.engine.cli.reading import read_prompt
 from linnet.engine.running.runner import PROMPT_TOKENS
 from linnet.kernels.runtime.team import Team
 
@@ -147,6 +149,16 @@ def test_files_and_stdin_lose_one_last_line_feed(generate: Run, tmp_path: Path) 
         assert generate("-q", "-n0", "-f", file) == shown
         assert generate("-q", "-n0", stdin=text) == shown
     assert generate("-q", "-n0", "to\n") == Result(0, "to\n\n", "")
+
+
+@pytest.mark.parametrize(("text", "prompt"), [("to\r\n", "to"), ("to\n", "to"), ("\r", "\r")])
+def test_on_windows_a_line_ends_in_two_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, prompt: str
+) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(text.encode())
+    monkeypatch.setattr("os.linesep", "\r\n")
+    assert read_prompt(str(file)) == prompt
 
 
 def test_arguments_are_unescaped_unless_told(generate: Run) -> None:
@@ -504,6 +516,7 @@ def bad_paths(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     yield garbage, "magic"
 
 
+@needs_posix
 @pytest.mark.parametrize("command", ["generate", "inspect", "tokenize"])
 def test_files_that_are_no_models_are_refused(run: Run, tmp_path: Path, command: str) -> None:
     for path, message in bad_paths(tmp_path):
@@ -511,6 +524,7 @@ def test_files_that_are_no_models_are_refused(run: Run, tmp_path: Path, command:
         check_refused(run(*argv), message, repr(str(path)))
 
 
+@needs_posix
 @pytest.mark.parametrize("command", ["generate", "tokenize"])
 def test_texts_that_cannot_be_read_are_refused(
     run: Run, path: str, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
@@ -675,6 +689,13 @@ FIGURES = r"prompt 13 tokens, [\d.]+ tok/s \| generated \d+ tokens.* \| peak mem
 LONG = ["-n", "16000", "-c", "16384", "--ignore-eos", "--temp", "0"]
 
 
+def _default_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+DEFAULT_CTRL_C = _default_ctrl_c if os.name == "posix" else None  # what Popen takes there
+
+
 @contextmanager
 def linnet_process(
     *argv: str, stdin: Any = subprocess.DEVNULL, stdout: Any = subprocess.PIPE, **env: str
@@ -686,7 +707,7 @@ def linnet_process(
         stdout=stdout,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=DEFAULT_CTRL_C,
     ) as process:
         try:
             yield process
@@ -701,6 +722,7 @@ def test_it_runs_as_a_module(path: str, expected: str) -> None:
     assert CLOSING_LINE.fullmatch(err.decode())
 
 
+@needs_signals
 def test_ctrl_c_ends_it_at_once(path: str) -> None:
     with linnet_process("generate", "-m", path, "-t2", *LONG, PROMPT) as process:
         process.stdout.read(40)  # it is at work
@@ -710,6 +732,7 @@ def test_ctrl_c_ends_it_at_once(path: str) -> None:
     assert re.fullmatch(rf"\n{FIGURES}\n", err.decode()), err
 
 
+@needs_signals
 def test_ctrl_c_ends_a_prompt_at_once(path: str, tmp_path: Path) -> None:
     """A prompt of one pass, which takes a good while."""
     prompt = tmp_path / "prompt"
@@ -723,6 +746,7 @@ def test_ctrl_c_ends_a_prompt_at_once(path: str, tmp_path: Path) -> None:
     assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
+@needs_signals
 def test_ctrl_c_while_it_imports_is_quiet_too(path: str, tmp_path: Path) -> None:
     """Here on the import of numpy, which a stand-in interrupts."""
     (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
@@ -732,6 +756,7 @@ def test_ctrl_c_while_it_imports_is_quiet_too(path: str, tmp_path: Path) -> None
     assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
+@needs_signals
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 20])
 def test_ctrl_c_is_quiet_from_our_first_import_on(path: str, tmp_path: Path, n: int) -> None:
     """It comes with the n-th module that is imported once Ctrl-C is ours, and with all later."""
@@ -752,6 +777,7 @@ def test_ctrl_c_is_quiet_from_our_first_import_on(path: str, tmp_path: Path, n: 
     assert (process.returncode, out, err) == (130, b"", b"\n")
 
 
+@needs_signals
 @pytest.mark.parametrize("command", ["generate", "chat"])
 @pytest.mark.parametrize("instead", ["pass", "raise ImportError('initialization failed')"])
 def test_ctrl_c_is_not_lost_in_a_module_that_drops_it(
@@ -779,6 +805,7 @@ def test_ctrl_c_is_not_lost_in_a_module_that_drops_it(
     assert re.fullmatch(rf"(\n{FIGURES})?\n*", err.decode()), err
 
 
+@needs_signals
 def test_a_second_ctrl_c_ends_it_whatever_the_first_has_come_to(path: str, tmp_path: Path) -> None:
     """Here to a close that never returns."""
     (tmp_path / "sitecustomize.py").write_text("""if True:
@@ -802,6 +829,7 @@ def test_a_second_ctrl_c_ends_it_whatever_the_first_has_come_to(path: str, tmp_p
     assert re.fullmatch(rf"\n{FIGURES}\n\n", err.decode()), err
 
 
+@needs_signals
 def test_a_command_that_ignores_ctrl_c_goes_on(path: str, expected: str) -> None:
     """As one behind nohup, or in the background of a script, does."""
     argv = [sys.executable, "-m", "linnet", "generate", "-m", path, "-t2", "--temp=0", "-n9", "-q"]
@@ -816,6 +844,7 @@ def test_a_command_that_ignores_ctrl_c_goes_on(path: str, expected: str) -> None
         assert (process.returncode, process.stdout.read().decode()) == (0, expected)
 
 
+@needs_posix
 def test_a_reader_that_has_enough_ends_it(path: str) -> None:
     with linnet_process("generate", "-m", path, *LONG, PROMPT) as process:
         assert process.stdout.read(10) == PROMPT[:10].encode()
@@ -824,7 +853,7 @@ def test_a_reader_that_has_enough_ends_it(path: str) -> None:
         assert process.stderr.read() == b""
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@needs_devices
 def test_a_full_disk_is_an_error(path: str) -> None:
     with open("/dev/full", "w") as full, linnet_process("inspect", path, stdout=full) as process:
         _, err = process.communicate(timeout=60)
@@ -832,6 +861,7 @@ def test_a_full_disk_is_an_error(path: str) -> None:
     assert re.fullmatch(rb"linnet: .*No space left on device\n", err)
 
 
+@needs_devices
 @pytest.mark.parametrize("redirected", ["2>&-", "2>/dev/full", "2>/dev/full -c 17000"])
 def test_a_stderr_that_takes_nothing_changes_no_status(path: str, redirected: str) -> None:
     argv = shlex.join([sys.executable, "-m", "linnet", "generate", "-m", path, "-t1", "-q"])
@@ -845,6 +875,7 @@ def test_a_stderr_that_takes_nothing_changes_no_status(path: str, redirected: st
         assert b"linnet:" not in done.stdout
 
 
+@needs_posix
 def test_a_warning_that_nobody_reads_ends_nothing(path: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)

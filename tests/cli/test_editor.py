@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from support.systems import is_private, needs_signals
 
 from linnet.engine.cli.interrupts import end_in_order, held, in_order
 from linnet.engine.cli.repl import history as module
@@ -118,7 +118,7 @@ def test_a_history_is_found_again(tmp_path: Path) -> None:
         HistoryFile(path).store_string(entry)
     assert [*HistoryFile(path).load_history_strings()] == ENTRIES[::-1]
     assert len(path.read_bytes().split(b"\n")) == len(ENTRIES) + 1
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert is_private(path)
 
 
 def test_lines_of_an_older_version(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_history_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
     expected = ["entry 6", "entry 5", "entry 4"]
     assert [*history.load_history_strings()] == expected
     assert [json.loads(line) for line in path.read_text().splitlines()] == expected[::-1]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert is_private(path)
     assert [*tmp_path.iterdir()] == [path]
     assert [*history.load_history_strings()] == expected
 
@@ -150,6 +150,7 @@ def test_a_history_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
 # ---- Ctrl-C as a signal --------------------------------------------------------------------------
 
 
+@needs_signals
 def test_an_interrupt_that_is_held_comes_at_the_end() -> None:
     seen: list[str] = []
     before = signal.getsignal(signal.SIGINT)
@@ -173,6 +174,7 @@ def test_an_interrupt_that_is_held_comes_at_the_end() -> None:
         assert signal.getsignal(signal.SIGINT) is before
 
 
+@needs_signals
 def test_an_interrupt_before_the_prompt_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with create_pipe_input() as keys:
         editor = Editor(sys.stderr, history=False, input=keys, output=DummyOutput())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.systems import needs_posix
 
 from linnet.kernels.compiler.files import new_file, read_own, write_own
 
@@ -78,7 +79,7 @@ def test_two_at_once_do_not_meet(path: Path) -> None:
     assert [*path.parent.iterdir()] == [path]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@needs_posix
 def test_a_file_is_everyones_or_ones_own(tmp_path: Path) -> None:
     umask = os.umask(0o022)
     try:
@@ -109,13 +110,13 @@ def test_what_is_larger_or_no_file_is_not_read(path: Path) -> None:
     assert read_own(path.with_name("nowhere"), 1 << 20) is None
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes in folders are of POSIX")
+@needs_posix
 def test_nobody_is_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     assert read_own(tmp_path / "pipe", 10) is None
 
 
-@pytest.mark.skipif(os.name != "posix", reason="owners and modes are of POSIX")
+@needs_posix
 def test_what_others_may_write_is_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for mode, is_read in ((0o644, True), (0o620, False), (0o602, False), (0o600, True)):
         path.chmod(mode)
@@ -125,7 +126,7 @@ def test_what_others_may_write_is_not_read(path: Path, monkeypatch: pytest.Monke
     assert read_own(path, 100) is None
 
 
-@pytest.mark.skipif(os.name != "posix", reason="owners and modes are of POSIX")
+@needs_posix
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_the_file_that_is_looked_at_is_the_one_that_is_read(
     path: Path, monkeypatch: pytest.MonkeyPatch, before: bool

@@ -14,11 +14,13 @@ from fuzz_gguf import Counts, Expensive, file_of, load, run_case, watch
 from gguf_parts import File
 from mutate_gguf import Seeds
 from support.fuzz_seeds import seeds
+from support.systems import needs_linux
 from support.tiny_architectures import TINY
 
 from linnet.engine.gguf.reader import GGUFError, GGUFFile
 from linnet.kernels.quants import WEIGHT_TYPES
 
+pytestmark = needs_linux  # whose /proc the script measures by
 FILES = Seeds(seeds())
 
 

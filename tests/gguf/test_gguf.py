@@ -30,6 +30,7 @@ from support.gguf_builder import (
     UINT64,
     GGUFBuilder,
 )
+from support.systems import needs_proc
 
 from linnet.engine.gguf.reader import GGMLType, GGUFError, GGUFFile
 from linnet.engine.gguf.types import GGML_TYPES, REMOVED_TYPES
@@ -305,6 +306,7 @@ def test_a_closed_file_is_not_used(tmp_path: Path) -> None:
             use()
 
 
+@needs_proc
 def test_arrays_outlive_the_file_and_the_mapping_goes_with_them(tmp_path: Path) -> None:
     path = tiny().write(tmp_path / "model.gguf")
     gc.disable()
@@ -320,6 +322,7 @@ def test_arrays_outlive_the_file_and_the_mapping_goes_with_them(tmp_path: Path) 
         gc.enable()
 
 
+@needs_proc
 def test_a_refused_file_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(tiny().build()[:-40])

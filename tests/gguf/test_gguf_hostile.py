@@ -35,6 +35,7 @@ from support.gguf_builder import (
     u32,
     u64,
 )
+from support.systems import skip_without_proc
 
 from linnet.engine.gguf.reader import GGUFError, GGUFFile
 
@@ -60,6 +61,7 @@ def child_environment() -> dict[str, str]:
 
 def probe(paths: Iterable[Path]) -> list[Report]:
     """Open the files in one child; after a file that kills it, go on with another child."""
+    skip_without_proc()
     waiting, reports = list(paths), []
     while waiting:
         child = subprocess.run(

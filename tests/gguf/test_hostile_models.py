@@ -20,6 +20,7 @@ import pytest
 import test_gguf_hostile
 from support import ROOT
 from support.fuzz_seeds import LLAMA, byte_pairs, llama_tensors, model, sentencepiece
+from support.systems import skip_without_proc
 from support.tiny_architectures import N_EMBD, N_VOCAB, TINY, NamedTensor, TinyArchitecture
 from test_gguf_hostile import MAX_MIB, Report
 
@@ -35,6 +36,7 @@ class Child:
     """A process that looks at one file after another; another one follows one that dies."""
 
     def __init__(self, path: Path) -> None:
+        skip_without_proc()
         self._path = path
         self._process: subprocess.Popen[str] | None = None
 

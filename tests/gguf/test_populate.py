@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import mmap
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.systems import needs_linux
 
 from linnet.engine.gguf.populate import Populating
 
@@ -24,7 +24,7 @@ def resident(array: NDArray[np.uint8]) -> int:
     return int(next(line for line in lines if line.startswith("Rss:")).split()[1]) << 10
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux's madvise")
+@needs_linux
 def test_pages_are_mapped(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(bytes(N_BYTES))

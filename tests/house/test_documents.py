@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,31 @@ def test_python_in_documents_compiles(document: str) -> None:
     assert programs
     for program in programs:
         compile(program, document, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+# ---- the workflow of GitHub Actions --------------------------------------------------------------
+
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
+
+
+@pytest.mark.parametrize(("job", "last"), [("tests", "pytest -n auto"), ("checks", ".ci/checks")])
+def test_the_workflow_does_what_the_readme_says(job: str, last: str) -> None:
+    steps = WORKFLOW["jobs"][job]["steps"]
+    install = 'pip install -e ".[dev]"'
+    assert [step["run"] for step in steps if "run" in step] == [install, last]
+    development = (ROOT / "README.md").read_text().partition("## Development")[2]
+    assert f"$ {install}\n$ pytest -n auto\n" in development
+    used = dict(step["uses"].split("@v") for step in steps if "uses" in step)
+    assert int(used["actions/checkout"]) >= 4  # older ones run on a Node that is gone
+    assert int(used["actions/setup-python"]) >= 5
+    assert steps[1]["with"]["cache"] == "pip"
+
+
+def test_the_workflow_takes_every_python_that_is_promised() -> None:
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    promised = re.findall(r"Python :: (3\.\d+)", "\n".join(classifiers))
+    matrix = WORKFLOW["jobs"]["tests"]["strategy"]["matrix"]
+    assert matrix["python"] == promised
+    assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    python = next(step["with"] for step in WORKFLOW["jobs"]["checks"]["steps"] if "with" in step)
+    assert python["python-version"] in promised

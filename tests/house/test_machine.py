@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-from collections.abc import Callable, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.fake_libraries import Advapi32, Kernel32, LibSystem
 from support.kernel_harness import run_python
+from support.systems import needs_linux, needs_proc
 from support.tiny_llama import BOS, TinyLlama
 
 from linnet import LLM
 from linnet.engine import machine
 from linnet.engine.cli.main import main
+from linnet.engine.machine import linux, macos, windows
 
 TINY = TinyLlama(type="Q4_K")
 Pretend = Callable[..., None]
@@ -21,9 +27,10 @@ Pretend = Callable[..., None]
 @pytest.fixture
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
     """Makes up a machine of CPUs that we may all use, and of files in the cgroup's folder."""
-    monkeypatch.setattr(machine, "CGROUP", tmp_path / "cgroup")
-    monkeypatch.setattr(machine, "CPUS", tmp_path / "cpu")
-    monkeypatch.setattr(machine, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(machine, "system", linux)
+    monkeypatch.setattr(linux, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(linux, "CPUS", tmp_path / "cpu")
+    monkeypatch.setattr(linux, "MEMBERSHIP", tmp_path / "membership")
 
     def pretend(
         n_cpus: int = 1, siblings: Sequence[str] = (), cgroup: Mapping[str, str] | None = None,
@@ -46,7 +53,8 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretend:
 
 
 def test_the_size_of_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "CPUS", tmp_path)
+    monkeypatch.setattr(machine, "system", linux)
+    monkeypatch.setattr(linux, "CPUS", tmp_path)
     caches = [(1, "Instruction", "64K"), (1, "Data", "48K"), (2, "Unified", "1M")]
     for i, caption in enumerate(caches):
         folder = tmp_path / "cpu0/cache" / f"index{i}"
@@ -139,7 +147,7 @@ def test_a_cgroup_that_is_not_to_be_seen_is_no_limit(pretend: Pretend, membershi
     assert machine.usable_threads() == 4
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+@needs_linux
 def test_only_cpus_that_we_may_run_on_count() -> None:
     code = """if True:
         import os
@@ -153,6 +161,7 @@ def test_only_cpus_that_we_may_run_on_count() -> None:
 def test_a_system_without_affinity_says_how_many_cpus_it_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(machine, "system", linux)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert machine.usable_threads() == 6
@@ -194,7 +203,7 @@ def test_a_limit_of_memory_counts_but_cached_files_do_not(
     assert machine.available_memory() == n_bytes
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="needs /proc")
+@needs_proc
 def test_without_a_limit_it_is_what_the_machine_has(pretend: Pretend) -> None:
     for cgroup in ({}, {"memory.max": "max", "memory.current": "3000"}):
         pretend(cgroup=cgroup)
@@ -281,7 +290,7 @@ def test_a_file_that_does_not_fit_is_refused_unless_it_is_mapped(
     assert "without --no-mmap" in refused
 
 
-@pytest.mark.skipif(not os.path.exists("/proc"), reason="needs /proc")
+@needs_proc
 def test_the_peak_is_the_most_that_was_held() -> None:
     code = """if True:
         from linnet.engine.machine import peak_memory
@@ -292,3 +301,134 @@ def test_the_peak_is_the_most_that_was_held() -> None:
     child = run_python("-c", code)
     assert child.stderr == ""
     assert 200e6 < int(child.stdout) < 500e6
+
+
+# ---- Windows, of made-up functions ---------------------------------------------------------------
+
+
+@pytest.fixture
+def on_windows(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has libraries tell of a machine; see `Kernel32`."""
+
+    def on_windows(name: str = "A CPU", **machine_of: Any) -> None:
+        kernel = Kernel32(**machine_of)
+        libraries = {"kernel32": kernel, "advapi32": Advapi32(name, fails=kernel.fails)}
+        monkeypatch.setattr("ctypes.CDLL", libraries.__getitem__)
+        monkeypatch.setattr(machine, "system", windows)
+
+    return on_windows
+
+
+@pytest.mark.parametrize(
+    ("cores", "affinity", "groups", "n_threads"),
+    [
+        ([(0, 0b11, 0), (0, 0b1100, 0)], 0b1111, [0], 2),
+        ([(0, 0b11, 0), (0, 0b1100, 0)], 0b1000, [0], 1),
+        ([(0, 0b11, 0), (0, 0b1100, 0), (1, 0b10000, 0), (0, 0b100000, 0)], 0b111111, [0], 1),
+        ([(1, 0b11, 0), (0, 0b100, 0), (0, 0b1000, 0)], 0b1100, [0], 2),  # little ones alone
+        ([(0, 1, 0), (0, 2, 0), (0, 1, 1), (0, 2, 1)], 0b11, [1], 2),
+        ([(0, 1, 0), (0, 2, 0), (0, 1, 1), (0, 1 << 63, 1)], 0, [0, 1], 4),
+    ],
+)
+def test_cores_on_windows(
+    on_windows: Callable[..., None], cores: list[tuple[int, int, int]], affinity: int,
+    groups: list[int], n_threads: int,
+) -> None:  # fmt: skip
+    on_windows(cores=cores, affinity=affinity, groups=groups)
+    assert machine.usable_threads() == n_threads
+
+
+def test_memory_and_caches_on_windows(on_windows: Callable[..., None]) -> None:
+    on_windows(free=5 << 30, grantable=6 << 30)
+    assert machine.available_memory() == 5 << 30
+    assert machine.peak_memory() == 123_000_000
+    assert [machine.cache_size(level) for level in (1, 2, 3)] == [48 << 10, 1 << 20, None]
+    on_windows(free=5 << 30, grantable=1 << 30)
+    assert machine.available_memory() == 1 << 30
+
+
+def test_the_name_of_a_cpu_on_windows(on_windows: Callable[..., None]) -> None:
+    on_windows("12th Gen Intel(R) Core(TM) i7-1260P ")
+    assert machine.cpu_name() == "12th Gen Intel(R) Core(TM) i7-1260P"
+
+
+def test_a_windows_that_tells_nothing(
+    on_windows: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_windows(fails=True)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert machine.usable_threads() == 6
+    assert machine.available_memory() is None
+    assert machine.peak_memory() is None
+    assert machine.cache_size(1) is None
+    assert machine.cpu_name() == platform.machine()
+
+
+# ---- macOS, of made-up functions -----------------------------------------------------------------
+
+
+@pytest.fixture
+def on_macos(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Has a library tell of a machine; see `LibSystem`."""
+
+    def on_macos(**machine_of: Any) -> None:
+        library = LibSystem(**machine_of)
+        monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+        monkeypatch.setattr(machine, "system", macos)
+
+    macos._host.cache_clear()
+    yield on_macos
+    macos._host.cache_clear()
+
+
+M2 = {
+    "hw.perflevel0.physicalcpu": 4, "hw.physicalcpu": 8, "hw.perflevel0.l1dcachesize": 128 << 10,
+    "hw.l1dcachesize": 64 << 10, "hw.perflevel0.l2cachesize": 16 << 20, "hw.l2cachesize": 4 << 20,
+    "machdep.cpu.brand_string": "Apple M2",
+}  # fmt: skip
+CORE_I5 = {
+    "hw.physicalcpu": 6, "hw.l1dcachesize": 32 << 10, "hw.l2cachesize": 256 << 10,
+    "hw.l3cachesize": 9 << 20, "machdep.cpu.brand_string": "Intel(R) Core(TM) i5-8500B",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "n_threads", "caches"),
+    [
+        (M2, 4, [128 << 10, 16 << 20, None]),
+        (CORE_I5, 6, [32 << 10, 256 << 10, 9 << 20]),
+    ],
+)
+def test_cores_and_caches_on_macos(
+    on_macos: Callable[..., None], names: Mapping[str, Any], n_threads: int, caches: list[Any]
+) -> None:
+    on_macos(names=names)
+    assert machine.usable_threads() == n_threads
+    assert [machine.cache_size(level) for level in (1, 2, 3)] == caches
+    assert machine.cpu_name() == names["machdep.cpu.brand_string"]
+
+
+def test_memory_on_macos(on_macos: Callable[..., None]) -> None:
+    on_macos(free=3, inactive=4)
+    assert machine.available_memory() == 7 * mmap.PAGESIZE
+    assert machine.peak_memory() == 123_000_000
+
+
+def test_a_macos_that_tells_nothing(
+    on_macos: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_macos(fails=True, names={})
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert machine.usable_threads() == 6
+    assert machine.available_memory() is None
+    assert machine.peak_memory() is None
+    assert machine.cache_size(2) is None
+    assert machine.cpu_name() == platform.machine()
+
+
+@needs_linux
+def test_the_peak_is_where_a_c_library_has_it() -> None:
+    """Linux has the same structure, with another unit."""
+    import resource
+
+    assert macos.peak_memory() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -24,6 +24,7 @@ import pytest
 from compare_exactness import Exactness
 from comparing import Comparison, medians, number, rate, seconds_to_output, table, take_turns
 from linnet_engine import TOKEN, Engine
+from support.systems import needs_linux
 
 from linnet.engine.open_model import DEMO_MODEL
 from linnet.kernels.compiler.jit import Library
@@ -99,7 +100,7 @@ def test_output_is_waited_for_and_failures_are_told() -> None:
         seconds_to_output([*python, "print('a')"], 99)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="pins a process")
+@needs_linux
 def test_the_neighbour_is_busy_on_one_core_and_leaves() -> None:
     with comparing.busy_neighbour() as pid:
         assert os.sched_getaffinity(pid) == {max(os.sched_getaffinity(0))}

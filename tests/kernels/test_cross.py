@@ -6,12 +6,12 @@ import ctypes
 import platform
 import sys
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from support.fake_libraries import LibSystem
 from support.kernel_harness import TYPES, by_name, few_row_ops, many_row_ops
 from support.random_attention import OF_ATTENTION
 from support.random_blocks import BLOCKS
@@ -126,27 +126,19 @@ def test_what_is_no_object_wants_nothing() -> None:
 # ---- features ------------------------------------------------------------------------------------
 
 
-class Words(SimpleNamespace):
+class Words(LibSystem):
     """A C library on a machine that knows these words, and nothing else."""
 
     @staticmethod
     def getauxval(word: int) -> int:
         return {16: 1 << 1 | 1 << 8 | 1 << 20, 26: 1 << 13}.get(word, 0)
 
-    @staticmethod
-    def sysctlbyname(name: bytes, value: Any, *_: Any) -> int:
-        known = {b"hw.optional.arm.FEAT_DotProd": 1, b"hw.optional.arm.FEAT_I8MM": 0}
-        if name not in known:
-            return -1
-        value._obj.value = known[name]
-        return 0
-
 
 @pytest.fixture
 def arm(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    words = Words()
-    words.getauxval = lambda word: Words.getauxval(word)
+    words = Words({"hw.optional.arm.FEAT_DotProd": 1, "hw.optional.arm.FEAT_I8MM": 0})
+    words.getauxval = lambda word: Words.getauxval(word)  # type: ignore[method-assign]
     monkeypatch.setattr(ctypes, "CDLL", lambda _: words)
     return monkeypatch
 

@@ -7,7 +7,6 @@ to do; a signal ends the child, and fails the test.
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from support.kernel_harness import (
     run_python,
     unwritten,
 )
+from support.systems import needs_posix
 
 from linnet.kernels.compiler.host import choose_isa
 from linnet.kernels.compiler.jit import Library
@@ -52,7 +52,7 @@ from linnet.kernels.products.activations import Quantize, packed_bytes
 from linnet.kernels.products.experts import FloatExpertLinear
 from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="guard pages need mprotect")
+pytestmark = needs_posix
 
 Case = tuple[Op, int, dict[str, Any]]  # an op, the rows of the pass, and the arguments
 

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import platform
 import stat
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from support.kernel_harness import run
+from support.systems import is_private, needs_linux, needs_posix
 
 from linnet.kernels.compiler.host import available_isas, choose_isa
 from linnet.kernels.compiler.jit import CompileError, Compiler, Library, host_features
@@ -106,8 +106,8 @@ def test_each_isa_has_its_own_entries(folder: Path) -> None:
 def test_the_cache_is_for_its_owner_alone_and_holds_nothing_half_written(folder: Path) -> None:
     compile_anew()
     (entry,) = folder.iterdir()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(entry.stat().st_mode) & 0o077 == 0
+    assert is_private(folder)
+    assert is_private(entry)
     assert len(entry.name) == 64
 
 
@@ -148,7 +148,7 @@ def test_a_damaged_entry_is_compiled_anew_and_replaced(
     assert path.read_bytes() == good
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+@needs_posix
 @pytest.mark.parametrize("mode", [0o620, 0o602])
 def test_an_entry_that_others_may_write_is_not_run(folder: Path, mode: int) -> None:
     compile_anew()
@@ -156,7 +156,7 @@ def test_an_entry_that_others_may_write_is_not_run(folder: Path, mode: int) -> N
     path.chmod(mode)
     answer, library = compile_anew()
     assert (answer, library.n_compiled) == (42, 1)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert is_private(path)
 
 
 def test_zero_turns_the_cache_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +305,7 @@ def test_a_damaged_entry_is_not_spoken_of(folder: Path, capfd: pytest.CaptureFix
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="owners are of POSIX")
+@needs_posix
 def test_an_entry_of_someone_else_is_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_anew()
     user = os.getuid()
@@ -474,7 +474,7 @@ def perf_map(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="perf is Linux's")
+@needs_linux
 def test_perf_is_told_where_each_kernel_lies(
     folder: Path, monkeypatch: pytest.MonkeyPatch, perf_map: Path
 ) -> None:
@@ -495,7 +495,7 @@ def test_perf_is_told_where_each_kernel_lies(
     assert stat.S_IMODE(perf_map.stat().st_mode) == 0o600
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="perf is Linux's")
+@needs_linux
 def test_a_link_that_a_stranger_put_there_is_not_followed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, perf_map: Path
 ) -> None:

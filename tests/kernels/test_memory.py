@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.kernel_harness import run_python
+from support.systems import needs_proc
 from support.tiny_llama import TinyLlama
 
 from linnet import LLM, SamplingParams
@@ -48,7 +49,7 @@ def measure(path: str) -> int:
         return own_memory() - before
 
 
-@pytest.mark.skipif(not MAPS.exists(), reason=f"needs {MAPS}")
+@needs_proc
 def test_no_copy_of_the_weights_is_made(tmp_path: Path) -> None:
     path = WIDE.write(tmp_path / "wide.gguf")
     assert path.stat().st_size > 5 * PRIVATE_MB * MB

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 import threading
 import time
 import weakref
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import stress_team
 from support.kernel_harness import Array, LocalOp, random_weights, run_python
+from support.systems import needs_linux
 from support.team_programs import WaitForFlag, chain, lowered
 
 from linnet.kernels.compiler.host import choose_isa
@@ -528,8 +528,6 @@ def test_a_closed_team_says_so(
 
 
 # ---- cores that come and go ----------------------------------------------------------------------
-
-needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
 
 @needs_linux

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from support.kernel_harness import run as run_op
 from support.model_runner import BOTH
+from support.systems import needs_links
 from support.tiny_architectures import N_EXPERTS, N_KV, N_USED
 from support.tiny_architectures import TINY as ARCHITECTURES
 from support.tiny_llama import TinyLlama
@@ -534,6 +535,7 @@ def test_csv(capsys: pytest.CaptureFixture[str], path: str) -> None:
     assert (rows[0]["use_mmap"], rows[0]["synthetic"], rows[0]["poll"]) == ("1", "0", "")
 
 
+@needs_links
 def test_sql_is_what_a_database_takes_and_stderr_may_have_another_format(
     capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.kernel_harness import Array, by_name, random_weights, run, unwritten
+from support.systems import is_private, needs_posix
 
 from linnet.engine.cli import main as cli
 from linnet.engine.cli import tune as command
@@ -114,8 +115,8 @@ def test_a_stored_tuning_is_that_of_its_instruction_set(folder: Path) -> None:
 
 def test_what_is_stored_is_for_its_owner_alone_and_readable(folder: Path) -> None:
     path = store("generic", FOUND)
-    assert path.stat().st_mode & 0o077 == 0
-    assert folder.stat().st_mode & 0o077 == 0
+    assert is_private(path)
+    assert is_private(folder)
     entry = json.loads(path.read_text())
     assert entry["tuning"] == {**asdict(FOUND), "tile": [4, 3]}
 
@@ -203,7 +204,7 @@ def test_a_malformed_file_counts_as_none(
     assert stored("generic") == FOUND
 
 
-@pytest.mark.skipif(os.name != "posix", reason="owners and modes are POSIX's")
+@needs_posix
 def test_a_file_that_others_may_write_counts_as_none(folder: Path) -> None:
     path = store("generic", FOUND)
     for mode in (0o620, 0o602):
@@ -213,7 +214,7 @@ def test_a_file_that_others_may_write_counts_as_none(folder: Path) -> None:
     assert stored("generic") == FOUND
 
 
-@pytest.mark.skipif(os.name != "posix", reason="pipes in folders are POSIX's")
+@needs_posix
 def test_what_is_no_file_counts_as_none(folder: Path) -> None:
     path = store("generic", FOUND)
     path.unlink()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.model_runner import BOTH, F32, INT8, Runner
+from support.systems import needs_linux
 from support.tiny_architectures import N_VOCAB, TINY
 
 from linnet.kernels.ops.attention import NO_WINDOW
@@ -23,7 +24,6 @@ TOKENS = [int(token) for token in np.random.default_rng(6).integers(0, N_VOCAB, 
 STATM = Path("/proc/self/statm")
 # Whole contexts, rings that come around, states, and short convolutions.
 KEPT = ["llama", "gemma3", "gemma4", "qwen35", "lfm2", "deepseek2"]
-only_linux = pytest.mark.skipif(not hasattr(mmap, "MADV_REMOVE"), reason="needs MADV_REMOVE")
 
 
 def runner_of(runner: Callable[..., Runner], name: str, numerics: Numerics = INT8) -> Runner:
@@ -98,7 +98,7 @@ def resident() -> int:
     return int(STATM.read_text().split()[1]) * mmap.PAGESIZE
 
 
-@only_linux
+@needs_linux
 @pytest.mark.parametrize("first", [0, 1001, 2048])
 def test_released_positions_take_no_memory(first: int) -> None:
     """And nothing before them, or of other slots, is lost."""
@@ -124,7 +124,7 @@ def test_released_positions_take_no_memory(first: int) -> None:
         assert (array[[0, 2]] == 1).all()
 
 
-@only_linux
+@needs_linux
 def test_rings_and_states_are_released_whole_or_not_at_all(runner: Callable[..., Runner]) -> None:
     for name in ("gemma3", "qwen35"):
         run = runner_of(runner, name)

@@ -23,6 +23,7 @@ from support.gguf_builder import (
     UINT32,
     GGUFBuilder,
 )
+from support.systems import needs_links
 from support.tiny_models import model
 
 import linnet.engine.quantize.quantize
@@ -140,6 +141,7 @@ def refused(source: Path, target: Path, type_name: str = "Q4_K", **options: bool
     return str(caught.value)
 
 
+@needs_links
 def test_the_source_is_never_written_to(tmp_path: Path) -> None:
     source = model().write(tmp_path / "in.gguf")
     os.link(source, tmp_path / "hard.gguf")

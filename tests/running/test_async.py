@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from support.gguf_builder import STRING
 from support.scripted import fail_amid
+from support.systems import needs_fork, needs_signals
 from support.tiny_llama import TinyLlama
 
 from linnet import LLM, AsyncLLM, Chunk, ContextOverflow, Interrupted, Output, SamplingParams
@@ -370,6 +371,7 @@ def test_a_model_that_is_open_is_closed_with_it(path: Path) -> None:
     run(main())
 
 
+@needs_fork
 def test_a_forked_process_is_told(model: AsyncLLM) -> None:
     run(model.generate(PROMPT, **FIELDS))
     child = os.fork()
@@ -383,6 +385,7 @@ def test_a_forked_process_is_told(model: AsyncLLM) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@needs_signals
 def test_ctrl_c_ends_a_program_in_order() -> None:
     """Streams are closed, the thread is ended, and KeyboardInterrupt comes out."""
     process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=PIPE, stderr=PIPE, text=True)

@@ -6,16 +6,16 @@ Each case runs in a child process, where a signal ends no test but this one.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.kernel_harness import run_python
+from support.systems import needs_linux
 from support.tiny_llama import TinyLlama
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and limits of Linux")
+pytestmark = needs_linux
 
 
 def run_forks(code: str, *arguments: object) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import pytest
+from support.systems import needs_timers
 
 from linnet.engine.running import interruptible
 from linnet.engine.running.interruptible import Interruptible
@@ -119,7 +120,7 @@ def test_nothing_runs_that_ctrl_c_came_before(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("signals_anywhere")
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+@needs_timers
 def test_storms_of_ctrl_c_never_have_two_run_at_once() -> None:
     work, rng, n_interrupted = Work(), random.Random(0), 0
     runner = Interruptible(work.told.set)

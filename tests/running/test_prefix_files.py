@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.model_runner import F32, INT8
+from support.systems import is_private
 from support.tiny_architectures import N_VOCAB, TINY
 from support.tiny_llama import BOS, TinyLlama
 
@@ -80,7 +80,7 @@ def test_a_prefix_from_a_file_goes_on_with_the_same_bits(
     file = PrefixFile.open(path, session, origin(session))
     assert file == written
     assert file.n_bytes == path.stat().st_size
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert is_private(path)
     file.read(session, 0, 37)
     assert session.sequences[0].reusable(ids) == 37
     found = [session.prompt(ids).tobytes(), session.extend(7).tobytes()]
@@ -251,7 +251,7 @@ def test_prefixes_are_found_by_the_next_process(open_session: Sessions, tmp_path
     folder, common = tmp_path / "a" / "b", ids_of(WORTH_READING)
     session = open_session(**LONG)
     stored = PromptCache(folder, session, origin(session))
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert is_private(folder)
     talks = [[*common, *ids_of(n, seed=n)] for n in (300, 10)]
     for slot, ids in enumerate(talks):
         session.prompt(ids, slot=slot)

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from support.systems import needs_timers
 from support.watched_scheduler import Watched, ids_of, interrupting, watching
 
 from linnet.engine.running.generation import Chunk, Generation, PromptProgress
@@ -346,7 +347,7 @@ def test_a_pass_that_nobody_wants_any_more_ends(
 
 
 @pytest.mark.usefixtures("signals_anywhere")
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+@needs_timers
 def test_ctrl_c_at_any_moment_leaves_other_threads_as_they_are(
     watched_of: Callable[..., Watched],
 ) -> None:

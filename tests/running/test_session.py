@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from support.kernel_harness import nmse
 from support.model_runner import BOTH, F32
+from support.systems import needs_fork, needs_timers
 from support.tiny_llama import N_VOCAB, TinyLlama
 
 from linnet.engine.gguf.reader import GGUFFile
@@ -812,7 +813,7 @@ def test_closing_waits_for_the_pass_under_way(
     close()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@needs_fork
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a process with threads forks: indeed
 def test_a_forked_process_is_told_to_open_its_own(open_session: Sessions) -> None:
     session = open_session(threads=2)
@@ -831,7 +832,7 @@ def test_a_forked_process_is_told_to_open_its_own(open_session: Sessions) -> Non
 
 
 @pytest.mark.usefixtures("signals_anywhere")
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+@needs_timers
 def test_ctrl_c_at_any_moment_leaves_the_session_usable(open_session: Sessions) -> None:
     session, ids = open_session(threads=2), ids_of(20)
     expected = continued(session, ids)

@@ -21,6 +21,7 @@ import httpx
 import pytest
 from support import ROOT
 from support.serving import SECONDS, TEMPLATE, Running, asked, frames, serving, until
+from support.systems import needs_signals
 
 from linnet import LLM
 from linnet.engine.async_llm import AsyncLLM
@@ -137,6 +138,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@needs_signals
 def test_a_signal_ends_it_in_order(template: str) -> None:
     flags = "--chat-template-file", template, "--shutdown-timeout", "0.1", "--log-format", "json"
     with command(*flags) as (process, url), httpx.Client(trust_env=False) as client:
@@ -153,12 +155,14 @@ def test_a_signal_ends_it_in_order(template: str) -> None:
         assert lines[0]["n_prompt"] > 0
 
 
+@needs_signals
 def test_a_signal_while_it_is_loading_ends_it_at_once() -> None:
     with command(event="loading") as (process, _):
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
 
 
+@needs_signals
 def test_a_second_signal_ends_it_at_once(template: str) -> None:
     flags = "--chat-template-file", template, "--shutdown-timeout", "600", "-c", str(LONG)
     with command(*flags) as (process, url), httpx.Client(base_url=url, trust_env=False) as client:

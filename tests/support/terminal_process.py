@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import select
 import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
 import pyte
+import pytest
 
 from support import ROOT
+
+pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))  # not for Windows
 
 SECONDS = 15.0  # for what should take one
 COLUMNS, ROWS = 80, 40

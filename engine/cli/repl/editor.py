@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TextIO
 
 from prompt_toolkit import PromptSession
@@ -10,7 +11,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import Output
+from prompt_toolkit.output import Output, create_output
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
@@ -82,6 +83,8 @@ def _continuation(width: int, line: int, n_wraps: int) -> StyleAndTextTuples:
 def _output(stream: TextIO) -> Output:
     """Never asks the terminal where its cursor is: answers that come late, as over a network, would
     be taken for what is typed."""
+    if sys.platform == "win32":
+        return create_output(stream)
     output = Vt100_Output.from_pty(stream, term=os.environ.get("TERM"))
     output.enable_cpr = False
     return output

@@ -26,7 +26,7 @@ class HistoryFile(History):
         """The latest first."""
         lines: list[str] = []
         with suppress(OSError):
-            lines = self._path.read_text(errors="replace").removesuffix("\n").split("\n")
+            lines = self._path.read_text("utf-8", "replace").removesuffix("\n").split("\n")
             if len(lines) > 2 * MOST_ENTRIES:
                 lines = lines[-MOST_ENTRIES:]
                 self._shorten(lines)

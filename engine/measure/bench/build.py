@@ -28,7 +28,7 @@ def _git(checkout: Path, *arguments: str) -> str:
     """What git says; "" where it says that it cannot."""
     command = ["git", "-C", str(checkout), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return "" if done.returncode else done.stdout.strip()

@@ -5,21 +5,20 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 
 from __future__ import annotations
 
-import resource
-import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from linnet.engine.machine import peak_memory
 from linnet.engine.server.errors import APIError
 from linnet.engine.server.metrics import Histogram
 from linnet.engine.server.service import Service
 from linnet.engine.server.wire.endpoint import Endpoint, get
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-MAXRSS = 1 if sys.platform == "darwin" else 1024  # bytes, of getrusage's unit
 Labels = Mapping[str, str]
 
 
@@ -99,13 +98,13 @@ def _of_requests(service: Service) -> Iterator[Family]:
 
 
 def _of_process(service: Service) -> Iterator[Family]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     for name, kind, text, value in (
-        ("cpu_seconds_total", "counter", "CPU time.", usage.ru_utime + usage.ru_stime),
-        ("max_resident_memory_bytes", "gauge", "The most so far.", MAXRSS * usage.ru_maxrss),
+        ("cpu_seconds_total", "counter", "CPU time.", time.process_time()),
+        ("max_resident_memory_bytes", "gauge", "The most so far.", peak_memory()),
         ("start_time_seconds", "gauge", "Unix time.", service.started),
     ):
-        yield Family(f"process_{name}", kind, text, [({}, value)])
+        if value is not None:
+            yield Family(f"process_{name}", kind, text, [({}, value)])
 
 
 def _as_llama_server(service: Service) -> Iterator[Family]:

@@ -1,13 +1,14 @@
-"""What this process may really use of the machine: CPUs and memory."""
+"""What Linux tells of the machine, in files; other systems lack those, and more is unknown there.
+
+The functions are those of `engine/machine/__init__.py`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from pathlib import Path
 
-MOST_THREADS = 1024  # that anyone may ask for
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 CPUS = Path("/sys/devices/system/cpu")
@@ -15,17 +16,12 @@ LARGEST_CAPACITY = 1024  # Linux's unit, of CPUs of several sizes
 CACHED = ("active_file", "inactive_file")  # in a cgroup's memory.stat
 
 
-def usable_threads() -> int:
-    """Physical cores among the CPUs this process may run on, and no more than its CPU quota.
-
-    Without those that have less than half the capacity of the largest: little cores would mostly
-    take memory's and the caches' bandwidth from the others.
-    """
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
-    capacities = {cpu: _capacity_of(cpu) for cpu in allowed}
+def usable_threads() -> int | None:
+    """Without CPUs that have less than half the capacity of the largest: little cores would mostly
+    take memory's and the caches' bandwidth from the others. No more than the CPU quota."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    capacities = {cpu: _capacity_of(cpu) for cpu in os.sched_getaffinity(0)}
     largest = max(capacities.values())
     cores = {_core_of(cpu) for cpu, capacity in capacities.items() if 2 * capacity >= largest}
     quota = _cpu_quota()
@@ -33,31 +29,19 @@ def usable_threads() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be taken without swapping, within the cgroup's limit; None if unknown."""
+    """Within the cgroup's limit."""
     available = _bytes_of("/proc/meminfo", "MemAvailable")
     figures = _cgroup_memory() + ([] if available is None else [available])
     return min(figures) if figures else None
 
 
-def check_memory(n_bytes: int, available: int | None, what: str, remedy: str) -> None:
-    """Raise MemoryError, with both figures and what to do, for more bytes than are available."""
-    if available is not None and n_bytes > available:
-        raise MemoryError(
-            f"{what} needs {n_bytes / 1e9:.2f} GB of memory, and {available / 1e9:.2f} GB are "
-            f"available; {remedy}"
-        )
-
-
 def peak_memory() -> int | None:
-    """The most bytes this process has held in memory, mapped files included; None if unknown.
-
-    That of Linux for this program: getrusage's begins with what the process held that started it.
-    """
+    """That of this program: getrusage's begins with what the process held that started it."""
     return _bytes_of("/proc/self/status", "VmHWM")
 
 
 def cache_size(level: int) -> int | None:
-    """Bytes of a CPU's data cache of that level (1 to 3), shared or its own; None if unknown."""
+    """Of the first CPU."""
     for folder in sorted((CPUS / "cpu0/cache").glob("index*")):
         with contextlib.suppress(OSError, ValueError):
             kind, number, size = (
@@ -69,19 +53,18 @@ def cache_size(level: int) -> int | None:
     return None
 
 
-def cpu_name() -> str:
-    """What the CPU calls itself, or else its architecture."""
+def cpu_name() -> str | None:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    return platform.machine()
+    return None
 
 
 def _bytes_of(path: str, name: str) -> int | None:
     """Bytes, from a line such as "MemAvailable: 1234 kB"; None where there is no such line."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text("utf-8").splitlines()
     except OSError:
         return None
     values = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
@@ -111,7 +94,7 @@ def _cgroup_folders() -> list[Path]:
     """
     own = CGROUP
     with contextlib.suppress(OSError):
-        lines = MEMBERSHIP.read_text().splitlines()
+        lines = MEMBERSHIP.read_text("utf-8").splitlines()
         paths = [line[3:].strip("/") for line in lines if line.startswith("0::")]
         own = CGROUP.joinpath(*paths)
     return [folder for folder in (own, *own.parents) if folder.is_relative_to(CGROUP)]
