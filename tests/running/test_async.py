@@ -31,7 +31,7 @@ FIELDS: dict[str, Any] = {"seed": 5, "max_tokens": 12, "ignore_eos": True}
 ENDLESS: dict[str, Any] = FIELDS | {"max_tokens": None}
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 MESSAGES = [{"role": "user", "content": PROMPT}]
-PATIENCE = 30.0  # seconds, for what must not take forever
+PATIENCE = 120.0  # seconds, for what must not take forever, and may compile
 T = TypeVar("T")
 
 
