@@ -153,6 +153,7 @@ _IGNORED: Final[list[tuple[tuple[str, ...], int | str, str, str]]] = [
     (("bench",), 1, "weights stay packed as they are", "--repack"),
     (("bench",), 1, "tests follow each other at once", "--delay"),
     (("bench",), 0, "a terminal shows it", "--progress"),
+    (("quantize",), 1, "one tensor at a time is in memory", "--max-buffer-size"),
     (("perplexity",), 1, "the estimate is the same", "--ppl-output-type"),
 ]  # fmt: skip
 
@@ -217,6 +218,8 @@ _REFUSED: Final = {
     "a text's perplexity is what is measured, and --kl": """
         --hellaswag --hellaswag-tasks --winogrande --winogrande-tasks --multiple-choice
         --multiple-choice-tasks --ppl-stride""",
+    "--imatrix takes all that its file has": "--include-weights --exclude-weights",
+    "a model keeps its layers": "--prune-layers",
     "there is one output; see -o": "-oe --output-err",
 }  # fmt: skip
 

@@ -32,9 +32,14 @@ EXAMPLES: Final = {
     "inspect": (
         "linnet inspect model.gguf",
         "linnet inspect model.gguf --check         # looks for NaN and infinity",
+        "linnet inspect model.gguf --json          # the same for programs",
     ),
     "tokenize": ('linnet tokenize model.gguf "Hello world"',),
-    "quantize": ("linnet quantize model-f16.gguf model-q4.gguf Q4_K_M",),
+    "quantize": (
+        "linnet quantize model-f16.gguf model-q4.gguf Q4_K_M",
+        "linnet quantize model-f16.gguf Q3_K_M --imatrix imatrix.gguf",
+        "linnet quantize model-f16.gguf IQ4_XS --tensor-type attn_v=Q8_0 --dry-run",
+    ),
     "bench": (
         "linnet bench model.gguf -p 512 -n 128 -d 0,8192 -t 1,2",
         "linnet bench --synthetic llama-3.2-1b:Q4_K_M -npl 1,4 -o json",

@@ -21,7 +21,7 @@ MAX_KEY_BYTES: Final = 65_535
 MAX_ELEMENTS: Final = 1 << 22  # in all arrays of a file; the largest vocabularies have 1.3 million
 MAX_ALIGNMENT: Final = 65_536
 
-U32, BOOL, STRING, ARRAY = 4, 7, 8, 9
+U16, U32, I32, BOOL, STRING, ARRAY = 2, 4, 5, 7, 8, 9
 _CODES: Final = ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?", "", "", "<u8", "<i8", "<f8")
 NUMBERS: Final = MappingProxyType(
     {kind: np.dtype(code) for kind, code in enumerate(_CODES) if code}

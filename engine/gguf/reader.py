@@ -57,6 +57,7 @@ class Tensor:
     type: GGMLType
     shape: tuple[int, ...]  # slowest first, as in numpy: (n_rows, n_columns) for a matrix
     data: NDArray[np.uint8]  # (n_bytes,), read-only
+    offset: int = 0  # of the data in the file, in bytes
 
 
 class GGUFFile:
@@ -100,6 +101,11 @@ class GGUFFile:
         for part in self._open():
             part.check_size()
         return self._tensors
+
+    @property
+    def parts(self) -> list[tuple[Path, Mapping[str, Tensor]]]:
+        """The files of a split model, or the one file, and the tensors of each by name."""
+        return [(part.path, part.tensors) for part in self._open()]
 
     @overload
     def get(self, key: str, expected: type[T]) -> T: ...
@@ -190,7 +196,7 @@ class _Part:
     """One file, read front to back."""
 
     def __init__(self, path: Path, *, mapped: bool) -> None:
-        source = Source(path, mapped=mapped)
+        self.path, source = path, Source(path, mapped=mapped)
         self.error: Final = source.error
         self.check_size: Final = source.check_size
         self.version: Final = _read_version(source)
@@ -285,6 +291,6 @@ def _place_tensors(
         if end > source.size:
             limit = f"the file ends at {source.size}"
             raise source.error(f"{name!r} is in bytes {begin} to {end}; {limit}", entry.at)
-        tensors[name] = Tensor(name, entry.type, entry.shape, source.data[begin:end])
+        tensors[name] = Tensor(name, entry.type, entry.shape, source.data[begin:end], begin)
         next_offset += entry.n_bytes + -entry.n_bytes % alignment
     return tensors, max(0, source.size - data_begin - next_offset)

@@ -24,7 +24,6 @@ from linnet.kernels.quants import WEIGHT_TYPES, QuantType, WeightType
 from linnet.models import architecture
 from linnet.models.parts.weights import Floats, Weights
 
-MXFP4_MOE: Final = 38  # the value of general.file_type
 N_PATTERN: Final = 4096  # blocks of random weights, repeated through a tensor
 Dims = tuple[int, ...]
 
@@ -183,27 +182,23 @@ class SyntheticModel:
     """What a file would hold: `metadata` and `tensors`, as `models.load_model` takes them."""
 
     def __init__(self, name: str, shape: Shape, type_name: str, *, seed: int = 0) -> None:
-        """`type_name`: a key of RECIPES; MXFP4_MOE for experts in MXFP4 and all else in Q8_0, as
-        gpt-oss has them; or another weight type, for all matrices. Raises ValueError for an unknown
-        one."""
-        experts_in_mxfp4 = type_name == "MXFP4_MOE"
-        if type_name not in (*RECIPES, *WEIGHT_TYPES) and not experts_in_mxfp4:
-            known = ", ".join(dict.fromkeys([*RECIPES, *WEIGHT_TYPES, "MXFP4_MOE"]))
+        """`type_name`: a key of RECIPES, or another weight type, for all matrices. Raises
+        ValueError for an unknown one."""
+        if type_name not in (*RECIPES, *WEIGHT_TYPES):
+            known = ", ".join(dict.fromkeys([*RECIPES, *WEIGHT_TYPES]))
             raise ValueError(f"type {type_name!r} is unknown; it must be one of {known}")
         recipe = RECIPES.get(type_name, RECIPES["Q8_0"])
         self.name = f"{name}:{type_name}"
         self.metadata: dict[str, int | float | str] = {
             **shape.metadata(),
             "general.name": f"{name} with random weights",
-            "general.file_type": MXFP4_MOE if experts_in_mxfp4 else recipe.file_type,
+            "general.file_type": recipe.file_type,
         }
         random = np.random.default_rng(seed)
         shapes = shape.tensors()
         self.tensors = {name: _tensor(name, "F32", dims) for name, dims in shapes.items()}
         types = choose_types(cast(Any, self), recipe)
-        if experts_in_mxfp4:
-            types |= {name: "MXFP4" for name in types if name.endswith("_exps.weight")}
-        elif type_name not in RECIPES:
+        if type_name not in RECIPES:
             types = {name: type_name if type == "Q8_0" else type for name, type in types.items()}
         n_bytes = sum(
             math.prod(dims[:-1]) * WEIGHT_TYPES[types[name]].row_bytes(dims[-1])

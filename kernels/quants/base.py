@@ -95,24 +95,32 @@ class WeightType:
                 bad += int(np.count_nonzero(~finite))
         return bad
 
-    def quantize(self, rows: Floats) -> Bytes:
+    def quantize(self, rows: Floats, importance: Floats | None = None) -> Bytes:
         """Weights (n_rows, n_columns) -> packed rows (n_rows, row_bytes).
 
-        Raises ValueError where a row is not a whole number of blocks, and for weights that are not
-        finite or too large for the type.
+        `importance`: what each weight's squared error counts, above 0, of the same shape or
+        (n_columns,); all count the same by default. Raises ValueError where a row is not a whole
+        number of blocks, and for weights that are not finite or too large for the type.
         """
         packed = np.empty((len(rows), self.row_bytes(rows.shape[1])), np.uint8)
         records = packed.reshape(-1, self.bytes).view(self.dtype)[:, 0]
         blocks = np.asarray(rows, np.float32).reshape(-1, self.block)
+        if importance is not None:
+            importance = np.broadcast_to(importance, rows.shape).reshape(-1, self.block)
         step = BATCH // self.block
         for start in range(0, len(blocks), step):
             batch = blocks[start : start + step]
             self._check_range(batch)
-            records[start : start + step] = self.encode(batch)
+            records[start : start + step] = self.encode(
+                batch, None if importance is None else importance[start : start + step]
+            )
         return packed
 
-    def encode(self, weights: Floats) -> Records:
-        """Weights (n, block), finite and in range -> records (n,); without it, no `quantize`."""
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
+        """Weights (n, block), finite and in range -> records (n,); without it, no `quantize`.
+
+        `importance`: (n, block), above 0; types without a search have no use for it.
+        """
         raise NotImplementedError(f"linnet does not quantise to {self.name}")
 
     @property

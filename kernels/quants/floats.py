@@ -21,7 +21,7 @@ class F32(FloatType):
     def decode(self, blocks: Records) -> Floats:
         return blocks["w"]
 
-    def encode(self, weights: Floats) -> Records:
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         return weights.astype("<f4").view(self.dtype)[:, 0]
 
 
@@ -37,7 +37,7 @@ class F16(FloatType):
     def decode(self, blocks: Records) -> Floats:
         return blocks["w"].astype(np.float32)
 
-    def encode(self, weights: Floats) -> Records:
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         return weights.astype("<f2").view(self.dtype)[:, 0]
 
 
@@ -58,7 +58,7 @@ class BF16(FloatType):
         exponents = packed.reshape(-1).view("<u2") & 0x7F80
         return int(np.count_nonzero(exponents == 0x7F80))
 
-    def encode(self, weights: Floats) -> Records:
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         """To the nearest, and of two as near to the even one."""
         bits = weights.view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2").view(self.dtype)[:, 0]

@@ -9,10 +9,12 @@ import numpy as np
 from linnet.kernels.ir import Value
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
 from linnet.kernels.quants.blocks import Blocks, nibble_runs_of_blocks, nibbles
+from linnet.kernels.quants.search import UnevenLevels, nibble_pairs, with_scale
 
 LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # ggml's
 ZERO = 127  # the lane of level 0, were there one
 LARGEST = max(LEVELS) + ZERO
+UNEVEN = UnevenLevels(LEVELS)
 
 
 class IQ4_NL(QuantType):
@@ -36,3 +38,10 @@ class IQ4_NL(QuantType):
         levels = np.array(LEVELS, np.float32)[nibbles_of(blocks["qs"])]
         weights: Floats = blocks["d"].astype(np.float32)[:, None] * levels
         return weights
+
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
+        records = np.empty(len(weights), self.dtype)
+        records["d"], levels = with_scale(weights, importance, UNEVEN)
+        q = UNEVEN.numbers(levels)
+        records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
+        return records

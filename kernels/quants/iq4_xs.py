@@ -9,7 +9,10 @@ import numpy as np
 from linnet.kernels.ir import Value, f16, f32, i16, i32, u16
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
 from linnet.kernels.quants.blocks import Blocks, nibble_runs, nibbles
-from linnet.kernels.quants.iq4_nl import LARGEST, LEVELS, ZERO
+from linnet.kernels.quants.iq4_nl import LARGEST, LEVELS, UNEVEN, ZERO
+from linnet.kernels.quants.search import nibble_pairs, with_scales
+
+TOP_SHIFTS = np.array([0, 2, 4, 6], np.uint8)
 
 
 class IQ4_XS(QuantType):
@@ -48,9 +51,20 @@ class IQ4_XS(QuantType):
 
     def decode(self, blocks: Records) -> Floats:
         low = blocks["scales_l"][..., None] >> np.array([0, 4], np.uint8) & 15
-        high = blocks["scales_h"][..., None] >> np.array([0, 2, 4, 6], np.uint8) & 3
+        high = blocks["scales_h"][..., None] >> TOP_SHIFTS & 3
         scales = (low.reshape(-1, 8) | high.reshape(-1, 8) << 4).astype(np.float32) - 32
         scales = blocks["d"].astype(np.float32)[:, None] * scales
         levels = np.array(LEVELS, np.float32)[nibbles_of(blocks["qs"].reshape(-1, 8, 16))]
         weights: Floats = (scales[..., None] * levels).reshape(-1, 256)
         return weights
+
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
+        records = np.empty(len(weights), self.dtype)
+        records["d"], scales, levels = with_scales(weights, importance, 32, UNEVEN, 32)
+        numbers = (scales + 32).astype(np.uint8)
+        records["scales_l"] = nibble_pairs(numbers[:, ::2], numbers[:, 1::2])
+        top = numbers.reshape(-1, 2, 4) >> 4 << TOP_SHIFTS
+        records["scales_h"] = np.bitwise_or.reduce(top, axis=2)
+        q = UNEVEN.numbers(levels)
+        records["qs"] = nibble_pairs(q[..., :16], q[..., 16:]).reshape(-1, 128)
+        return records

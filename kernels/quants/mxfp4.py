@@ -17,8 +17,19 @@ from linnet.kernels.quants.base import (
     nibbles_of,
 )
 from linnet.kernels.quants.blocks import Blocks, nibble_runs_of_blocks, nibbles
+from linnet.kernels.quants.search import (
+    UnevenLevels,
+    blocks_of,
+    columns,
+    columns_if,
+    nearest,
+    nibble_pairs,
+    pick,
+    squared_error,
+)
 
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice the e2m1 numbers
+UNEVEN = UnevenLevels(LEVELS)
 
 
 class MXFP4(QuantType):
@@ -27,6 +38,7 @@ class MXFP4(QuantType):
     name, id, block = "MXFP4", 39, 32
     fields = {"e": ("u1", 1), "qs": ("u1", 16)}
     largest, zero, signs = 24, 12, True
+    limit = 2.0**127
 
     def unpack(self, b: Blocks) -> Unpacked:
         packed = [b.bytes("qs", block=i) for i in range(b.n_blocks)]
@@ -49,6 +61,22 @@ class MXFP4(QuantType):
         with np.errstate(over="ignore"):
             finite = np.isfinite(self.decode(blocks[blocks["e"] > 250])).all(axis=1)
         return int(np.count_nonzero(~finite))
+
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
+        """Under the power of two by which the largest weight is 4 to 8, of which 6 is the last
+        level, or the next, where that leaves a smaller squared error."""
+        w, v = columns(weights, 32), columns_if(importance, 32)
+        largest = np.maximum(w.max(axis=0), -w.min(axis=0))
+        e = np.where(largest > 0, np.maximum(np.frexp(largest)[1] + 124, 0), 0)
+        w = np.ldexp(w, 128 - e)  # 8 to 16, as levels are twice what they stand for
+        scales = [np.full_like(largest, scale) for scale in (1, 2)]
+        best = np.argmin([squared_error(w, scale, 0, UNEVEN, v) for scale in scales], axis=0)
+        levels = blocks_of(nearest(w, pick(best, scales), 0, UNEVEN) - UNEVEN.lowest)
+        q = UNEVEN.numbers(levels[:, 0])
+        records = np.empty(len(weights), self.dtype)
+        records["e"] = (e + best)[0]
+        records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
+        return records
 
     def decode(self, blocks: Records) -> Floats:
         scales = np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 128)

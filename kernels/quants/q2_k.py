@@ -9,6 +9,7 @@ import numpy as np
 from linnet.kernels.ir import Value, f16, f32, i16, u8
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked
 from linnet.kernels.quants.blocks import Blocks, eights, shifted, shifted_eights
+from linnet.kernels.quants.search import nibble_pairs, pairs_of_bits, with_lines
 
 PAIRS_OF_BITS = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
 
@@ -69,6 +70,14 @@ class Q2_K(QuantType):
         weights = scales[..., None] * q.reshape(-1, 16, 16).astype(np.float32)
         floats: Floats = (weights - minimums[..., None]).reshape(-1, 256)
         return floats
+
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
+        lines = with_lines(weights, importance, 16, self.largest, 15)
+        records = np.empty(len(weights), self.dtype)
+        records["d"], records["dmin"] = lines.d, lines.dmin
+        records["scales"] = nibble_pairs(lines.scales, lines.minimums)
+        records["qs"] = pairs_of_bits(lines.q.reshape(-1, 2, 4, 32))
+        return records
 
 
 def four_runs(run: int) -> list[int]:

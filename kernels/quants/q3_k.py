@@ -17,6 +17,9 @@ from linnet.kernels.quants.blocks import (
     shifted_eights,
 )
 from linnet.kernels.quants.q2_k import PAIRS_OF_BITS, four_runs
+from linnet.kernels.quants.search import Levels, nibble_pairs, pairs_of_bits, with_scales
+
+BIT_OF_RUN = np.arange(8, dtype=np.uint8).reshape(8, 1)
 
 
 class Q3_K(QuantType):
@@ -63,7 +66,7 @@ class Q3_K(QuantType):
 
     def decode(self, blocks: Records) -> Floats:
         low = blocks["qs"].reshape(-1, 2, 1, 32) >> PAIRS_OF_BITS & 3
-        high = blocks["hmask"][:, None] >> np.arange(8, dtype=np.uint8)[:, None] & 1
+        high = blocks["hmask"][:, None] >> BIT_OF_RUN & 1
         q = (low.reshape(-1, 16, 16) | high.reshape(-1, 16, 16) << 2).astype(np.float32) - 4
         packed = blocks["scales"]
         top = (packed[:, None, 8:] >> PAIRS_OF_BITS[0] & 3).reshape(-1, 16)
@@ -71,3 +74,15 @@ class Q3_K(QuantType):
         scales = blocks["d"].astype(np.float32)[:, None] * scales
         weights: Floats = (scales[..., None] * q).reshape(-1, 256)
         return weights
+
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
+        records = np.empty(len(weights), self.dtype)
+        records["d"], scales, q = with_scales(weights, importance, 16, Levels(-4, 3), 32)
+        numbers = (scales + 32).astype(np.uint8)
+        low = nibble_pairs(numbers[:, :8], numbers[:, 8:])
+        top = np.bitwise_or.reduce(numbers.reshape(-1, 4, 4) >> 4 << PAIRS_OF_BITS[0], axis=1)
+        records["scales"] = np.concatenate([low, top], axis=1)
+        q = q.reshape(-1, 8, 32)
+        records["qs"] = pairs_of_bits((q % 4).reshape(-1, 2, 4, 32))
+        records["hmask"] = np.bitwise_or.reduce(q >> 2 << BIT_OF_RUN, axis=1)
+        return records

@@ -9,7 +9,7 @@ import numpy as np
 from linnet.kernels.ir import Value, f16, f32, u8, u32
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked, nibbles_of
 from linnet.kernels.quants.blocks import Blocks, nibble_runs_of_blocks, nibbles, split_nibbles
-from linnet.kernels.quants.search import nibble_pairs, with_line, with_scale
+from linnet.kernels.quants.search import Levels, nibble_pairs, with_line, with_scale
 
 
 class Q4_0(QuantType):
@@ -33,9 +33,9 @@ class Q4_0(QuantType):
         q = nibbles_of(blocks["qs"]).astype(np.float32) - 8
         return blocks["d"].astype(np.float32)[:, None] * q
 
-    def encode(self, weights: Floats) -> Records:
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         records = np.empty(len(weights), self.dtype)
-        records["d"], q = with_scale(weights, -8, 7)
+        records["d"], q = with_scale(weights, importance, Levels(-8, 7))
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         return records
 
@@ -62,9 +62,9 @@ class Q4_1(QuantType):
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
         return d * nibbles_of(blocks["qs"]).astype(np.float32) + m
 
-    def encode(self, weights: Floats) -> Records:
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         records = np.empty(len(weights), self.dtype)
-        records["d"], records["m"], q = with_line(weights, 15)
+        records["d"], records["m"], q = with_line(weights, importance, 15)
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         return records
 

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 
 from linnet.kernels.ir import Value, f16, f32, u8, u16, u32
 from linnet.kernels.quants.base import Bytes, Factors, Floats, QuantType, Records, Unpacked
 from linnet.kernels.quants.blocks import Blocks, eights, shifted_eights
-from linnet.kernels.quants.search import (
-    best_line,
-    blocks_of,
-    columns,
-    nearest,
-    nibble_pairs,
-    pick,
-    reciprocal,
-    scale_to_half,
-    squared_error,
-)
+from linnet.kernels.quants.search import nibble_pairs, with_lines
 
 # The low nibbles of 64 bytes hold one group of each of two pairs, the high ones the other.
 PAIRS_APART = (0, 2, 1, 3, 4, 6, 5, 7)
-SIX_BITS = np.float32(63)
-NEIGHBOURS = sorted(product((-1, 0, 1), repeat=2), key=lambda step: abs(step[0]) + abs(step[1]))
-
 NIBBLE_SHIFTS = np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
 
 
@@ -63,8 +49,8 @@ class Q4_K(QuantType):
         floats: Floats = (weights - minimums[..., None]).reshape(-1, 256)
         return floats
 
-    def encode(self, weights: Floats) -> Records:
-        records, q = with_scales(self, weights)
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
+        records, q = with_levels(self, weights, importance)
         records["qs"] = nibbles_by_pair(q)
         return records
 
@@ -122,36 +108,15 @@ def scales_and_minimums_of(blocks: Records) -> tuple[Floats, Floats]:
     return d * scales, dmin * minimums
 
 
-def with_scales(type: QuantType, weights: Floats) -> tuple[Records, Bytes]:
+def with_levels(
+    type: QuantType, weights: Floats, importance: Floats | None
+) -> tuple[Records, Bytes]:  # fmt: skip
     """Records of weights (n, 256) that lack their levels, and these: (n, 8, 32)."""
-    w = columns(weights, 32)
-    scale, offset = best_line(w, type.largest, ceiling=0)
-    d, scales = in_six_bits(scale)
-    dmin, minimums = in_six_bits(-offset)
-    scales, minimums = look_again(w, type.largest, d, dmin, scales, minimums)
+    lines = with_lines(weights, importance, 32, type.largest, 63)
     records = np.empty(len(weights), type.dtype)
-    records["d"], records["dmin"] = d, dmin
-    records["scales"] = packed_scales(*(x.astype(np.uint8).T for x in (scales, minimums)))
-    return records, blocks_of(nearest(w, d * scales, -dmin * minimums, 0, type.largest))
-
-
-def in_six_bits(x: Floats) -> tuple[Floats, Floats]:
-    """(8, n) -> an F16 number (n,), and what it is to be multiplied by, 0..63: (8, n)."""
-    d = scale_to_half(x.max(axis=0) / SIX_BITS)
-    return d, np.clip(np.rint(x * reciprocal(d)), 0, SIX_BITS)
-
-
-def look_again(
-    w: Floats, highest: int, d: Floats, dmin: Floats, scales: Floats, minimums: Floats
-) -> tuple[Floats, Floats]:
-    """Scales and minimums of least squared error, at most one step of their six bits away."""
-    pairs = [
-        (np.clip(scales + i, 0, SIX_BITS), np.clip(minimums + j, 0, SIX_BITS))
-        for i, j in NEIGHBOURS
-    ]
-    errors = [squared_error(w, d * scale, -dmin * m, 0, highest) for scale, m in pairs]
-    best = np.argmin(errors, axis=0)
-    return pick(best, [scale for scale, _ in pairs]), pick(best, [m for _, m in pairs])
+    records["d"], records["dmin"] = lines.d, lines.dmin
+    records["scales"] = packed_scales(lines.scales, lines.minimums)
+    return records, lines.q
 
 
 def packed_scales(scales: Bytes, minimums: Bytes) -> Bytes:

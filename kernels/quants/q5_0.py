@@ -24,7 +24,7 @@ from linnet.kernels.quants.blocks import (
     with_bit,
 )
 from linnet.kernels.quants.q4_0 import scales_and_offsets
-from linnet.kernels.quants.search import nibble_pairs, with_line, with_scale
+from linnet.kernels.quants.search import Levels, nibble_pairs, with_line, with_scale
 
 
 class Q5_0(QuantType):
@@ -50,9 +50,9 @@ class Q5_0(QuantType):
         d = blocks["d"].astype(np.float32)[:, None]
         return d * (five_bits_of(blocks) - 16)
 
-    def encode(self, weights: Floats) -> Records:
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         records = np.empty(len(weights), self.dtype)
-        records["d"], q = with_scale(weights, -16, 15)
+        records["d"], q = with_scale(weights, importance, Levels(-16, 15))
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         records["qh"] = fifth_bits(q)
         return records
@@ -80,9 +80,9 @@ class Q5_1(QuantType):
         d, m = (blocks[name].astype(np.float32)[:, None] for name in ("d", "m"))
         return d * five_bits_of(blocks) + m
 
-    def encode(self, weights: Floats) -> Records:
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         records = np.empty(len(weights), self.dtype)
-        records["d"], records["m"], q = with_line(weights, 31)
+        records["d"], records["m"], q = with_line(weights, importance, 31)
         records["qs"] = nibble_pairs(q[:, :16], q[:, 16:])
         records["qh"] = fifth_bits(q)
         return records

@@ -17,7 +17,7 @@ from linnet.kernels.quants.q4_k import (
     pairs,
     scales_and_minimums_of,
     scales_and_offsets,
-    with_scales,
+    with_levels,
 )
 
 BIT_OF_GROUP = 1 << np.arange(8, dtype=np.uint8).reshape(8, 1)
@@ -69,8 +69,8 @@ class Q5_K(QuantType):
         floats: Floats = (scales[..., None] * q - minimums[..., None]).reshape(-1, 256)
         return floats
 
-    def encode(self, weights: Floats) -> Records:
-        records, q = with_scales(self, weights)
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
+        records, q = with_levels(self, weights, importance)
         records["qs"] = nibbles_by_pair(q)
         records["qh"] = (q // 16 * BIT_OF_GROUP).sum(axis=1, dtype=np.uint8)
         return records

@@ -9,18 +9,7 @@ import numpy as np
 from linnet.kernels.ir import Value, f16, f32, i8
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked
 from linnet.kernels.quants.blocks import Blocks, eights, rotated_eights, shifted, shifted_eights
-from linnet.kernels.quants.search import (
-    best_scale,
-    blocks_of,
-    columns,
-    extreme,
-    nearest,
-    nibble_pairs,
-    pick,
-    reciprocal,
-    scale_to_half,
-    squared_error,
-)
+from linnet.kernels.quants.search import Levels, nibble_pairs, pairs_of_bits, with_scales
 
 
 class Q6_K(QuantType):
@@ -73,25 +62,11 @@ class Q6_K(QuantType):
         d = blocks["d"].astype(np.float32)[:, None] * scales
         return (d[..., None] * q).reshape(-1, 256)
 
-    def encode(self, weights: Floats) -> Records:
-        """The scale of largest size becomes -128."""
-        w = columns(weights, 16)
-        scale = best_scale(w, -32, 31)
-        d = scale_to_half(extreme(scale) / np.float32(-128))
-        scales = look_again(w, d, np.rint(scale * reciprocal(d)))
-        q = blocks_of(nearest(w, d * scales, 0, -32, 31) + 32).reshape(-1, 2, 4, 32)
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         records = np.empty(len(weights), self.dtype)
-        records["d"] = d
-        records["scales"] = scales.astype(np.int8).T.view(np.uint8)
+        records["d"], scales, q = with_scales(weights, importance, 16, Levels(-32, 31), 128)
+        records["scales"] = scales.astype(np.int8).view(np.uint8)
+        q = q.reshape(-1, 2, 4, 32)
         records["ql"] = nibble_pairs(q[:, :, :2], q[:, :, 2:]).reshape(-1, 128)
-        high = q // 16
-        high = high[:, :, 0] | 4 * high[:, :, 1] | 16 * high[:, :, 2] | 64 * high[:, :, 3]
-        records["qh"] = high.reshape(-1, 64)
+        records["qh"] = pairs_of_bits(q // 16)
         return records
-
-
-def look_again(w: Floats, d: Floats, scales: Floats) -> Floats:
-    """The scales of least squared error, at most one step of their eight bits away."""
-    candidates = [np.clip(scales + step, -128, 127) for step in (0, -1, 1)]
-    errors = [squared_error(w, d * scale, 0, -32, 31) for scale in candidates]
-    return pick(np.argmin(errors, axis=0), candidates)

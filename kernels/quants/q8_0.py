@@ -8,7 +8,7 @@ import numpy as np
 
 from linnet.kernels.quants.base import Factors, Floats, QuantType, Records, Unpacked
 from linnet.kernels.quants.blocks import Blocks
-from linnet.kernels.quants.search import with_scale
+from linnet.kernels.quants.search import Levels, with_scale
 
 
 class Q8_0(QuantType):
@@ -29,8 +29,8 @@ class Q8_0(QuantType):
         d = blocks["d"].astype(np.float32)[:, None]
         return blocks["qs"].view(np.int8).astype(np.float32) * d
 
-    def encode(self, weights: Floats) -> Records:
+    def encode(self, weights: Floats, importance: Floats | None = None) -> Records:
         records = np.empty(len(weights), self.dtype)
-        records["d"], q = with_scale(weights, -128, 127)
+        records["d"], q = with_scale(weights, importance, Levels(-128, 127))
         records["qs"] = q ^ np.uint8(128)
         return records

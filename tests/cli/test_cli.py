@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -596,11 +597,12 @@ def test_inspect_shows_what_is_in_a_file(run: Run, path: str) -> None:
     lines = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if line}
     assert lines["llama.block_count"] == ["2"]
     assert lines["tokenizer.ggml.tokens"][-1] == f"({N_VOCAB})"
-    assert lines["blk.1.ffn_down.weight"] == ["Q4_K", "256", "x", "512", "73,728"]
-    assert lines["output_norm.weight"] == ["F32", "256", "1,024"]
+    assert lines["blk.1.ffn_down.weight"] == ["Q4_K", "256", "x", "512", "73,728", "4.50"]
+    assert lines["output_norm.weight"] == ["F32", "256", "1,024", "32.00"]
     tensors = TINY.tensors().values()
     n_bytes = sum(tensor.data.nbytes for tensor in tensors)
-    assert lines["all"] == [str(len(tensors)), f"{n_bytes:,}"]
+    bits = 8 * n_bytes / sum(math.prod(tensor.shape) for tensor in tensors)
+    assert lines["all"] == [str(len(tensors)), f"{n_bytes:,}", f"{bits:.2f}"]
     assert lines["F32"][-1] == lines["Q4_K"][-1] == "yes"
     short = run("inspect", "--no-tensors", path)
     assert short.out == result.out.replace(tensor_table(result.out), "")
@@ -627,7 +629,7 @@ def test_inspect_shows_strange_files_harmlessly(run: Run, tmp_path: Path) -> Non
     assert r"b'\xff\x1b[0m'" in result.out
     assert ", ...] (5)" in result.out
     lines = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if line}
-    assert lines["Q8_1"] == ["1", "160", "no"]
+    assert lines["Q8_1"] == ["1", "160", "10.00", "no"]
 
 
 def test_inspect_checks_weights(run: Run, path: str, tmp_path: Path) -> None:

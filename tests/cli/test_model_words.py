@@ -104,8 +104,8 @@ def test_every_command_takes_a_model_with_and_without_a_flag(command: str) -> No
         ("logits model.gguf text --ids 1", "--ids are in place of a text"),
         ("logits model.gguf", "give one prompt"),
         ("generate -hff x a", "-hff is for a model on the hub"),
-        ("quantize -m model.gguf a b Q4_K", "one model, MODEL or -m MODEL, is wanted"),
-        ("quantize b Q4_K", "one model, MODEL or -m MODEL, is wanted"),
+        ("quantize -m model.gguf a b Q4_K", "type 'b' is unknown; it must be one of F32, F16"),
+        ("quantize mdel.gguf Q4_K", "'mdel.gguf': No such file; did you mean 'model.gguf'?"),
     ],
 )
 def test_what_is_no_such_line_is_refused(run: Run, argv: str, said: str) -> None:
