@@ -30,7 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.TemporaryDirectory(prefix="linnet-kernels-")
         config.add_cleanup(folder.cleanup)
         os.environ["LINNET_CACHE_DIR"] = folder.name
-    for variable in ("LINNET_CACHE", "LINNET_DUMP", "LINNET_ISA", "LINNET_PERF"):
+    others = "LINNET_CACHE", "LINNET_DUMP", "LINNET_ISA", "LINNET_PERF", "PYTHONUNBUFFERED"
+    for variable in others:  # of which users have none
         os.environ.pop(variable, None)
     if available_isas()[0].tiles:  # so that results are the same as on other CPUs
         os.environ["LINNET_ISA"] = isas_to_test()[0].name

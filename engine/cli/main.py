@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError):  # a stderr that takes no more, either
             print(f"linnet: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+    finally:
+        _give_up_unwritten()
     return status
 
 
@@ -169,3 +171,13 @@ def _open_output() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it stays open)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+
+
+def _give_up_unwritten() -> None:
+    """Drop what stdout and stderr do not take: Python would try again as it ends, and make the
+    status 120 where that fails."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

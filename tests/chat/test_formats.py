@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -170,12 +171,17 @@ CONTROLS = TOKENIZERS["control"]
 CUT = "{{ messages[0].content.split('</think>')[-1].lstrip('\n') }}"
 
 
+@lru_cache(4)
+def template_of(source: str, tokenizer: Tokenizer) -> ChatTemplate:
+    return ChatTemplate(source, tokenizer)
+
+
 def rendered(source: str, *contents: Any, tokenizer: Tokenizer = CONTROLS) -> str:
     messages = [
         {"role": "assistant"} | (content if isinstance(content, dict) else {"content": content})
         for content in contents
     ]
-    return ChatTemplate(source, tokenizer).render(messages)
+    return template_of(source, tokenizer).render(messages)
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -47,12 +48,13 @@ def _no_warning() -> Iterator[None]:
         yield
 
 
+@lru_cache(4)
+def template_of(source: str) -> ChatTemplate:
+    return ChatTemplate(source, TOKENIZER)
+
+
 def render(source: str, *messages: Any, **variables: Any) -> str:
-    template = ChatTemplate(source, TOKENIZER)
-    try:
-        return template.render(list(messages), **variables)
-    finally:
-        template.close()
+    return template_of(source).render(list(messages), **variables)
 
 
 def parts(*texts: str) -> list[dict[str, str]]:

@@ -44,7 +44,7 @@ def check_limits(found: Sequence[Any]) -> None:
 
 @pytest.mark.parametrize(
     ("cache", "step", "n"),
-    [("1", 5_000_000, 60), ("0", 40_000_000, 10)],
+    [("1", 8_000_000, 38), ("0", 50_000_000, 8)],
     ids=["cached", "compiled"],
 )
 def test_any_limit_of_address_space_ends_in_success_or_an_error(
@@ -60,7 +60,7 @@ def test_any_limit_of_address_space_ends_in_success_or_an_error(
 @pytest.mark.parametrize("vocabulary", ["llama-bpe", "llama-spm"])
 def test_so_do_tokenizers(fixtures: Path, vocabulary: str) -> None:
     file = fixtures / f"vocabs/ggml-vocab-{vocabulary}.gguf"
-    check_limits(run_forks("print(json.dumps(limits(tokenized, 30_000_000, 20)))", file))
+    check_limits(run_forks("print(json.dumps(limits(tokenized, 50_000_000, 12)))", file))
 
 
 def test_decoding_allocates_nothing(path: Path) -> None:
@@ -80,7 +80,7 @@ def test_whatever_fails_nothing_is_left_and_the_next_try_succeeds(
 ) -> None:
     """Memory, files and threads, refused at the n-th call, for one n in so many."""
     monkeypatch.setenv("LINNET_CACHE", cache)
-    found = run_forks(f"print(json.dumps(attempts(every={2 if cache == '1' else 40})))", path)
+    found = run_forks(f"print(json.dumps(attempts(every={3 if cache == '1' else 60})))", path)
     assert found["n"] > 50
     assert len(found["errors"]) >= (5 if cache == "1" else 2), found
     assert found["grown"] < 2 << 20

@@ -196,7 +196,7 @@ def continued(session: Session, ids: Sequence[int]) -> list[bytes]:
 FARTHEST = 250 - (CAPACITY - WINDOW + 1)  # that 250 tokens leave room to go back to
 
 
-@pytest.mark.parametrize("n_kept", [1, 100, FARTHEST - 1, FARTHEST, 220, 249])
+@pytest.mark.parametrize("n_kept", [1, FARTHEST - 1, FARTHEST, 249])
 def test_a_prompt_reuses_what_the_rings_still_hold(
     make: Callable[..., Session], n_kept: int
 ) -> None:

@@ -104,9 +104,9 @@ def test_long_runs_are_encoded(pre: str, unit: str) -> None:
     """In a moment: what looks at the rest of a run from each of its characters would take long."""
     merges = [f"{'a' * 2**n} {'a' * 2**n}" for n in range(6)]
     tokenizer = build(merges, pre=pre)
-    text = unit * (100_000 // len(unit)) + "中"
+    text = unit * (50_000 // len(unit)) + "中"
     ids = tokenizer.encode(text, add_special=False)
-    assert len(ids) > 100_000 // 64
+    assert len(ids) > 50_000 // 64
     assert tokenizer.decode(ids) == text
 
 
