@@ -14,7 +14,8 @@ _GENERATE: Final = ("generate", "run")
 _COMMAND_LINE: Final = (*_GENERATE, "chat")
 _TALK: Final = (*_COMMAND_LINE, "serve")
 _HERE: Final = (*_COMMAND_LINE, "perplexity", "logits")
-_RUN: Final = (*_HERE, "serve")
+_REQUESTED: Final = ("serve", "batch")
+_RUN: Final = (*_HERE, *_REQUESTED)
 _ALL: Final = (*_RUN, "tokenize", "bench")
 _NO_GPU: Final = "no GPU"
 _DRAFTS: Final = "drafts change no answer, and are as many as pay"
@@ -114,7 +115,7 @@ _IGNORED: Final[list[tuple[tuple[str, ...], int | str, str, str]]] = [
         --reasoning-preserve --no-reasoning-preserve"""),
     (_TALK, 0, "models have text alone", """
         --mmproj-auto --no-mmproj --no-mmproj-auto --mmproj-offload --no-mmproj-offload"""),
-    (_TALK, 0, "no code comes with a model", "--trust-remote-code"),
+    ((*_COMMAND_LINE, *_REQUESTED), 0, "no code comes with a model", "--trust-remote-code"),
     (_TALK, OPTIONAL, "see NO_COLOR", "-co --color"),
     (_TALK, 0, "terminals and pipes get what each can take", "--simple-io --nowordwrap"),
     (_TALK, 0, "a line that ends with \\ goes on", "-mli --multiline-input"),
@@ -127,11 +128,11 @@ _IGNORED: Final[list[tuple[tuple[str, ...], int | str, str, str]]] = [
     (_GENERATE, 0, "the prompt is shown by default", "--display-prompt"),
     (_COMMAND_LINE, 0, "prompts alone are kept", "--prompt-cache-all"),
     (_GENERATE, 1, "the last line on stderr counts", "-ptc --print-token-count"),
-    (("serve",), 0, _REQUESTS, """
+    (_REQUESTED, 0, _REQUESTS, """
         -cb --cont-batching -nocb --no-cont-batching --cache-prompt --no-cache-prompt
         --cache-idle-slots --no-cache-idle-slots --enable-prefix-caching
         --enable-chunked-prefill"""),
-    (("serve",), 1, _REQUESTS, """
+    (_REQUESTED, 1, _REQUESTS, """
         --cache-reuse -sps --slot-prompt-similarity --prompt-concurrency"""),
     (("serve",), 1, _MEMORY, """
         --prompt-cache-size --prompt-cache-bytes --sleep-idle-seconds --swap-space"""),
@@ -141,12 +142,12 @@ _IGNORED: Final[list[tuple[tuple[str, ...], int | str, str, str]]] = [
     (("serve",), 1, "nobody asks for it", "--tags"),
     (("serve",), 1, "the page remembers its own", """
         --ui-config --webui-config --ui-config-file --webui-config-file"""),
-    (("serve",), 1, _NO_GPU, """
+    (_REQUESTED, 1, _NO_GPU, """
         --gpu-memory-utilization -tp --tensor-parallel-size -pp --pipeline-parallel-size"""),
-    (("serve",), 0, _NO_GPU, "--enforce-eager --pipeline"),
-    (("serve",), 1, "weights stay packed as they are", "--dtype"),
-    (("serve",), 0, "the chat template tells", "--enable-auto-tool-choice"),
-    (("serve",), 1, "the chat template tells", "--tool-call-parser --reasoning-parser"),
+    (_REQUESTED, 0, _NO_GPU, "--enforce-eager --pipeline"),
+    (_REQUESTED, 1, "weights stay packed as they are", "--dtype"),
+    (_REQUESTED, 0, "the chat template tells", "--enable-auto-tool-choice"),
+    (_REQUESTED, 1, "the chat template tells", "--tool-call-parser --reasoning-parser"),
     (("bench",), 1, _NO_GPU, """
         -nkvo --no-kv-offload -nopo --no-op-offload --no-host -rpc --rpc"""),
     (("bench",), 1, _FILE, "-mmp --mmap -dio --direct-io"),

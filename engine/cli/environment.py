@@ -10,7 +10,8 @@ from typing import Any
 PREFIX = "LINNET_ARG_"
 ON = {"1", "true", "on", "yes"}
 OFF = {"0", "false", "off", "no"}
-NOT_SET = {"--help", "--prompt", "--file"}  # what a command is to do, not how
+# What a command is to do, not how.
+NOT_SET = {"--help", "--prompt", "--file", "--input-file", "--output-file"}
 
 
 def variable(flag: str) -> str:

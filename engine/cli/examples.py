@@ -29,6 +29,11 @@ EXAMPLES: Final = {
         'curl localhost:8080/v1/chat/completions -d \'{"messages": [{"role": "user", '
         '"content": "Hi"}]}\'',
     ),
+    "batch": (
+        "linnet batch in.jsonl out.jsonl -m model.gguf -n 256",
+        "linnet batch in.jsonl out-3.jsonl -m model.gguf --shard 3/8",
+        "linnet batch in.jsonl out.jsonl -m model.gguf --retry-errors --ordered",
+    ),
     "inspect": (
         "linnet inspect model.gguf",
         "linnet inspect model.gguf --check         # looks for NaN and infinity",

@@ -27,6 +27,7 @@ COMMANDS = {
     "chat": "Talk with a model: a line in, an answer out.",
     "run": "Answer what is given, as generate does, or talk, as chat does.",
     "serve": "Serve a model to programs that speak OpenAI's API, and to many at once.",
+    "batch": "Answer a file of requests, as OpenAI's batches have them; stopped, go on.",
     "list": "List the models that were downloaded, with their types and sizes.",
     "pull": "Download models from the Hugging Face hub, or a URL.",
     "rm": "Remove models that were downloaded.",

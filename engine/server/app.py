@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,9 +19,12 @@ from linnet.engine.server.logged import Logged
 from linnet.engine.server.service import Service
 from linnet.engine.server.wire import WIRES
 
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
-def application(service: Service) -> Starlette:
-    """All endpoints over one model, which may still be loading."""
+
+def application(service: Service, lifespan: Lifespan | None = None) -> Starlette:
+    """All endpoints over one model, which may still be loading; `lifespan`: what whoever runs the
+    application goes through before the first request and after the last."""
     app = Starlette(
         routes=[route for wire in WIRES for route in wire.routes(service)],
         middleware=[
@@ -26,6 +32,7 @@ def application(service: Service) -> Starlette:
             Middleware(BodyLimits, service.settings.max_body),
         ],
         exception_handlers={APIError: _on_error, HTTPException: _on_http_error},
+        lifespan=lifespan,
     )  # fmt: skip
     app.state.service = service
     return app

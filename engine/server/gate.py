@@ -3,7 +3,7 @@
 A page on the web can have a browser send requests to this machine, and a name that its owner
 points to 127.0.0.1 makes them look as if they came from the server's own page. So where anybody
 who reaches the port may ask, a request for a public name, or from a page of another origin, is
-refused.
+refused; so it is where nobody here knows at which addresses the server listens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Gate:
         self._origins = frozenset(settings.cors_origins)
         self._digests = [_digest(key.encode()) for key in settings.api_keys]
         self._open = OPEN_PATHS | LOCAL_PATHS if settings.is_local else OPEN_PATHS
-        self._checks_hosts = settings.is_local and not self._digests
+        self._checks_hosts = settings.is_local is not False and not self._digests
         self._hosts = frozenset(map(_hostname, self._origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -31,12 +31,15 @@ def tell(name: str, **fields: Any) -> None:
 
 
 def log_to(stream: TextIO, *, as_json: bool) -> None:
-    """Have lines written there, and nothing of uvicorn's own, nor of asyncio's on clients that have
-    gone."""
+    """Have lines written there."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JSON() if as_json else _Logfmt())
     _log.handlers, _log.propagate = [handler], False
     _log.setLevel(logging.INFO)
+
+
+def only_ours() -> None:
+    """Have nothing logged of uvicorn's own, nor of asyncio's on clients that have gone."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
     logging.getLogger("asyncio").setLevel(logging.ERROR)
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import h11
@@ -14,13 +14,12 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from linnet.engine.async_llm import AsyncLLM
-from linnet.engine.sampling.params import SamplingParams
 from linnet.engine.server.app import application
 from linnet.engine.server.log import log_failure, tell
+from linnet.engine.server.opening import prepared
 from linnet.engine.server.service import Service
 from linnet.engine.server.settings import Settings
 from linnet.engine.server.sse import STALLED
-from linnet.kernels.ops.base import MOST_FEW_ROWS
 
 MOST_HEADERS = 64 << 10  # bytes, of a request
 MOST_CONNECTIONS = 500
@@ -52,7 +51,7 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(_on_loop_error)
         serving = asyncio.create_task(self.serve(list(sockets)))
         try:
-            llm = await asyncio.to_thread(_prepared, open_model)
+            llm = await asyncio.to_thread(prepared, open_model)
             self.service.ready(llm)
             on_ready(llm)
             await self._ending.wait()
@@ -119,21 +118,6 @@ def _on_loop_error(_: object, context: Mapping[str, Any]) -> None:
         log_failure(error)
     else:
         tell("failure", where=str(context.get("message")))
-
-
-def _prepared(open_model: Callable[[], AsyncLLM]) -> AsyncLLM:
-    """A model with all its kernels, its vocabulary, in a trie, too, and its template's process, so
-    that nobody's first request has to wait for them."""
-    llm = open_model()
-    model = llm.llm
-    model.scheduler.session.runner.prepare(MOST_FEW_ROWS)
-    with suppress(ValueError):  # without a vocabulary or a template, requests that need it say so
-        model.tokenizer.prepare()
-        model.constraints.prepare()
-        ids = model.tokenizer.encode(" ")
-        list(model.stream(ids, SamplingParams(max_tokens=1)))
-        model.chat_template.encode([{"role": "user", "content": " "}])
-    return llm
 
 
 def bound(host: str, port: int) -> socket.socket:

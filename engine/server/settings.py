@@ -12,8 +12,8 @@ class Settings:
     """`alias`: the model's id; the file's name without one. `strict_model`: refuse other names.
     `api_keys`: any of them is asked for; none lets everybody in. `cors_origins`: of pages that may
     ask; "localhost" for those of this machine, "*" for all. `is_local`: whether the server listens
-    at addresses of this machine alone. `max_body`: bytes. `max_queue`:
-    requests that wait, beyond which 503 is answered.
+    at addresses of this machine alone; None where that is not known. `max_body`: bytes.
+    `max_queue`: requests that wait, beyond which 503 is answered.
     `timeout`, `shutdown_timeout`: seconds that a request, and those under way at the end, may take.
     `keepalive`: seconds without an event after which a stream has a comment.
     `sampling`: fields of SamplingParams for requests that do not say; `variables`: the same for
@@ -27,7 +27,7 @@ class Settings:
     strict_model: bool = False
     api_keys: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
-    is_local: bool = True
+    is_local: bool | None = True
     max_body: int = 32 << 20
     max_queue: int = 64
     timeout: float = 3600.0

@@ -18,6 +18,7 @@ from linnet.engine.sampling.params import SamplingParams
 
 __all__ = ["path", "run"]  # fixtures
 SEVERAL = {"bench", "pull"}
+OF_FILES = {"quantize", "batch"}  # whose words are others, too
 
 
 def takes_model(command: str) -> bool:
@@ -74,7 +75,7 @@ def test_which_word_is_the_model(argv: list[str], model: str | None, prompt: str
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("command", [name for name in WITH_MODEL if name != "quantize"])
+@pytest.mark.parametrize("command", [name for name in WITH_MODEL if name not in OF_FILES])
 def test_every_command_takes_a_model_with_and_without_a_flag(command: str) -> None:
     for argv in (["model.gguf"], ["-m", "model.gguf"], ["--model=model.gguf"]):
         found = parsed(command, *argv)

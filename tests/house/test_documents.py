@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from support import ROOT
+
+from linnet.engine.cli.main import ALIASES, command_parser
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "examples/README.md"])
 PATH = re.compile(
@@ -54,13 +58,42 @@ def test_every_page_has_its_place() -> None:
     assert sorted(placed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/index.md", "docs/python.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/index.md", "docs/python.md", "docs/scaling.md"]
+)
 def test_python_in_documents_compiles(document: str) -> None:
     text = (ROOT / document).read_text()
     programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert programs
     for program in programs:
         compile(program, document, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def command_lines(document: Path) -> Iterator[list[str]]:
+    """The arguments of `linnet`, or of `generate`, whatever stands before it and after a pipe."""
+    for block in re.findall(r"```console\n(.*?)```", document.read_text(), re.DOTALL):
+        for line in re.findall(r"^\$ (.*(?:\\\n.*)*)", block, re.MULTILINE):
+            words = shlex.split(line, comments=True)
+            cut = next((i for i, word in enumerate(words) if word in {"|", "<", ">", "&"}), None)
+            for i, word in enumerate(words[:cut]):
+                if word in {"linnet", "generate"}:
+                    yield words[i + (word == "linnet") : cut]
+                    break
+
+
+def test_command_lines_in_documents_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their flags are there, and take what they are given."""
+    monkeypatch.chdir(tmp_path)
+    of_commands = [argv for document in DOCUMENTS for argv in command_lines(document) if argv]
+    assert len(of_commands) > 40
+    for name, *argv in of_commands:
+        for word in argv:
+            if re.fullmatch(r"[\w.-]+\.gguf", word):
+                Path(word).touch()
+        with suppress(SystemExit):  # of --help; what is wrong is a ValueError
+            command_parser(ALIASES.get(name, name)).parse(argv)
 
 
 # ---- the workflow of GitHub Actions --------------------------------------------------------------

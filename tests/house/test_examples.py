@@ -30,7 +30,8 @@ PLAIN = {
     "likelihood": r"-[0-2]\.\d+ a token  for i in range", "packed_matrix": r"NMSE \d\.\de-05",
     "gather": r"\(given up\)",
 }  # fmt: skip
-OTHERS = {"prefix", "chat", "tools", "openai_client"}
+ON_RAY = {"ray_data", "ray_serve"}  # which tests/batch/test_ray.py runs
+OTHERS = {"prefix", "chat", "tools", "openai_client", "daft_table", *ON_RAY}
 
 say = pytest.fixture(scripted)
 Run = Callable[..., str]
@@ -101,6 +102,11 @@ def test_a_tool_is_called(run: Run, chatting: Path, monkeypatch: pytest.MonkeyPa
 def test_openais_client_is_answered(run: Run) -> None:
     with serving() as server:
         assert run("openai_client", f"{server.url}/v1").strip()
+
+
+def test_a_table_is_answered_by_daft(run: Run) -> None:
+    pytest.importorskip("daft")
+    assert re.search(r"(?s)def add.*'import' -> ' re", run("daft_table"))
 
 
 def test_the_notebook_runs() -> None:

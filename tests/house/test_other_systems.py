@@ -120,7 +120,11 @@ def test_every_module_is_imported(system: str) -> None:
         import linnet
         for module in pkgutil.walk_packages(linnet.__path__, "linnet."):
             if module.name != "linnet.__main__":
-                importlib.import_module(module.name)
+                try:
+                    importlib.import_module(module.name)
+                except ModuleNotFoundError as error:
+                    if error.name != "ray":  # an extra that tests do without
+                        raise
         print(*sys.modules)"""
     imported = said(system, "-c", code)[0].split()
     other = {"win32": "windows", "darwin": "macos"}[system]
