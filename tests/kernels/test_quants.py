@@ -145,8 +145,10 @@ def lanes_and_factors(
         by_row = (
             folds[:, 0].reshape(2, 4, 2, 2).swapaxes(1, 2).reshape(2, 2, 8, 1).repeat(2, axis=3)
         )
-    else:  # pairs of groups, half, group of the pair
+    elif library.isa.interleaves:  # pairs of groups, half, group of the pair
         by_row = folds.reshape(2, 2, 4, 2, 2).swapaxes(3, 4).reshape(2, 2, 8, 2)
+    else:
+        by_row = folds.reshape(2, 2, 8, 2)
     return lanes, by_row[0, :n], by_row[1, :n]
 
 
