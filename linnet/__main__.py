@@ -1,6 +1,5 @@
 """`python -m linnet`, and where the commands `linnet` and `generate` begin."""
 
-import contextlib
 import os
 import sys
 
@@ -18,8 +17,6 @@ def main(*command: str) -> None:
     warnings.showwarning = show_warning
     status = main([*command, *sys.argv[1:]])
     if status == interrupts.INTERRUPTED:  # with nothing left to do that Ctrl-C could disturb
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
         os._exit(status)
     sys.exit(status)
 

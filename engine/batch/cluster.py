@@ -12,7 +12,7 @@ import socket
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
 import ray
 from ray.exceptions import (
@@ -71,12 +71,6 @@ class Cluster:
         for worker in self._workers:
             worker.kill()
         ray.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class RemoteWorker:

@@ -16,7 +16,7 @@ import warnings
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Literal, Self
+from typing import Literal
 
 from linnet.engine.batch.lines import (
     BEGINNING,
@@ -103,12 +103,6 @@ class Output:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _begin(self, retry_errors: bool) -> None:
         """Take what is there, and answer what is no request."""

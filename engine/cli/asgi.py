@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from linnet.engine.cli.main import command_parser
-from linnet.engine.cli.serve import MISSING, begin_log, server_settings
+from linnet.engine.cli.serve import MISSING, begin_log, server_settings, tell_ready
 from linnet.engine.cli.served import opened
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ def make_app(model: str | os.PathLike[str] | None = None, **flags: Any) -> Starl
     """
     try:
         from linnet.engine.server.app import application
-        from linnet.engine.server.log import log_warnings, tell
         from linnet.engine.server.opening import prepared
         from linnet.engine.server.service import Service
     except ImportError as error:
@@ -52,9 +51,7 @@ def make_app(model: str | os.PathLike[str] | None = None, **flags: Any) -> Starl
         begin_log(arguments)
         llm = await asyncio.to_thread(prepared, partial(opened, arguments))
         service.ready(llm)
-        log_warnings(with_text=False)
-        tell("ready", model=llm.llm.path.name, n_ctx=llm.llm.n_ctx,
-             n_parallel=llm.llm.n_parallel, seconds=llm.llm.load_seconds)  # fmt: skip
+        tell_ready(llm)
         try:
             yield
         finally:

@@ -70,8 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workers is not None and arguments.ray is None:
         raise ValueError("--workers is of a cluster; it goes with --ray")
     with (
-        Source(in_path, arguments.shard) as source,
-        Output(out_path, source, retry_errors=arguments.retry_errors) as output,
+        closing(Source(in_path, arguments.shard)) as source,
+        closing(Output(out_path, source, retry_errors=arguments.retry_errors)) as output,
     ):
         status = 0
         progress = Progress(output.counts, output.before, output.n, quiet=arguments.quiet)
@@ -102,7 +102,7 @@ def _workers(arguments: argparse.Namespace, given: Settings) -> Iterator[Sequenc
         raise ImportError(
             f"--ray needs packages of its own: {installing('ray')} ({error})"
         ) from error
-    with Cluster(arguments.ray) as cluster:
+    with closing(Cluster(arguments.ray)) as cluster:
         arguments.threads = arguments.threads or min(cluster.cpus, default=1)
         yield cluster.workers(make, arguments.workers, arguments.threads)
 

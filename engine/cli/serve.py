@@ -63,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM, which let requests end, or a second one."""
     try:
-        from linnet.engine.server.log import log_warnings, only_ours, tell
+        from linnet.engine.server.log import only_ours, tell
         from linnet.engine.server.run import Server, bound
     except ImportError as error:
         raise ImportError(f"{MISSING} ({error})") from error
@@ -74,12 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     only_ours()
 
     def on_ready(llm: AsyncLLM) -> None:
-        log_warnings(with_text=False)
         if not is_local and not given.api_keys:
             tell("warning", message="anybody who reaches this address may ask; see --api-key")
-        tell("ready", url=" ".join(map(_url, sockets)), model=llm.llm.path.name,
-             n_ctx=llm.llm.n_ctx, n_parallel=llm.llm.n_parallel,
-             seconds=llm.llm.load_seconds)  # fmt: skip
+        tell_ready(llm, url=" ".join(map(_url, sockets)))
 
     def on_start() -> None:
         tell("loading", url=" ".join(map(_url, sockets)))
@@ -110,6 +107,15 @@ def begin_log(arguments: argparse.Namespace) -> None:
     log_to(sys.stderr, as_json=arguments.log_format == "json")
     log_warnings(with_text=True)
     sys.setswitchinterval(SWITCH_SECONDS)
+
+
+def tell_ready(llm: AsyncLLM, **where: str) -> None:
+    """Log that requests are answered now; no text of what is warned of from here on."""
+    from linnet.engine.server.log import log_warnings, tell
+
+    log_warnings(with_text=False)
+    tell("ready", **where, model=llm.llm.path.name, n_ctx=llm.llm.n_ctx,
+         n_parallel=llm.llm.n_parallel, seconds=llm.llm.load_seconds)  # fmt: skip
 
 
 async def _serve(

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Iterator[Source]:
     """Four requests and, as the third and the last line, two that are none."""
     lines = [*map(request, IDS)]
     path = write(tmp_path / "in.jsonl", [*lines[:2], b"nonsense", *lines[2:], lines[0]])
-    with Source(str(path)) as source:
+    with closing(Source(str(path))) as source:
         yield source
 
 
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 @contextmanager
 def opened(path: Path, source: Source, **options: Any) -> Iterator[Output]:
-    with Output(str(path), source, **options) as output:
+    with closing(Output(str(path), source, **options)) as output:
         yield output
 
 
@@ -123,7 +123,8 @@ def test_what_holds_something_else_is_refused(
 
 
 def test_another_shards_is_refused(tmp_path: Path, path: Path, source: Source) -> None:
-    with Source(source.path, (1, 2)) as odd, Source(source.path, (2, 2)) as even:
+    shards = [closing(Source(source.path, (i, 2))) for i in (1, 2)]
+    with shards[0] as odd, shards[1] as even:
         with opened(path, odd) as output:
             assert (output.n, missing(output, odd)) == (3, ["a", "d"])
             add(output, odd, "d")
@@ -181,7 +182,7 @@ def test_what_is_wrong_with_lines_is_told_anew_where_it_is_another(
         add(output, source, "a")
     lines = Path(source.path).read_bytes().replace(b"nonsense", json.dumps(request("c")).encode())
     Path(source.path).write_bytes(lines)
-    with Source(source.path) as mended, opened(path, mended) as output:
+    with closing(Source(source.path)) as mended, opened(path, mended) as output:
         assert missing(output, mended) == ["b", "c", "é", "d"]
         assert [each["custom_id"] for each in read(path)] == [None, "a"]
         assert output.counts.answers == 2

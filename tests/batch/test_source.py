@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ LINE = json.dumps(ONE).encode()
 
 def opened(
     tmp_path: Path, *lines: dict[str, Any] | bytes, shard: tuple[int, int] = (1, 1)
-) -> Source:
-    return Source(str(write(tmp_path / "in.jsonl", lines)), shard)
+) -> closing[Source]:
+    return closing(Source(str(write(tmp_path / "in.jsonl", lines)), shard))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_lines_are_found(tmp_path: Path, data: bytes) -> None:
     lines = [json.dumps(request(name, **body)).encode() for name in ("é", "b")]
     path = tmp_path / "in.jsonl"
     path.write_bytes(data % tuple(lines))
-    with Source(str(path)) as source:
+    with closing(Source(str(path))) as source:
         assert source.ids == {"é": 0, "b": 1}
         assert source.wrong == {}
         found = dict(source.requests([1, 0]))
